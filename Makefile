@@ -1,0 +1,54 @@
+# `make` or `make help` lists the targets. Each one installs first what it needs, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What pip is asked for as torch, before anything else, so that no other requirement chooses its build.
+# On a GPU host TORCH=torch takes the newest; options may follow, e.g. TORCH="torch --index-url URL".
+TORCH ?= torch==2.13.0
+EXTRAS ?= dev
+TASK ?= arithmetic
+SEED ?= 0
+# Two processes that share two cores, whatever the machine: the tests use one thread each.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help venv install test demo lint wheel clean force
+
+help:  ## List the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+venv: install  ## The same as install
+
+install: $(STAMP)  ## Make .venv with pinned dependencies (TORCH=torch==2.13.0, EXTRAS=dev, PYTHON=python3)
+
+# TORCH or EXTRAS on the command line are obeyed even where .venv is up to date.
+ifneq ($(filter command,$(origin TORCH) $(origin EXTRAS)),)
+$(STAMP): force
+endif
+
+$(STAMP): pyproject.toml setup.py requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c requirements/constraints.txt $(TORCH)
+	$(BIN)/python -m pip install -c requirements/constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+test: $(STAMP)  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
+	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)
+
+lint: $(STAMP)  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+wheel: $(STAMP)  ## Build dist/dirl-*.whl
+	rm -rf build
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## Remove .venv and everything built
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

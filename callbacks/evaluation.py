@@ -1,0 +1,84 @@
+"""Evaluation during training: the same path as the `evaluate` command, on the engine of the run."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+from dirl.callbacks.rollout import Rollout, push_weights
+from tqdm.auto import tqdm
+
+from dirl.data.rl import RLDataModule
+from dirl.evaluation import evaluate
+from dirl.types import DecodingParams
+
+
+class Evaluate(L.Callback):
+    """Samples responses to the validation prompts of the RL DataModule and logs their metrics.
+
+    Uses the engine and the rewards of the `Rollout` callback.
+
+    Args:
+        decoding: settings by name; each is evaluated and logged as `eval/NAME/...`.
+        samples: responses per prompt (greedy decoding: one).
+        every_n_epochs: how often; the last epoch is always evaluated.
+        at_start: evaluate before the first update too.
+    """
+
+    def __init__(
+        self, decoding: dict[str, DecodingParams], samples: int = 1, every_n_epochs: int = 10, at_start: bool = True
+    ) -> None:
+        if not decoding:
+            raise ValueError("evaluate.decoding is empty: name at least one setting, e.g. {greedy: {temperature: 0}}")
+        if samples < 1 or every_n_epochs < 1:
+            raise ValueError(f"evaluate.samples={samples}, every_n_epochs={every_n_epochs}: use at least 1")
+        self.decoding, self.samples = decoding, samples
+        self.every_n_epochs, self.at_start = every_n_epochs, at_start
+        self.history: list[dict[str, float]] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
+            raise ValueError("the Evaluate callback needs dirl.RLDataModule with data.val set")
+        if not any(isinstance(c, Rollout) for c in trainer.callbacks):
+            raise ValueError("the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.at_start and trainer.global_step == 0:
+            self._run(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
+        if last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._run(trainer, pl_module)
+
+    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rollout = next(c for c in trainer.callbacks if isinstance(c, Rollout))
+        push_weights(rollout.engine, trainer, pl_module)
+        prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
+        row = {"step": float(trainer.global_step)}
+        for name, params in self.decoding.items():
+            with tqdm(desc=f"evaluate {name}", disable=not trainer.is_global_zero, leave=False) as bar:
+                result = evaluate(
+                    rollout.engine,
+                    prompts,
+                    rollout.scorer,
+                    params,
+                    pl_module.spec,
+                    pl_module.description.tokenizer,
+                    self.samples,
+                    device=str(pl_module.device),
+                    progress=bar.update,
+                )
+            row |= {f"eval/{name}/{metric}": value for metric, value in result.metrics.items()}
+        self.history.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
+        if trainer.is_global_zero and trainer.log_dir is not None:
+            path = Path(trainer.log_dir) / "evaluation.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(self.history, indent=1), encoding="utf-8")
+
+    def state_dict(self) -> dict:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.history = state_dict["history"]

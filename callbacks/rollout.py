@@ -1,0 +1,164 @@
+"""The rollout callback: each epoch, new weights into the engine, new groups into the buffer."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import lightning as L
+import torch
+import torch.distributed
+from tqdm.auto import tqdm
+
+from dirl.data.packing import empty_batch
+from dirl.data.rl import RLDataModule
+from dirl.evaluation import ResponseMetrics
+from dirl.modules import DiPOModule
+from dirl.rewards import Reward, Scorer
+from dirl.rl.advantage import AdvantageMode
+from dirl.rl.buffer import cut_steps, step_batch
+from dirl.rl.collector import Collection, Collector
+from dirl.rollout import RolloutEngine
+from dirl.types import StepBatch, write_trajectories
+
+
+class Rollout(L.Callback):
+    """Regenerates the groups of the RL DataModule at the start of every epoch.
+
+    Args:
+        engine: makes the trajectories.
+        rewards: their weighted sum is the reward; the first says what counts as correct in the logs.
+        dynamic_sampling: drop groups whose rewards have no spread, and refill.
+        max_rounds: rounds of generation per epoch, refills included.
+        advantage: `zscore` or `mean`.
+        reward_workers: processes for rewards that are not cheap.
+        reward_timeout_s: time limit of one reward.
+        on_reward_error: `raise`, or `drop_group` and count it.
+        save_trajectories: folder that gets every epoch's trajectories as JSON Lines; None: not written.
+        seed: of the requests.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        rewards: list[Reward],
+        dynamic_sampling: bool = False,
+        max_rounds: int = 4,
+        advantage: AdvantageMode = "zscore",
+        reward_workers: int = 2,
+        reward_timeout_s: float = 10.0,
+        on_reward_error: str = "raise",
+        save_trajectories: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if max_rounds < 1:
+            raise ValueError(f"rollout.max_rounds={max_rounds}: use at least 1")
+        if advantage not in ("zscore", "mean"):
+            raise ValueError(f"rollout.advantage={advantage!r}: use zscore or mean")
+        self.engine = engine
+        self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error)
+        self.dynamic_sampling, self.max_rounds, self.advantage = dynamic_sampling, max_rounds, advantage
+        self.save_trajectories, self.seed = save_trajectories, seed
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, DiPOModule) or not isinstance(trainer.datamodule, RLDataModule):
+            raise ValueError("the Rollout callback works with dirl.DiPOModule and dirl.RLDataModule")
+        if stage != "fit":
+            return
+        description = pl_module.description
+        device = str(trainer.strategy.root_device)
+        self.engine.setup(description.config, description.tokenizer, description.spec, device)
+        self.metrics = ResponseMetrics(
+            [r.name for r in self.scorer.rewards], description.spec.block_size, [trainer.datamodule.group_size]
+        )
+        self.collector = Collector(
+            self.engine,
+            self.scorer,
+            description.tokenizer,
+            description.spec,
+            trainer.datamodule.group_size,
+            self.dynamic_sampling,
+            self.max_rounds,
+            self.advantage,
+            self.seed,
+        )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+        data: RLDataModule = trainer.datamodule
+        push_s = push_weights(self.engine, trainer, pl_module)
+        collection = self._collect(trainer, pl_module, data)
+        data.surplus = collection.surplus
+        started = time.perf_counter()
+        steps = [
+            step_batch(
+                groups,
+                pl_module.spec,
+                pl_module.loss_config.normalization,
+                pl_module.decoding.max_response_tokens,
+                data.token_budget,
+                data.share_prompt,
+            )
+            for groups in cut_steps(collection.groups, data.steps_per_rollout)
+        ]
+        steps = equal_counts(steps, trainer, pl_module)
+        data.buffer.fill(pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
+        times = {"push_s": push_s, "score_s": time.perf_counter() - started}
+        self._log(trainer, pl_module, collection, times)
+
+    def _collect(self, trainer: L.Trainer, pl_module: DiPOModule, data: RLDataModule) -> Collection:
+        wanted = data.groups_per_rank(trainer.world_size)
+        epoch = trainer.current_epoch
+        total = wanted * data.group_size
+        with tqdm(total=total, desc=f"rollout {epoch}", disable=not trainer.is_global_zero, leave=False) as bar:
+            collection = self.collector.collect(
+                data.stream, wanted, pl_module.decoding, data.surplus, epoch=epoch, progress=bar.update
+            )
+        if self.save_trajectories is not None:
+            name = f"epoch{epoch:04d}-rank{trainer.global_rank}.jsonl"
+            write_trajectories(Path(self.save_trajectories) / name, (t for g in collection.groups for t in g))
+        return collection
+
+    def _log(self, trainer: L.Trainer, pl_module: DiPOModule, collection: Collection, times: dict[str, float]) -> None:
+        self.metrics.to(pl_module.device)
+        self.metrics.reset()
+        self.metrics.update(collection.sampled)
+        values = {f"rollout/{name}": value for name, value in self.metrics.compute().items()}
+        values |= {f"time/{name}": value for name, value in times.items()}
+        values |= {"time/generate_s": collection.generate_s, "time/reward_s": collection.reward_s}
+        counts = {
+            **{name: collection.counts[name] for name in ("dropped_uniform", "dropped_failed", "missing", "rounds")},
+            "groups": len(collection.groups),
+            "response_tokens": sum(t.response_length for t in collection.sampled),
+            "stale_groups": sum(g[0].policy_version != self.engine.policy_version for g in collection.groups),
+        }
+        summed = pl_module.sum_over_ranks(torch.tensor([float(v) for v in counts.values()]))
+        values |= {f"rollout/{name}": value for name, value in zip(counts, summed, strict=True)}
+        shown = {"rollout/reward", "rollout/accuracy"}
+        pl_module.log_dict({k: v for k, v in values.items() if k in shown}, prog_bar=True, on_step=False, on_epoch=True)
+        pl_module.log_dict({k: v for k, v in values.items() if k not in shown}, on_step=False, on_epoch=True)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.engine.close()
+        self.scorer.close()
+
+
+def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: DiPOModule) -> float:
+    """The trainer's weights into the engine, version = optimizer steps so far; returns seconds."""
+    started = time.perf_counter()
+    engine.update_weights(pl_module.full_weights(), trainer.global_step)
+    return time.perf_counter() - started
+
+
+def equal_counts(steps: Iterable[StepBatch], trainer: L.Trainer, pl_module: DiPOModule) -> list[StepBatch]:
+    """Every rank needs the same number of micro-batches in a step: ranks with fewer compute an empty one."""
+    steps = list(steps)
+    counts = torch.tensor([max(len(s.micro_batches), 1) for s in steps], device=pl_module.device)
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
+    return [
+        StepBatch(
+            s.micro_batches + [empty_batch(pl_module.spec)] * (int(n) - len(s.micro_batches)),
+            s.loss_divisor,
+            s.sequences,
+        )
+        for s, n in zip(steps, counts, strict=True)
+    ]

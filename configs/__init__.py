@@ -1,0 +1,1 @@
+"""The example configs, as data of the package: `importlib.resources.files("dirl.configs")`."""

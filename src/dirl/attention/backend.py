@@ -1,0 +1,58 @@
+"""The attention function that transformers' layers call, and the choice of its mask.
+
+`build_mask` makes one of three masks from a layout: a FlexAttention BlockMask (GPU), a `SegmentMask`
+(anywhere, the default on CPU), or a dense bool tensor for SDPA (the oracle of the other two).
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface
+
+from dirl.attention.flex import block_mask, flex_forward
+from dirl.attention.segments import SegmentMask, segment_attention, segment_mask
+from dirl.attention.visibility import dense_mask
+from dirl.types import Layout
+
+ATTENTION_NAME = "dirl"
+"""`attn_implementation` of every model that this package loads."""
+
+Backend = Literal["auto", "flex", "segments", "dense"]
+AttentionMask = Tensor | SegmentMask | BlockMask
+
+
+def build_mask(layout: Layout, backend: Backend = "auto") -> AttentionMask:
+    """The mask of a packed row. `auto`: FlexAttention on CUDA, segments elsewhere."""
+    if backend == "auto":
+        backend = "flex" if layout.group_ids.is_cuda else "segments"
+    if backend == "flex":
+        return block_mask(layout)
+    if backend == "segments":
+        return segment_mask(layout)
+    if backend == "dense":
+        return dense_mask(layout)[None, None]
+    raise ValueError(f"attention={backend!r}: use auto, flex, segments or dense")
+
+
+def register_attention() -> None:
+    """Make `attn_implementation="dirl"` known to transformers; harmless when repeated."""
+    AttentionInterface.register(ATTENTION_NAME, masked_attention)
+
+
+def masked_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: AttentionMask, **kwargs
+) -> tuple[Tensor, None]:
+    """transformers' attention interface. query [N, H, Q, D], key and value [N, Hkv, K, D] -> [N, Q, H, D]."""
+    scale = kwargs.get("scaling") or module.head_dim**-0.5
+    if isinstance(attention_mask, SegmentMask):
+        return segment_attention(query, key, value, attention_mask, scale), None
+    if isinstance(attention_mask, BlockMask):
+        return flex_forward(query, key, value, attention_mask, scale).transpose(1, 2), None
+    if not torch.is_tensor(attention_mask):
+        raise ValueError(f"attention mask of type {type(attention_mask).__name__}: use dirl.attention.build_mask")
+    grouped = query.shape[1] != key.shape[1]
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=grouped)
+    return out.transpose(1, 2), None

@@ -1,0 +1,96 @@
+"""The command line: `dirl X`, the same as `lightning run X`.
+
+`fit` and `validate` are Lightning's, configured by YAML; the others are functions of `dirl.commands`, whose
+signatures are their options.
+"""
+
+import sys
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from dirl import commands
+from dirl.modules import BlockDiffusionModule
+
+PARSER_MODE = "omegaconf+"
+COMMANDS: dict[str, Callable] = {
+    "rollout": commands.rollout,
+    "evaluate": commands.evaluate,
+    "demo": commands.demo,
+    "configs": commands.configs,
+}
+TRAINER_COMMANDS = ("fit", "validate")
+
+
+def main(args: list[str] | None = None) -> int | None:
+    """Run one command; returns an exit code, None meaning success."""
+    args = sys.argv[1:] if args is None else list(args)
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    if args and args[0] in TRAINER_COMMANDS:
+        DirlCLI(args=args)
+        return None
+    if args and args[0] in COMMANDS:
+        return run_command(args[0], args[1:])
+    print(overview(), file=sys.stdout if args and args[0] in ("-h", "--help") else sys.stderr)
+    return 0 if args and args[0] in ("-h", "--help") else 2
+
+
+def overview() -> str:
+    """What `dirl --help` prints."""
+    lines = ["usage: dirl COMMAND ...   (or: lightning run COMMAND ...)", ""]
+    lines += ["  fit        train: SFT or RL, as the config says (--config configs/sft.yaml)"]
+    lines += ["  validate   the validation of a config, without training"]
+    lines += [f"  {name:<10} {fn.__doc__.splitlines()[0]}" for name, fn in COMMANDS.items()]
+    return "\n".join([*lines, "", "dirl COMMAND --help lists the options of a command."])
+
+
+def run_command(name: str, args: list[str]) -> int | None:
+    """Parse the options of a function of `dirl.commands` and call it."""
+    fn = COMMANDS[name]
+    parser = ArgumentParser(prog=f"dirl {name}", description=fn.__doc__.splitlines()[0], parser_mode=PARSER_MODE)
+    parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
+    parser.add_function_arguments(fn, fail_untyped=True, sub_configs=True)
+    config = parser.instantiate_classes(parser.parse_args(args))
+    config.pop("config")
+    return fn(**config)
+
+
+class DirlCLI(LightningCLI):
+    """LightningCLI for the two stages: modules and DataModules by `class_path`, unknown keys are errors."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            BlockDiffusionModule,
+            None,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"parser_mode": PARSER_MODE},
+            trainer_defaults={"use_distributed_sampler": False},
+            save_config_kwargs={"overwrite": True},
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in TRAINER_COMMANDS}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.config = parser.parse_args(args)
+
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
+        """TensorBoard and CSV unless the config names loggers (or false)."""
+        trainer = self._get(self.config_init, "trainer")
+        if trainer["logger"] in (None, True):
+            root = trainer["default_root_dir"] or "."
+            board = TensorBoardLogger(root, name="logs")
+            kwargs["logger"] = [board, CSVLogger(root, name="logs", version=board.version)]
+        return super().instantiate_trainer(**kwargs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The commands beside training: rollout, evaluate, demo, configs. Signatures are their options."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from dirl.data.prompts import load_prompts
+from dirl.evaluation import evaluate as run_evaluation
+from dirl.evaluation.report import print_metrics
+from dirl.models import ModelDescription, ModelSource
+from dirl.rewards import Reward, Scorer
+from dirl.rollout import RolloutEngine, TorchEngine
+from dirl.rollout.engine import request_seed
+from dirl.types import DecodingParams, GenerationRequest, Prompt, write_trajectories
+
+
+@dataclass(frozen=True)
+class PromptData:
+    """Questions to answer.
+
+    Args:
+        path: file, folder or hub name.
+        split: of a hub dataset.
+        limit: use the first so many; None: all.
+    """
+
+    path: str
+    split: str = "test"
+    limit: int | None = None
+    max_prompt_tokens: int = 1024
+    overflow: Literal["drop", "error"] = "error"
+    question_column: str = "question"
+    answer_column: str = "ground_truth_answer"
+    system_prompt: str | None = None
+    chat_template_kwargs: dict | None = None
+
+    def load(self, description: ModelDescription) -> list[Prompt]:
+        prompts = load_prompts(
+            self.path,
+            description,
+            split=self.split,
+            max_tokens=self.max_prompt_tokens,
+            overflow=self.overflow,
+            columns=(self.question_column, self.answer_column),
+            system_prompt=self.system_prompt,
+            chat_template_kwargs=self.chat_template_kwargs,
+            quiet=False,
+        )
+        return prompts[: self.limit]
+
+
+def rollout(
+    source: ModelSource,
+    data: PromptData,
+    output: str,
+    engine: RolloutEngine = TorchEngine(),  # noqa: B008 - not set up until used
+    decoding: DecodingParams = DecodingParams(),
+    samples: int = 1,
+    seed: int = 0,
+) -> None:
+    """Sample responses and write them as trajectories (JSON Lines).
+
+    Args:
+        source: the model.
+        data: the prompts.
+        output: file to write; the replay engine trains from it.
+        engine: what generates.
+        decoding: how to sample.
+        samples: responses per prompt.
+        seed: of the requests.
+    """
+    description = load_engine(engine, source)
+    requests = [
+        GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(seed, p.prompt_id, i))
+        for p in data.load(description)
+        for i in range(samples)
+    ]
+    trajectories = tqdm(engine.generate(requests, decoding), total=len(requests), desc="rollout")
+    count = write_trajectories(output, trajectories)
+    engine.close()
+    print(f"{count} trajectories written to {output}")
+
+
+def evaluate(
+    source: ModelSource,
+    data: PromptData,
+    rewards: list[Reward],
+    decoding: dict[str, DecodingParams],
+    output: str | None = None,
+    engine: RolloutEngine = TorchEngine(),  # noqa: B008 - not set up until used
+    samples: int = 1,
+    seed: int = 0,
+) -> None:
+    """Sample responses, score them, and print a table of metrics.
+
+    Args:
+        source: the model.
+        data: the prompts.
+        rewards: the first decides what counts as correct.
+        decoding: settings by name, a column of the table each.
+        output: folder for metrics.json and the trajectories; None: nothing is written.
+        engine: what generates.
+        samples: responses per prompt (greedy decoding: one).
+        seed: of the requests.
+    """
+    description = load_engine(engine, source)
+    prompts = data.load(description)
+    scorer = Scorer(rewards)
+    results = {}
+    for name, params in decoding.items():
+        with tqdm(desc=f"evaluate {name}") as bar:
+            results[name] = run_evaluation(
+                engine,
+                prompts,
+                scorer,
+                params,
+                description.spec,
+                description.tokenizer,
+                samples,
+                seed,
+                progress=bar.update,
+            )
+        if output is not None:
+            write_trajectories(Path(output) / f"{name}.jsonl", results[name].trajectories)
+    engine.close()
+    scorer.close()
+    metrics = {name: result.metrics for name, result in results.items()}
+    if output is not None:
+        (Path(output) / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    print_metrics(metrics)
+
+
+def demo(task: Literal["arithmetic", "countdown", "sudoku"] = "arithmetic", seed: int = 0, output: str = "runs") -> None:
+    """Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop).
+
+    Args:
+        task: what the model learns.
+        seed: of data, weights, noise and sampling.
+        output: the run is written to OUTPUT/demo-TASK-SEED.
+    """
+    from dirl.demo.run import run_demo
+
+    run_demo(task, seed, Path(output) / f"demo-{task}-{seed}")
+
+
+def configs(folder: str = "configs") -> None:
+    """Copy the example configs into a folder.
+
+    Args:
+        folder: where to; existing files are an error.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise ValueError(f"folder={folder!r} exists already: name another one, so that no config is overwritten")
+    ignore = shutil.ignore_patterns("__pycache__", "*.py")
+    shutil.copytree(str(files("dirl").joinpath("configs")), target, ignore=ignore)
+    print(f"configs copied to {target}")
+
+
+def load_engine(engine: RolloutEngine, source: ModelSource) -> ModelDescription:
+    """Set the engine up for a model and give it the model's weights, as version 0."""
+    description = source.describe()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine.setup(description.config, description.tokenizer, description.spec, device)
+    backbone = source.build(description.config)
+    engine.update_weights(((name, p.detach()) for name, p in backbone.named_parameters()), 0)
+    return description

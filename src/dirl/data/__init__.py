@@ -1,0 +1,1 @@
+"""From files to batches: reading, chat template, packing, the two DataModules."""

@@ -1,0 +1,178 @@
+"""The RL DataModule: prompts in an endless seeded stream, and the buffer that the rollouts fill."""
+
+import dataclasses
+import logging
+from typing import Any, Literal
+
+import lightning as L
+import torch.distributed
+
+from dirl.data.chat import FitCounts
+from dirl.data.prompts import PromptStream, load_prompts
+from dirl.data.step_loader import StepLoader
+from dirl.models import ModelDescription
+from dirl.rl.buffer import RolloutBuffer
+from dirl.types import Prompt, Trajectory, trajectory_from_dict
+
+log = logging.getLogger(__name__)
+
+
+class RLDataModule(L.LightningDataModule):
+    """Questions with checkable answers, and how a rollout is cut into optimizer steps.
+
+    Args:
+        train: file, folder, list of them, or hub name.
+        val: the same for evaluation; None: no evaluation.
+        prompts_per_rollout: groups per rollout (one Lightning epoch), over all ranks.
+        group_size: responses per prompt.
+        steps_per_rollout: optimizer steps that one rollout is cut into.
+        passes: times that the rollout is gone through.
+        token_budget: packed tokens per micro-batch.
+        share_prompt: one copy of the prompt for all responses of a group that fit the budget.
+        max_prompt_tokens: longest prompt, chat template included.
+        overflow: what happens to longer ones: drop or error.
+        question_column: column of the question.
+        answer_column: column of the ground truth.
+        system_prompt: put before every question.
+        max_val_prompts: evaluate on the first so many; None: all.
+        seed: of the order of the prompts.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        prompts_per_rollout: int = 128,
+        group_size: int = 8,
+        steps_per_rollout: int = 1,
+        passes: int = 1,
+        token_budget: int = 16384,
+        share_prompt: bool = True,
+        max_prompt_tokens: int = 1024,
+        overflow: Literal["drop", "error"] = "drop",
+        question_column: str = "question",
+        answer_column: str = "ground_truth_answer",
+        system_prompt: str | None = None,
+        chat_template_kwargs: dict | None = None,
+        max_val_prompts: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        counts = {
+            "prompts_per_rollout": prompts_per_rollout,
+            "steps_per_rollout": steps_per_rollout,
+            "passes": passes,
+            "token_budget": token_budget,
+            "max_prompt_tokens": max_prompt_tokens,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"data.{name}={value}: use at least 1")
+        if group_size < 2:
+            raise ValueError(f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2")
+        if steps_per_rollout > prompts_per_rollout:
+            raise ValueError(
+                f"data.steps_per_rollout={steps_per_rollout} exceeds prompts_per_rollout={prompts_per_rollout}: "
+                "every optimizer step needs a group"
+            )
+        self.train, self.val = train, val
+        self.prompts_per_rollout, self.group_size, self.passes = prompts_per_rollout, group_size, passes
+        self.steps_per_rollout = steps_per_rollout
+        self.token_budget, self.share_prompt = token_budget, share_prompt
+        self.max_prompt_tokens, self.overflow, self.max_val_prompts = max_prompt_tokens, overflow, max_val_prompts
+        self.columns, self.system_prompt = (question_column, answer_column), system_prompt
+        self.chat_template_kwargs, self.seed = chat_template_kwargs, seed
+        self.buffer = RolloutBuffer(steps_per_rollout, passes)
+        self.counts: dict[str, FitCounts] = {}
+        self.val_prompts: list[Prompt] = []
+        self.surplus: list[list[Trajectory]] = []
+        """Groups that the last rollout made beyond the wanted number."""
+
+    def setup(self, stage: str) -> None:
+        trainer, description = self.trainer, self.trainer.lightning_module.description
+        if stage == "fit" and not hasattr(self, "stream"):
+            prompts = self._prompts("train", self.train, description)
+            self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
+            self._check_sizes(len(prompts), trainer.world_size)
+        if self.val is not None and not self.val_prompts:
+            self.val_prompts = self._prompts("val", self.val, description)[: self.max_val_prompts]
+
+    def groups_per_rank(self, world_size: int) -> int:
+        return self.prompts_per_rollout // world_size
+
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(EpochlessView(self.buffer), len(self.buffer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every rank's place in the stream, surplus and buffer; called on all ranks."""
+        own = {
+            "stream": self.stream.state_dict(),
+            "surplus": [[dataclasses.asdict(t) for t in group] for group in self.surplus],
+            "buffer": self.buffer.state_dict(),
+        }
+        world_size = self.trainer.world_size
+        ranks: list[Any] = [own] * world_size
+        if world_size > 1:
+            torch.distributed.all_gather_object(ranks, own)
+        return {"ranks": ranks}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        ranks = state_dict["ranks"]
+        if len(ranks) != self.trainer.world_size:
+            raise ValueError(
+                f"the checkpoint holds the rollouts of {len(ranks)} processes, the run has {self.trainer.world_size}: "
+                f"resume with {len(ranks)}, or start a new run from the exported model"
+            )
+        own = ranks[self.trainer.global_rank]
+        if len(own["buffer"]) not in (0, self.steps_per_rollout):
+            raise ValueError(
+                f"the checkpoint's rollout has {len(own['buffer'])} optimizer steps, "
+                f"data.steps_per_rollout={self.steps_per_rollout}: resume with the checkpoint's number"
+            )
+        self.stream.load_state_dict(own["stream"])
+        self.surplus = [[trajectory_from_dict(row) for row in group] for group in own["surplus"]]
+        if own["buffer"]:
+            self.buffer.load_state_dict(own["buffer"])
+
+    def _check_sizes(self, available: int, world_size: int) -> None:
+        if self.prompts_per_rollout % (world_size * self.steps_per_rollout):
+            raise ValueError(
+                f"data.prompts_per_rollout={self.prompts_per_rollout} does not divide among {world_size} processes and "
+                f"{self.steps_per_rollout} optimizer steps: use a multiple of {world_size * self.steps_per_rollout}"
+            )
+        if available < self.prompts_per_rollout:
+            raise ValueError(
+                f"data.prompts_per_rollout={self.prompts_per_rollout} exceeds the {available} prompts of "
+                f"data.train={self.train!r}: use fewer per rollout or more data"
+            )
+
+    def _prompts(self, split: str, source: str | list[str], description: ModelDescription) -> list[Prompt]:
+        counts = self.counts[split] = FitCounts()
+        prompts = load_prompts(
+            source,
+            description,
+            split="train" if split == "train" else "test",
+            max_tokens=self.max_prompt_tokens,
+            overflow=self.overflow,
+            columns=self.columns,
+            system_prompt=self.system_prompt,
+            chat_template_kwargs=self.chat_template_kwargs,
+            counts=counts,
+            quiet=not self.trainer.is_global_zero,
+        )
+        if counts.dropped:
+            log.warning("data.%s=%s, max_prompt_tokens=%d: %s", split, source, self.max_prompt_tokens, counts)
+        return prompts
+
+
+class EpochlessView:
+    """Lets a `StepLoader` read the buffer, which holds the current epoch only."""
+
+    def __init__(self, buffer: RolloutBuffer) -> None:
+        self.buffer = buffer
+
+    def __len__(self) -> int:
+        return len(self.buffer)
+
+    def __getitem__(self, key: tuple[int, int]):
+        return self.buffer[key[1]]

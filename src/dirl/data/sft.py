@@ -1,0 +1,180 @@
+"""The SFT DataModule: conversations to noised, packed optimizer steps."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import lightning as L
+import numpy as np
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
+from dirl.data.packing import conversation_segment, empty_batch, pack
+from dirl.data.reading import check_messages, read_rows
+from dirl.data.step_loader import StepLoader
+from dirl.diffusion.noise import NoiseConfig
+from dirl.models import ModelDescription
+from dirl.types import ModelSpec, StepBatch
+
+log = logging.getLogger(__name__)
+
+VALIDATION_EPOCH = 2**31
+"""Stands for the epoch in the seed of validation noise, so that it is the same every time."""
+
+
+class SFTDataModule(L.LightningDataModule):
+    """Conversations (`messages`) from JSON, JSONL, Parquet or a hub dataset.
+
+    Args:
+        train: file, folder, list of them, or hub name.
+        val: the same for validation; None: no validation.
+        max_tokens: longest conversation.
+        overflow: what happens to longer ones: drop, cut, or error.
+        global_batch_size: conversations per optimizer step, over all ranks.
+        token_budget: packed tokens (clean and noised) per micro-batch.
+        val_token_budget: the same in validation; None: as in training.
+        turns: train on all assistant messages or only on the last.
+        noise: how blocks are noised.
+        chat_template_kwargs: passed to the chat template.
+        num_workers: processes that noise and pack ahead of the training.
+        seed: of the order and of the noise.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        max_tokens: int = 8192,
+        overflow: Literal["drop", "cut", "error"] = "drop",
+        global_batch_size: int = 64,
+        token_budget: int = 16384,
+        val_token_budget: int | None = None,
+        turns: Literal["all", "last"] = "all",
+        noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
+        chat_template_kwargs: dict | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if global_batch_size < 1:
+            raise ValueError(f"data.global_batch_size={global_batch_size}: use at least 1")
+        if token_budget < 1:
+            raise ValueError(f"data.token_budget={token_budget}: use at least the longest packed conversation")
+        self.train, self.val, self.max_tokens, self.overflow = train, val, max_tokens, overflow
+        self.global_batch_size, self.token_budget = global_batch_size, token_budget
+        self.val_token_budget = val_token_budget or token_budget
+        self.turns, self.noise, self.chat_template_kwargs = turns, noise, chat_template_kwargs
+        self.num_workers, self.seed = num_workers, seed
+        self.counts: dict[str, FitCounts] = {}
+
+    def setup(self, stage: str) -> None:
+        description = self.trainer.lightning_module.description
+        if stage == "fit" and not hasattr(self, "train_examples"):
+            self.train_examples = self._encode("train", self.train, description)
+        if self.val is not None and not hasattr(self, "val_examples"):
+            self.val_examples = self._encode("val", self.val, description)
+
+    def train_dataloader(self) -> StepLoader:
+        steps = self._steps(self.train_examples, self.token_budget, shuffle=True)
+        if not len(steps):
+            raise ValueError(
+                f"data.global_batch_size={self.global_batch_size} is larger than the {len(self.train_examples)} "
+                "conversations of data.train: use a smaller batch or more data"
+            )
+        return StepLoader(steps, len(steps), self.num_workers, self.trainer.strategy.root_device.type == "cuda")
+
+    def val_dataloader(self) -> StepLoader | list:
+        if self.val is None:
+            return []
+        steps = self._steps(self.val_examples, self.val_token_budget, shuffle=False)
+        return StepLoader(steps, len(steps), self.num_workers)
+
+    def _steps(self, examples: Sequence[Encoded], budget: int, shuffle: bool) -> "SFTSteps":
+        trainer = self.trainer
+        size = self.global_batch_size
+        if size % trainer.world_size:
+            raise ValueError(
+                f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use a multiple"
+            )
+        return SFTSteps(
+            examples,
+            trainer.lightning_module.spec,
+            self.noise,
+            size,
+            budget,
+            shuffle,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+
+    def _encode(self, split: str, source: str | list[str], description: ModelDescription) -> list[Encoded]:
+        rows = read_rows(source, "train" if split == "train" else "validation")
+        counts = self.counts[split] = FitCounts()
+        examples = []
+        quiet = not self.trainer.is_global_zero
+        for index in tqdm(range(len(rows)), desc=f"tokenise {split}", disable=quiet, leave=False):
+            where = rows.where(index)
+            encoded = encode_conversation(
+                description.tokenizer,
+                check_messages(rows[index], where),
+                description.spec.stop_token_ids,
+                turns=self.turns,
+                chat_template_kwargs=self.chat_template_kwargs,
+                where=where,
+            )
+            fitted = fit_conversation(encoded, self.max_tokens, self.overflow, counts, where)
+            if fitted is not None:
+                examples.append(fitted)
+        if counts.cut or counts.dropped:
+            log.warning("data.%s=%s, max_tokens=%d: %s", split, source, self.max_tokens, counts)
+        if not examples:
+            raise ValueError(f"data.{split}={source!r}: no conversation is left ({counts}); raise data.max_tokens")
+        return examples
+
+
+class SFTSteps(Dataset):
+    """This rank's share of each optimizer step. Noise depends on (seed, epoch, example) alone.
+
+    A remainder of conversations that does not fill a step waits for another epoch's order in training; in
+    validation it makes a smaller last step.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Encoded],
+        spec: ModelSpec,
+        noise: NoiseConfig,
+        global_batch_size: int,
+        token_budget: int,
+        shuffle: bool,
+        seed: int,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.examples, self.spec, self.noise = examples, spec, noise
+        self.global_batch_size, self.token_budget, self.shuffle = global_batch_size, token_budget, shuffle
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.examples), self.global_batch_size)
+        return full + (1 if rest and not self.shuffle else 0)
+
+    def __getitem__(self, key: tuple[int, int]) -> StepBatch:
+        epoch, step = key
+        chosen = self._order(epoch)[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+        segments, tokens = [], 0
+        noise_epoch = epoch if self.shuffle else VALIDATION_EPOCH
+        for index in chosen[self.rank :: self.world_size].tolist():
+            rng = np.random.default_rng([self.seed, noise_epoch, index])
+            segment, count = conversation_segment(self.examples[index], self.spec, self.noise, rng)
+            segments.append(segment)
+            tokens += count
+        batches = pack(segments, self.token_budget) or [empty_batch(self.spec)]
+        return StepBatch(batches, float(tokens), len(segments))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(len(self.examples))
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))

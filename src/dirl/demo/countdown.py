@@ -1,0 +1,86 @@
+r"""Demo task: reach a target from three numbers, each used once; any correct expression counts.
+
+3,5,7->56 is solved as 3+5=8;8*7=56;\boxed{(3+5)*7}
+
+Numbers are 1..9 and some expression that takes them in the order given always reaches the target; the
+teacher knows that, the reward does not ask for it. The first operator must be chosen with the second in
+mind, so this is harder for a small model than arithmetic, where every step is local.
+"""
+
+import itertools
+import json
+import operator
+import random
+from collections.abc import Callable
+
+from dirl.demo.tasks import BOX_ALPHABET, Problem, Task, boxed, boxed_answer
+
+OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
+LARGEST_NUMBER = 9
+LARGEST_TARGET = 99
+
+Numbers = tuple[int, int, int]
+
+
+class Countdown(Task):
+    """A mistaken teacher picks operators that miss the target, and works them out to the end."""
+
+    name = "countdown"
+    alphabet = "0123456789+-*=;,>()" + BOX_ALPHABET
+    reward = "dirl.rewards.Countdown"
+    max_question_characters = len("9,9,9->99")
+    max_solution_characters = len(r"9+9=18;18*9=162;\boxed{(9+9)*9}")
+
+    def problem(self, rng: random.Random) -> Problem:
+        numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(3))
+        target = rng.choice(sorted({value for value in values(numbers).values() if value <= LARGEST_TARGET}))
+        best = next(operators for operators, value in values(numbers).items() if value == target)
+        return Problem(
+            question=f"{','.join(map(str, numbers))}->{target}",
+            solution=worked_expression(numbers, best),
+            ground_truth=json.dumps({"numbers": numbers, "target": target}),
+        )
+
+    def teacher(self, problem: Problem, rng: random.Random) -> str:
+        if rng.random() >= self.mistake_rate:
+            return problem.solution
+        numbers, target = read_ground_truth(problem)
+        missing = [operators for operators, value in values(numbers).items() if value != target]
+        return worked_expression(numbers, rng.choice(missing))
+
+    def is_correct(self, problem: Problem, solution: str) -> bool:
+        """Compares with the expressions that take the numbers in order, as all of the teacher's do."""
+        numbers, target = read_ground_truth(problem)
+        reaching = {expression(numbers, operators) for operators, value in values(numbers).items() if value == target}
+        return boxed_answer(solution) in reaching
+
+
+def values(numbers: Numbers) -> dict[tuple[str, str], int]:
+    """Value of (a op b) op c for each pair of operators, in a fixed order, where no step is negative."""
+    a, b, c = numbers
+    found = {}
+    for first, second in itertools.product(OPERATORS, repeat=2):
+        partial = OPERATORS[first](a, b)
+        value = OPERATORS[second](partial, c)
+        if partial >= 0 and value >= 0:
+            found[first, second] = value
+    return found
+
+
+def worked_expression(numbers: Numbers, operators: tuple[str, str]) -> str:
+    a, b, c = numbers
+    partial = OPERATORS[operators[0]](a, b)
+    steps = f"{a}{operators[0]}{b}={partial};{partial}{operators[1]}{c}={values(numbers)[operators]};"
+    return steps + boxed(expression(numbers, operators))
+
+
+def expression(numbers: Numbers, operators: tuple[str, str]) -> str:
+    """(a op b) op c with brackets only where they matter."""
+    a, b, c = numbers
+    first, second = operators
+    return f"({a}{first}{b}){second}{c}" if second == "*" and first != "*" else f"{a}{first}{b}{second}{c}"
+
+
+def read_ground_truth(problem: Problem) -> tuple[Numbers, int]:
+    truth = json.loads(problem.ground_truth)
+    return tuple(truth["numbers"]), truth["target"]

@@ -1,0 +1,1 @@
+"""The diffusion process: noising for SFT, decoding rules, replay of a step map. Pure functions."""

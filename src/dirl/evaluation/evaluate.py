@@ -1,0 +1,52 @@
+"""One evaluation: sample responses to prompts, score them, and report. Callback and command both use it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from dirl.evaluation.metrics import ResponseMetrics
+from dirl.rewards import Scorer
+from dirl.rl.collector import Collector
+from dirl.rollout.engine import RolloutEngine
+from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    metrics: dict[str, float]
+    """Names of `ResponseMetrics`, and seconds, responses, lost (whose reward failed)."""
+    trajectories: list[Trajectory]
+
+
+def evaluate(
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    scorer: Scorer,
+    params: DecodingParams,
+    spec: ModelSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    samples: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[int], None] = lambda count: None,
+) -> Evaluation:
+    """Sample `samples` responses per prompt with the engine's current weights; all ranks must call it.
+
+    Greedy decoding gives equal samples: one per prompt is made then.
+    """
+    count = 1 if params.temperature == 0 else samples
+    started = time.perf_counter()
+    collector = Collector(engine, scorer, tokenizer, spec, count, max_rounds=1, seed=seed)
+    result = collector.collect(iter(prompts), len(prompts), params, progress=progress)
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
+    metrics = ResponseMetrics([r.name for r in scorer.rewards], spec.block_size, ks if count > 1 else ()).to(device)
+    metrics.update(result.sampled)
+    values = metrics.compute()
+    values |= {
+        "seconds": time.perf_counter() - started,
+        "responses": float(len(result.sampled)),
+        "lost": float(len(prompts) * count - len(result.sampled)),
+    }
+    return Evaluation(values, result.sampled)

@@ -1,0 +1,62 @@
+"""What responses are like: accuracy, pass@k, rewards by name, tokens per step, length, truncation."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from math import comb
+
+from torch import nn
+from torchmetrics import MeanMetric
+
+from dirl.types import Trajectory
+
+
+class ResponseMetrics(nn.Module):
+    """torchmetrics over scored trajectories; `compute` agrees on all ranks.
+
+    Args:
+        reward_names: components to report; a response is correct if the first of them is positive.
+        block_size: B, for the count of denoising steps.
+        pass_at: the k of pass@k; those beyond the samples of a prompt are left out.
+    """
+
+    def __init__(self, reward_names: Sequence[str], block_size: int, pass_at: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.reward_names, self.block_size, self.pass_at = tuple(reward_names), block_size, tuple(pass_at)
+        names = ["reward", "accuracy", "response_length", "truncated", "tokens_per_step"]
+        names += [f"reward/{name}" for name in reward_names] + [f"pass_at_{k}" for k in pass_at]
+        # sync_on_compute with every rank calling compute; keys of a ModuleDict may hold no dot but a slash is fine
+        self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
+
+    def update(self, trajectories: Iterable[Trajectory]) -> None:
+        """Take scored trajectories; those of one prompt must come in one call, for pass@k."""
+        correct: dict[str, list[bool]] = defaultdict(list)
+        for t in trajectories:
+            right = t.rewards[self.reward_names[0]] > 0
+            correct[t.prompt_id].append(right)
+            steps = t.denoising_steps(self.block_size)
+            self.means["reward"].update(t.reward)
+            self.means["accuracy"].update(float(right))
+            self.means["response_length"].update(float(t.response_length))
+            self.means["truncated"].update(float(t.finish_reason == "length"))
+            # a ratio of sums: the engine commits the tail as well, so all decoded positions count
+            self.means["tokens_per_step"].update(len(t.response_ids) / steps, weight=steps)
+            for name in self.reward_names:
+                self.means[f"reward/{name}"].update(float(t.rewards[name]))
+        for k in self.pass_at:
+            for answers in correct.values():
+                if len(answers) >= k:
+                    self.means[f"pass_at_{k}"].update(pass_at_k(len(answers), sum(answers), k))
+
+    def compute(self) -> dict[str, float]:
+        """Means over everything taken since `reset`, over all ranks; metrics without a sample are left out."""
+        values = {name: (metric.compute(), metric) for name, metric in self.means.items()}
+        return {name: float(value) for name, (value, metric) in values.items() if metric.update_called}
+
+    def reset(self) -> None:
+        for metric in self.means.values():
+            metric.reset()
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k samples is right: 1 - C(n - c, k) / C(n, k)."""
+    return 1 - comb(samples - correct, k) / comb(samples, k)

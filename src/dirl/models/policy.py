@@ -1,0 +1,123 @@
+"""The trainer's model: a packed batch in, log-probabilities of its scored positions out, in one forward."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from dirl.attention import build_mask
+from dirl.attention.backend import Backend
+from dirl.models.head import selection_factors, target_scores
+from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
+
+Likelihood = Literal["tokens", "trajectory"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one forward says of the N scored positions and, for `likelihood: trajectory`, the M rejected ones."""
+
+    positions: Tensor
+    """[N] indices into the packed row."""
+    logprobs: Tensor
+    """[N] log-probability of the target, nats, with gradient."""
+    entropy: Tensor
+    """[N] nats, without gradient."""
+    factor_positions: Tensor
+    """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
+    log_factors: Tensor
+    """[M] log F_j, with gradient."""
+
+
+class BlockDiffusionLM(nn.Module):
+    """A transformers backbone under the block mask of a packed row.
+
+    Args:
+        backbone: Qwen3-shaped causal LM with `attn_implementation="dirl"`.
+        spec: block size and token ids.
+        attention: auto, flex, segments or dense; see `dirl.attention.build_mask`.
+        head_chunk: scored positions that meet the vocabulary at a time.
+    """
+
+    def __init__(
+        self, backbone: PreTrainedModel, spec: ModelSpec, attention: Backend = "auto", head_chunk: int = 4096
+    ) -> None:
+        super().__init__()
+        self.backbone, self.spec, self.attention, self.head_chunk = backbone, spec, attention, head_chunk
+
+    def forward(
+        self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood = "tokens", entropy: bool = True
+    ) -> Scores:
+        """Score the targets of a packed row under the decoding settings that drew them.
+
+        Args:
+            likelihood: `trajectory` also scores the positions that a denoising step did not commit.
+            entropy: False saves its computation; `Scores.entropy` is then zero.
+        """
+        hidden = self.hidden_states(batch)
+        positions = (batch.target_ids != IGNORE).nonzero().squeeze(1)
+        logprobs, entropies, confidence = target_scores(
+            self.backbone.lm_head,
+            hidden[positions],
+            batch.target_ids[positions],
+            self.spec.mask_token_id,
+            params,
+            self.head_chunk,
+            entropy,
+        )
+        rejected = self._rejected(batch, params, likelihood)
+        if not len(rejected):
+            return Scores(positions, logprobs, entropies, rejected, logprobs.new_zeros(0))
+        bound, inclusive = rejection_bounds(batch, positions, confidence, rejected, params)
+        log_factors = selection_factors(
+            self.backbone.lm_head,
+            hidden[rejected],
+            bound,
+            inclusive,
+            self.spec.mask_token_id,
+            params,
+            self.head_chunk,
+        )
+        return Scores(positions, logprobs, entropies, rejected, log_factors)
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """[T, D] last hidden states of a packed row."""
+        output = self.backbone.model(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            attention_mask={"full_attention": build_mask(batch.layout, self.attention)},
+            use_cache=False,
+        )
+        return output.last_hidden_state[0]
+
+    def _rejected(self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood) -> Tensor:
+        """Masked positions without a target, where the choice of positions has a probability of its own."""
+        random_choice = params.strategy != "sequential" and params.confidence == "sampled"
+        if likelihood == "tokens" or not random_choice:
+            return batch.input_ids.new_zeros(0)
+        masked = (batch.view_ids > 0) & (batch.input_ids == self.spec.mask_token_id)
+        return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)
+
+
+def rejection_bounds(
+    batch: PackedBatch, positions: Tensor, confidence: Tensor, rejected: Tensor, params: DecodingParams
+) -> tuple[Tensor, Tensor]:
+    """Which confidences a rejected candidate can have had, from those committed in the same view.
+
+    With m the largest committed confidence, `low_confidence_dynamic` rejects below the threshold if m
+    reaches it, else up to m; `low_confidence_static` rejects up to the smallest committed confidence.
+
+    Returns:
+        bound [M] and whether it is inclusive [M].
+    """
+    keys = torch.stack([batch.group_ids, batch.branch_ids, batch.block_ids, batch.view_ids])
+    _, view = torch.unique_consecutive(keys, dim=1, return_inverse=True)
+    count = int(view[-1]) + 1
+    if params.strategy == "low_confidence_static":
+        smallest = confidence.new_full((count,), 1.0).scatter_reduce(0, view[positions], confidence, "amin")
+        return smallest[view[rejected]], torch.ones_like(rejected, dtype=torch.bool)
+    largest = confidence.new_zeros(count).scatter_reduce(0, view[positions], confidence, "amax")[view[rejected]]
+    sure = largest >= params.threshold
+    return largest.masked_fill(sure, params.threshold), ~sure

@@ -1,0 +1,43 @@
+"""SDAR for transformers: Qwen3's architecture and weight names under `model_type: sdar`.
+
+Registering config and model classes is enough to load official checkpoints without remote code.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from dirl.attention import register_attention
+
+
+class SDARConfig(Qwen3Config):
+    """Qwen3Config with `block_size` and `mask_token_id`; `rope_theta` alone is accepted as in the official config."""
+
+    model_type = "sdar"
+
+
+class SDARMoeConfig(Qwen3MoeConfig):
+    """Qwen3MoeConfig with `block_size` and `mask_token_id`."""
+
+    model_type = "sdar_moe"
+
+
+class SDARForCausalLM(Qwen3ForCausalLM):
+    config_class = SDARConfig
+
+
+class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
+    config_class = SDARMoeConfig
+
+
+def register_models() -> None:
+    """Make `sdar` and `sdar_moe` known to AutoConfig and AutoModelForCausalLM; harmless when repeated."""
+    register_attention()
+    for config, model in ((SDARConfig, SDARForCausalLM), (SDARMoeConfig, SDARMoeForCausalLM)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForCausalLM.register(config, model, exist_ok=True)

@@ -1,0 +1,227 @@
+"""Where a model comes from and where it goes: a Hugging Face folder or hub name, or a new one of a given shape."""
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from dirl.attention import ATTENTION_NAME
+from dirl.models.sdar import SDARConfig, register_models
+from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
+from dirl.models.tokenizer import new_tokenizer
+from dirl.types import ModelSpec
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+SUPPORTED = ("qwen3", "qwen3_moe", "sdar", "sdar_moe")
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """All there is to know of a model before its weights are read."""
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+
+
+class ModelSource(ABC):
+    """Makes a backbone, its tokenizer and the spec that all other parts take from it."""
+
+    @abstractmethod
+    def describe(self) -> ModelDescription:
+        """Config, tokenizer and spec; ValueError if it cannot serve as a block-diffusion model."""
+
+    @abstractmethod
+    def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+        """The backbone with its weights, on CPU; `config` is that of `describe`."""
+
+
+class PretrainedModel(ModelSource):
+    """A checkpoint in Hugging Face format. No remote code is executed.
+
+    Args:
+        path: local folder or hub name of a Qwen3, Qwen3-MoE, SDAR or SDAR-MoE model.
+        block_size: needed where the model's config has none (plain Qwen3); must agree where it has one.
+        mask_token: mask token or its id, where neither config nor tokenizer names it.
+        stop_tokens: further tokens that end a response.
+        dtype: of the weights; `auto` keeps the checkpoint's.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        block_size: int | None = None,
+        mask_token: str | int | None = None,
+        stop_tokens: list[str] | None = None,
+        dtype: Precision = "auto",
+    ) -> None:
+        self.path, self.block_size, self.mask_token, self.dtype = path, block_size, mask_token, dtype
+        self.stop_tokens = stop_tokens or []
+
+    def describe(self) -> ModelDescription:
+        register_models()
+        looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+        if looks_local and not Path(self.path).expanduser().is_dir():
+            raise ValueError(f"model path={self.path!r}: no such folder; train or download the model first")
+        path = os.path.expanduser(self.path)
+        config = AutoConfig.from_pretrained(path)
+        check_architecture(config, self.path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)
+        return ModelDescription(config, tokenizer, spec)
+
+    def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(
+            os.path.expanduser(self.path), config=config, dtype=self.dtype, attn_implementation=ATTENTION_NAME
+        )
+
+
+class NewModel(ModelSource):
+    """A model with random weights, e.g. for a demonstration or a test of a pipeline.
+
+    Args:
+        block_size: tokens of a diffusion block.
+        alphabet: characters of a character-level tokenizer; None: bytes.
+        corpus: text files to learn byte-pair merges from, up to `vocab_size` tokens.
+        tokenizer: folder or hub name of an existing tokenizer, instead of a new one.
+        seed: of the initial weights, independent of any other random state.
+    """
+
+    def __init__(
+        self,
+        block_size: int = 4,
+        hidden_size: int = 128,
+        intermediate_size: int = 384,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        num_key_value_heads: int = 2,
+        head_dim: int = 32,
+        max_position_embeddings: int = 1024,
+        tie_word_embeddings: bool = True,
+        rope_theta: float = 10000.0,
+        initializer_range: float = 0.02,
+        alphabet: str | None = None,
+        corpus: list[str] | None = None,
+        vocab_size: int | None = None,
+        tokenizer: str | None = None,
+        stop_tokens: list[str] | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        seed: int = 0,
+    ) -> None:
+        check_block_size(block_size, "block_size")
+        self.block_size, self.dtype, self.seed, self.stop_tokens = block_size, dtype, seed, stop_tokens or []
+        self.alphabet, self.corpus, self.vocab_size, self.tokenizer = alphabet, corpus, vocab_size, tokenizer
+        self.shape = {
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": num_hidden_layers,
+            "num_attention_heads": num_attention_heads,
+            "num_key_value_heads": num_key_value_heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": max_position_embeddings,
+            "tie_word_embeddings": tie_word_embeddings,
+            "initializer_range": initializer_range,
+            "rope_parameters": {"rope_theta": rope_theta, "rope_type": "default"},
+        }
+
+    def describe(self) -> ModelDescription:
+        register_models()
+        if self.tokenizer is not None:
+            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer)
+        else:
+            tokenizer = new_tokenizer(self.alphabet, self.corpus, self.vocab_size)
+        config = SDARConfig(
+            vocab_size=len(tokenizer),
+            block_size=self.block_size,
+            mask_token_id=mask_token_id(tokenizer, None),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype=self.dtype,
+            **self.shape,
+        )
+        spec = resolve_spec(config, tokenizer, self.block_size, None, self.stop_tokens)
+        return ModelDescription(config, tokenizer, spec)
+
+    def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME)
+
+
+def save_model(
+    folder: str | Path,
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a Hugging Face folder: safetensors, tokenizer, config with block_size and mask_token_id.
+
+    Args:
+        state_dict: the backbone's full weights where its own parameters are sharded.
+    """
+    config = backbone.config
+    if hasattr(config, "auto_map"):  # it names remote code that is not part of this folder
+        del config.auto_map
+    backbone.save_pretrained(folder, state_dict=state_dict)
+    tokenizer.save_pretrained(folder)
+
+
+def resolve_spec(
+    config: object,
+    tokenizer: PreTrainedTokenizerBase,
+    block_size: int | None,
+    mask_token: str | int | None,
+    stop_tokens: list[str],
+) -> ModelSpec:
+    """The one spec of this model; writes block_size and mask_token_id into its config, so that they are saved."""
+    configured_mask = mask_token if mask_token is not None else getattr(config, "mask_token_id", None)
+    check_tokenizer(tokenizer, configured_mask, stop_tokens)
+    known = getattr(config, "block_size", None)
+    if block_size is not None and known is not None and block_size != known:
+        raise ValueError(
+            f"block_size={block_size} disagrees with the model config's block_size={known}: leave it out, or change "
+            "the model's config.json if you really want to retrain the model with another block size"
+        )
+    size = block_size if block_size is not None else known
+    if size is None:
+        raise ValueError("block_size: the model's config has none; set block_size on the model, e.g. 4")
+    check_block_size(size, "block_size")
+    mask_id = mask_token_id(tokenizer, configured_mask)
+    if mask_id >= config.vocab_size:
+        raise ValueError(
+            f"mask_token_id={mask_id} does not fit the model's vocab_size={config.vocab_size}: use a mask token that "
+            "the model has an embedding for"
+        )
+    config.block_size, config.mask_token_id = size, mask_id
+    stops = stop_token_ids(tokenizer, stop_tokens)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    return ModelSpec(size, mask_id, stops, pad, config.vocab_size)
+
+
+def check_block_size(size: int, name: str) -> None:
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name}={size!r}: a block has a positive whole number of tokens, e.g. 4")
+
+
+def check_architecture(config: object, name: str) -> None:
+    """Raise ValueError unless this is a Qwen3-shaped model with full attention in every layer."""
+    if config.model_type not in SUPPORTED:
+        raise ValueError(
+            f"model {name!r} has model_type={config.model_type!r}; supported are {', '.join(SUPPORTED)} (block masks need "
+            "Qwen3's layers)"
+        )
+    sliding = [i for i, kind in enumerate(config.layer_types) if kind != "full_attention"]
+    if sliding:
+        raise ValueError(f"model {name!r}: layers {sliding} use sliding-window attention; set use_sliding_window=false")

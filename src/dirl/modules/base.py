@@ -1,0 +1,142 @@
+"""What both stages share: building (and sharding) the model, and the optimizer step over micro-batches.
+
+One batch of a dataloader is one optimizer step (`StepBatch`), so accumulation cannot change the loss: the
+divisor is summed over all ranks before the first micro-batch.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from dirl.attention.backend import Backend
+from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
+from dirl.modules.optimization import OptimizerConfig, build_optimizer, clip_gradients
+from dirl.types import ModelSpec, PackedBatch, StepBatch
+
+
+class BlockDiffusionModule(L.LightningModule):
+    """Wraps the dLLM for training.
+
+    Args:
+        source: where the model comes from.
+        optimizer: AdamW and its schedule.
+        attention: auto (FlexAttention on GPU), flex, segments or dense.
+        head_chunk: scored positions that meet the vocabulary at a time.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping activations.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+        attention: Backend = "auto",
+        head_chunk: int = 4096,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.source, self.optimizer_config = source, optimizer
+        self.attention, self.head_chunk = attention, head_chunk
+        self.activation_checkpointing = activation_checkpointing
+        self.model: BlockDiffusionLM | None = None
+
+    @cached_property
+    def description(self) -> ModelDescription:
+        return self.source.describe()
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.description.spec
+
+    def configure_model(self) -> None:
+        """Build the model once; under a device mesh, shard it (FSDP2) layer by layer."""
+        if self.model is None:
+            self.model = self.build_model()
+            if self.activation_checkpointing:
+                self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def build_model(self) -> BlockDiffusionLM:
+        backbone = self.source.build(self.description.config).train()
+        model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk)
+        if self.device_mesh is not None:
+            mesh = self.device_mesh["data_parallel"]
+            for layer in model.backbone.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        return model
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        steps = self.trainer.estimated_stepping_batches
+        optimizer, scheduler = build_optimizer(list(self.model.parameters()), self.optimizer_config, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimize(self, step: StepBatch, loss_fn: Callable[[PackedBatch, Tensor], Tensor]) -> bool:
+        """One optimizer step: backward over all micro-batches, clip, step, schedule.
+
+        Args:
+            loss_fn: (micro-batch, divisor) -> its share of the step's loss; the shares of all ranks' micro-batches
+                add up to the loss.
+
+        Returns:
+            False if no rank had anything to learn from; the weights are then left alone.
+        """
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        divisor = self.sum_over_ranks(torch.tensor(step.loss_divisor, dtype=torch.float64))
+        if divisor == 0:
+            return False
+        # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
+        divisor = (divisor / self.trainer.world_size).float()
+        optimizer.zero_grad()
+        last = len(step.micro_batches) - 1
+        total = torch.zeros((), device=self.device)
+        for index, batch in enumerate(step.micro_batches):
+            with self.gradient_sync(index == last):
+                loss = loss_fn(batch, divisor)
+                self.manual_backward(loss)
+            total += loss.detach()
+        norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        self.log_dict(
+            {
+                "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
+                "train/grad_norm": norm,
+                "train/lr": scheduler.get_last_lr()[0],
+            },
+            prog_bar=True,
+        )
+        return True
+
+    def gradient_sync(self, last: bool) -> AbstractContextManager:
+        """Under DDP, the gradients of all but the last micro-batch stay on their rank; FSDP2 reduces each."""
+        if last or not isinstance(self.trainer.strategy, DDPStrategy):
+            return nullcontext()
+        return self.trainer.strategy.block_backward_sync()
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
+
+    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The backbone's parameters by transformers name, one gathered at a time; call it on all ranks."""
+        for name, parameter in self.model.backbone.named_parameters():
+            value = parameter.detach()
+            yield name, value.full_tensor() if isinstance(value, DTensor) else value
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["block_size"] = self.spec.block_size
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        saved = checkpoint.get("block_size")
+        if saved != self.spec.block_size:
+            raise ValueError(
+                f"the checkpoint was trained with block_size={saved}, the model has block_size={self.spec.block_size}: "
+                "resume with the block size of the checkpoint, or start a new run from its exported model"
+            )

@@ -1,0 +1,70 @@
+"""AdamW with warm-up and a constant or cosine schedule."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Options of the optimizer.
+
+    Args:
+        lr: peak learning rate.
+        schedule: after the warm-up, `constant`, or `cosine` down to 0 at the last optimizer step.
+        warmup_steps: optimizer steps over which the learning rate rises from 0.
+        max_grad_norm: gradients are scaled down to this global norm; None: measured, not scaled.
+    """
+
+    lr: float = 1e-5
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    max_grad_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, remedy: str) -> None:
+            if not ok:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)!r}: {remedy}")
+
+        check(self.lr > 0, "lr", "use a positive number")
+        check(self.weight_decay >= 0, "weight_decay", "use a number that is not negative")
+        check(self.schedule in ("constant", "cosine"), "schedule", "use constant or cosine")
+        check(self.warmup_steps >= 0, "warmup_steps", "use a number that is not negative")
+        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", "use a positive number or null")
+
+
+def build_optimizer(
+    parameters: list[Parameter], config: OptimizerConfig, total_steps: int | float
+) -> tuple[AdamW, LRScheduler]:
+    """The optimizer and its schedule per optimizer step; `total_steps` may be infinite for `constant`."""
+    if config.schedule == "cosine" and math.isinf(total_steps):
+        raise ValueError("optimizer.schedule=cosine needs an end: set trainer.max_steps or trainer.max_epochs")
+    sharded = any(isinstance(p, DTensor) for p in parameters)
+    on_cpu = all(p.device.type == "cpu" for p in parameters)
+    optimizer = AdamW(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=None if sharded and on_cpu else True,
+    )
+    name = "cosine" if config.schedule == "cosine" else "constant_with_warmup"
+    steps = None if math.isinf(total_steps) else int(total_steps)
+    return optimizer, get_scheduler(name, optimizer, config.warmup_steps, steps)
+
+
+def clip_gradients(parameters: list[Parameter], max_norm: float | None) -> torch.Tensor:
+    """Scale the gradients to at most `max_norm`; returns the global norm from before, over all shards."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

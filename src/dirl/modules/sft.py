@@ -1,0 +1,45 @@
+"""Stage one: supervised fine-tuning by block diffusion (DiRL, eq. 3)."""
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from dirl.attention.backend import Backend
+from dirl.losses import weighted_cross_entropy
+from dirl.models import ModelSource
+from dirl.modules.base import BlockDiffusionModule
+from dirl.modules.optimization import OptimizerConfig
+from dirl.types import DecodingParams, PackedBatch, StepBatch
+
+_PLAIN = DecodingParams()
+
+
+class SFTModule(BlockDiffusionModule):
+    """Cross-entropy on the masked response tokens, weighted by 1/t, per response token of the optimizer step."""
+
+    def __init__(
+        self,
+        source: ModelSource,
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
+        attention: Backend = "auto",
+        head_chunk: int = 4096,
+        activation_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(source, optimizer, attention, head_chunk, activation_checkpointing)
+        self.nelbo = MeanMetric()
+
+    def training_step(self, step: StepBatch, batch_idx: int) -> None:
+        self.optimize(step, self.loss)
+        tokens = torch.tensor(float(sum(len(b) for b in step.micro_batches)))
+        self.log("train/packed_tokens", self.sum_over_ranks(tokens))
+
+    def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:
+        scores = self.model(batch, _PLAIN, entropy=False)
+        return weighted_cross_entropy(scores.logprobs, batch.loss_weights[scores.positions], divisor)
+
+    def validation_step(self, step: StepBatch, batch_idx: int) -> None:
+        """Negative evidence lower bound per response token, nats, on noise that is fixed per example."""
+        total = sum(self.loss(batch, 1.0) for batch in step.micro_batches)
+        if step.loss_divisor:
+            self.nelbo.update(total / step.loss_divisor, step.loss_divisor)
+        self.log("val/nelbo_per_token", self.nelbo, prog_bar=True)

@@ -1,0 +1,37 @@
+"""Rewards: what a response is worth. Any subclass of `Reward` can be named by `class_path` in a config.
+
+Nothing here imports torch: worker processes load this package and must start quickly.
+"""
+
+from dirl.rewards.accuracy import Accuracy, BinaryAccuracy, ExactAnswer
+from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.evaluate import RewardError
+from dirl.rewards.format import Boxed, Format, ThinkFormat
+from dirl.rewards.length import Cosine, Length, SoftOverlong
+from dirl.rewards.puzzles import Countdown, Sudoku4
+from dirl.rewards.repetition import Repetition
+from dirl.rewards.scorer import RewardResult, Scorer, ScoreReport
+from dirl.rewards.speed import Speed, SpeedPenalty
+
+__all__ = [
+    "Accuracy",
+    "BinaryAccuracy",
+    "Boxed",
+    "Cosine",
+    "Countdown",
+    "ExactAnswer",
+    "Format",
+    "Length",
+    "Repetition",
+    "Reward",
+    "RewardError",
+    "RewardResult",
+    "RewardSample",
+    "ScoreReport",
+    "Scorer",
+    "SoftOverlong",
+    "Speed",
+    "SpeedPenalty",
+    "Sudoku4",
+    "ThinkFormat",
+]

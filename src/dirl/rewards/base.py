@@ -1,0 +1,70 @@
+"""What a reward is: a weighted, named function of one response."""
+
+import math
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class RewardSample:
+    """One response with all that a reward may look at. (prompt_id, sample_index) is its identity.
+
+    `response` is the decoded text up to, without, the stop token; `response_length` (L) counts the tokens
+    up to and including it, `denoising_steps` the forwards that committed tokens. `max_response_tokens` (M)
+    is the limit that the response was made with, `block_size` is B.
+    """
+
+    prompt_id: str
+    sample_index: int
+    question: str
+    response: str
+    ground_truth: str
+    response_length: int
+    denoising_steps: int
+    max_response_tokens: int
+    block_size: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.prompt_id, self.sample_index
+
+    @property
+    def cut(self) -> bool:
+        """Whether the response ran into the length limit, L >= M."""
+        return self.response_length >= self.max_response_tokens
+
+
+class Reward(ABC):
+    """A number for one response; subclass it and name the class by `class_path` in a config.
+
+    An instance is sent to worker processes, so it must be picklable and its class must live in an
+    importable module. Whatever `__call__` raises is an error of the run (or a lost group), never a 0.
+
+    Args:
+        weight: factor of this reward in the total.
+        name: key of this reward in logs and trajectories; default: the class name in snake_case.
+    """
+
+    in_process: ClassVar[bool] = False
+    """True only for cheap pure functions: they run inline, without a time limit, others in a worker process."""
+
+    def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
+        if not math.isfinite(weight):
+            raise ValueError(f"weight={weight} of {type(self).__name__} is not finite; give it a number")
+        self.weight = weight
+        self.name = snake_case(type(self).__name__) if name is None else name
+
+    def prepare(self) -> None:
+        """Import or load what is slow; runs once in each process, before and outside the time limit."""
+        return
+
+    @abstractmethod
+    def __call__(self, sample: RewardSample) -> float:
+        """The unweighted reward of `sample`, a finite number."""
+
+
+def snake_case(name: str) -> str:
+    """`SoftOverlong` -> `soft_overlong`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,51 @@
+r"""Rewards for the form of a response: a boxed answer, a thinking part in `<think>` tags."""
+
+from typing import ClassVar
+
+from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.math_answers import last_boxed
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+class Boxed(Reward):
+    r"""0.1 if the response holds a complete `\boxed{...}`, right or wrong, else 0."""
+
+    in_process: ClassVar[bool] = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        return 0.0 if last_boxed(sample.response) is None else 0.1
+
+
+class ThinkFormat(Reward):
+    """1 if the response holds exactly one `<think>...</think>`, with something inside, else 0.
+
+    Where it stands and what surrounds it does not matter; `Format` is the stricter one.
+    """
+
+    in_process: ClassVar[bool] = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        return float(_split_thinking(sample.response) is not None)
+
+
+class Format(Reward):
+    """1 if the whole response is `<think>...</think>` and then an answer, else 0.
+
+    Nothing but blanks may stand before the one pair of tags; neither thinking nor answer may be blank.
+    """
+
+    in_process: ClassVar[bool] = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        parts = _split_thinking(sample.response)
+        return float(parts is not None and not parts[0].strip() and bool(parts[2].strip()))
+
+
+def _split_thinking(text: str) -> tuple[str, str, str] | None:
+    """Text before, inside and after the only pair of tags; None if there is not exactly one that holds something."""
+    if text.count(OPEN) != 1 or text.count(CLOSE) != 1:
+        return None
+    before, _, rest = text.partition(OPEN)
+    inside, close, after = rest.partition(CLOSE)
+    return (before, inside, after) if close and inside.strip() else None

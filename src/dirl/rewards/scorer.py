@@ -1,0 +1,160 @@
+"""Scoring: every reward of every sample, by key, with errors raised or handed back."""
+
+import math
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, get_args
+
+from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.evaluate import RewardError, evaluate, summary
+from dirl.rewards.pool import WorkerPool
+
+Key = tuple[str, int]
+OnError = Literal["raise", "drop_group"]
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """`components` are unweighted, by the rewards' names; `total` is their weighted sum."""
+
+    key: Key
+    total: float
+    components: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Each sample's key is in exactly one of the two, in the order of the samples."""
+
+    results: dict[Key, RewardResult]
+    failed: dict[Key, RewardError]
+    """Always empty with on_error="raise"."""
+
+
+class Scorer:
+    """Scores samples with a weighted sum of rewards.
+
+    Rewards marked `in_process` run inline, the others in worker processes, which are started at the first use
+    and kept. What a reward raises, a hang, a dead worker, and a value that is no finite number are errors.
+
+    Args:
+        rewards: with distinct names.
+        workers: processes for the rewards that are not `in_process`.
+        timeout_s: seconds that these rewards together may take for one sample; then its process is killed.
+        on_error: `raise` stops at the first error; `drop_group` hands them back in `ScoreReport.failed`, for the
+            caller to drop and count the groups concerned.
+    """
+
+    def __init__(
+        self, rewards: list[Reward], workers: int = 2, timeout_s: float = 10.0, on_error: OnError = "raise"
+    ) -> None:
+        _check_rewards(rewards)
+        if workers < 1:
+            raise ValueError(f"workers={workers} must be at least 1")
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"timeout_s={timeout_s} must be a positive number of seconds")
+        if on_error not in get_args(OnError):
+            raise ValueError(f"on_error={on_error!r} must be one of {get_args(OnError)}")
+        self.rewards = list(rewards)
+        self._inline = [reward for reward in rewards if reward.in_process]
+        self._remote = [reward for reward in rewards if not reward.in_process]
+        self._pool = WorkerPool(self._remote, workers, timeout_s)
+        self._on_error = on_error
+        for reward in self._inline:
+            reward.prepare()
+
+    def score(self, samples: Sequence[RewardSample]) -> ScoreReport:
+        """Rewards of all samples; their keys must be distinct."""
+        repeated = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"samples repeat the key {repeated[0]}; (prompt_id, sample_index) must identify a response"
+            )
+        values: dict[Key, dict[str, float]] = {sample.key: {} for sample in samples}
+        failed: dict[Key, RewardError] = {}
+        for reward, sample, value in self._values(samples, failed):
+            values[sample.key][reward.name] = value
+        return ScoreReport(
+            results={key: self._result(key, values[key]) for key in values if key not in failed},
+            failed={key: failed[key] for key in values if key in failed},
+        )
+
+    def close(self) -> None:
+        """End the worker processes; scoring again starts new ones."""
+        self._pool.close()
+
+    def __enter__(self) -> "Scorer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _values(
+        self, samples: Sequence[RewardSample], failed: dict[Key, RewardError]
+    ) -> Iterator[tuple[Reward, RewardSample, float]]:
+        """Each reward of each sample, in any order; failures are raised or put into `failed`."""
+        for sample in samples:
+            for reward in self._inline:
+                try:
+                    value = evaluate(reward, sample)
+                except Exception as cause:
+                    error = RewardError.of(reward, sample, summary(cause))
+                    error.__cause__ = cause
+                    self._fail(error, failed)
+                    break
+                yield reward, sample, value
+        rest = [sample for sample in samples if sample.key not in failed] if self._remote else []
+        with closing(self._pool.run(rest)) as outcomes:
+            for position, number, value, problem in outcomes:
+                reward, sample = self._remote[number], rest[position]
+                if problem is None:
+                    yield reward, sample, value
+                else:
+                    cause, _, details = problem.partition("\n")
+                    self._fail(RewardError.of(reward, sample, cause, details), failed)
+
+    def _fail(self, error: RewardError, failed: dict[Key, RewardError]) -> None:
+        if self._on_error == "raise":
+            raise error
+        failed[error.key] = error
+
+    def _result(self, key: Key, values: dict[str, float]) -> RewardResult:
+        components = {reward.name: values[reward.name] for reward in self.rewards}
+        return RewardResult(key, math.fsum(r.weight * components[r.name] for r in self.rewards), components)
+
+
+def _check_rewards(rewards: Sequence[Reward]) -> None:
+    if not rewards:
+        raise ValueError("rewards is empty; name at least one reward")
+    for reward in rewards:
+        kind = f"{type(reward).__module__}.{type(reward).__qualname__}"
+        if not isinstance(reward, Reward):
+            raise ValueError(f"rewards holds {reward!r} ({kind}); it must be a subclass of dirl.rewards.Reward")
+        if not hasattr(reward, "weight") or not hasattr(reward, "name"):
+            raise ValueError(
+                f"reward {kind} has no weight or name; call super().__init__(weight, name) in its __init__"
+            )
+        if not reward.in_process:
+            _check_sendable(reward, kind)
+    repeated = [name for name, count in Counter(reward.name for reward in rewards).items() if count > 1]
+    if repeated:
+        raise ValueError(f"two rewards have the name {repeated[0]!r}; give one of them another by `name`")
+
+
+def _check_sendable(reward: Reward, kind: str) -> None:
+    """ValueError if a worker process could not be sent this reward."""
+    if type(reward).__module__ == "__main__":
+        raise ValueError(f"reward {kind} is defined in the main script; put it into a module that workers can import")
+    try:
+        pickle.dumps(reward)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"reward {kind} cannot be sent to worker processes: {error}; define the class at the top level of a "
+            "module and keep what cannot be pickled out of it, or set in_process = True"
+        ) from error

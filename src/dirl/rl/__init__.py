@@ -1,0 +1,1 @@
+"""Reinforcement learning without Lightning: advantages, filters, collection of groups, the buffer."""

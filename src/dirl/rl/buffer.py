@@ -1,0 +1,79 @@
+"""The rollout buffer: groups cut into optimizer steps, each packed to micro-batches.
+
+A map-style dataset of fixed length: Lightning asks for the dataloader before an epoch's rollout is made, so
+the length must not depend on what the rollout brings.
+"""
+
+from collections.abc import Sequence
+
+from torch.utils.data import Dataset
+
+from dirl.data.packing import group_segments, pack
+from dirl.losses.policy import Normalization
+from dirl.types import IGNORE, ModelSpec, PackedBatch, StepBatch, Trajectory
+
+
+class RolloutBuffer(Dataset):
+    """`steps_per_rollout` optimizer steps, gone through `passes` times."""
+
+    def __init__(self, steps_per_rollout: int, passes: int) -> None:
+        self.steps_per_rollout, self.passes = steps_per_rollout, passes
+        self.steps: list[StepBatch] = []
+
+    def __len__(self) -> int:
+        return self.steps_per_rollout * self.passes
+
+    def __getitem__(self, index: int) -> StepBatch:
+        if not self.steps:
+            raise RuntimeError("the rollout buffer is empty: add the callback dirl.callbacks.Rollout to the trainer")
+        return self.steps[index % self.steps_per_rollout]
+
+    def fill(self, steps: Sequence[StepBatch]) -> None:
+        assert len(steps) == self.steps_per_rollout, (len(steps), self.steps_per_rollout)
+        self.steps = list(steps)
+
+    def state_dict(self) -> list[dict]:
+        """The steps as plain containers of tensors, old and reference log-probs included."""
+        return [
+            {
+                "micro_batches": [batch.tensors() for batch in step.micro_batches],
+                "loss_divisor": step.loss_divisor,
+                "sequences": step.sequences,
+            }
+            for step in self.steps
+        ]
+
+    def load_state_dict(self, state: list[dict]) -> None:
+        self.fill(
+            [StepBatch(**{**s, "micro_batches": [PackedBatch(**b) for b in s["micro_batches"]]}) for s in state]
+        )
+
+
+def cut_steps(groups: Sequence[list[Trajectory]], count: int) -> list[list[list[Trajectory]]]:
+    """`count` runs of consecutive groups whose sizes differ by at most one; some are empty if groups are few."""
+    bounds = [round(i * len(groups) / count) for i in range(count + 1)]
+    return [list(groups[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def step_batch(
+    groups: Sequence[list[Trajectory]],
+    spec: ModelSpec,
+    normalization: Normalization,
+    max_response_tokens: int,
+    token_budget: int,
+    share_prompt: bool = True,
+) -> StepBatch:
+    """Pack the groups of one optimizer step; see `PolicyLossConfig.normalization` for weights and divisor."""
+    segments = []
+    for group in groups:
+        weights = [1 / len(t.response_ids) if normalization == "sequence" else 1.0 for t in group]
+        segments += group_segments(group, spec, weights, token_budget, share_prompt)
+    batches = pack(segments, token_budget)
+    trajectories = sum(len(group) for group in groups)
+    if normalization == "token":
+        divisor = float(sum(int((b.target_ids != IGNORE).sum()) for b in batches))
+    elif normalization == "sequence":
+        divisor = float(trajectories)
+    else:
+        divisor = float(trajectories * max_response_tokens)
+    return StepBatch(batches, divisor, trajectories)

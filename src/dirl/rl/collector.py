@@ -1,0 +1,156 @@
+"""Collection: engine, rewards, filter and refill turn a stream of prompts into groups with advantages."""
+
+import dataclasses
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from dirl.rewards import RewardSample, Scorer
+from dirl.rl.advantage import AdvantageMode, group_advantages, has_spread
+from dirl.rollout.engine import RolloutEngine, request_seed
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory
+
+Group = list[Trajectory]
+
+
+@dataclass
+class Collection:
+    """What a collection brought, and what it cost."""
+
+    groups: list[Group]
+    surplus: list[Group]
+    """Groups beyond the wanted number, for the next collection."""
+    sampled: list[Trajectory] = field(default_factory=list)
+    """Every trajectory sampled now, those of dropped groups included: the unbiased view of the policy."""
+    counts: Counter = field(default_factory=Counter)
+    """dropped_uniform, dropped_failed (groups), rounds, missing (groups short of the wanted number)."""
+    generate_s: float = 0.0
+    reward_s: float = 0.0
+
+
+class Collector:
+    """Makes groups of `group_size` trajectories until the wanted number has something to teach.
+
+    Args:
+        dynamic_sampling: drop groups whose rewards have no spread, and refill from further prompts.
+        max_rounds: rounds of generation per collection; what is missing after them is counted.
+        advantage: `zscore` or `mean`.
+        seed: part of every request's seed.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        scorer: Scorer,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: ModelSpec,
+        group_size: int,
+        dynamic_sampling: bool = False,
+        max_rounds: int = 4,
+        advantage: AdvantageMode = "zscore",
+        seed: int = 0,
+    ) -> None:
+        self.engine, self.scorer, self.tokenizer, self.spec = engine, scorer, tokenizer, spec
+        self.group_size, self.dynamic_sampling, self.max_rounds = group_size, dynamic_sampling, max_rounds
+        self.advantage, self.seed = advantage, seed
+
+    def collect(
+        self,
+        prompts: Iterator[Prompt],
+        wanted: int,
+        params: DecodingParams,
+        surplus: Sequence[Group] = (),
+        epoch: int = 0,
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> Collection:
+        """Groups for one epoch, older surplus first; `progress` is told of every finished trajectory."""
+        result = Collection(groups=list(surplus[:wanted]), surplus=list(surplus[wanted:]))
+        while len(result.groups) < wanted and result.counts["rounds"] < self.max_rounds:
+            result.counts["rounds"] += 1
+            batch = distinct(prompts, wanted - len(result.groups))
+            kept = self._round(batch, params, (epoch, result.counts["rounds"]), result, progress)
+            room = wanted - len(result.groups)
+            result.groups += kept[:room]
+            result.surplus += kept[room:]
+        result.counts["missing"] = wanted - len(result.groups)
+        return result
+
+    def _round(
+        self,
+        by_id: dict[str, Prompt],
+        params: DecodingParams,
+        round_key: tuple[int, int],
+        result: Collection,
+        progress: Callable[[int], None],
+    ) -> list[Group]:
+        started = time.perf_counter()
+        trajectories = []
+        for trajectory in self.engine.generate(self.requests(by_id.values(), round_key), params):
+            trajectories.append(trajectory)
+            progress(1)
+        generated = time.perf_counter()
+        samples = [reward_sample(t, by_id[t.prompt_id], params, self.spec, self.tokenizer) for t in trajectories]
+        report = self.scorer.score(samples)
+        result.generate_s += generated - started
+        result.reward_s += time.perf_counter() - generated
+
+        groups: dict[str, Group] = defaultdict(list)
+        for trajectory in trajectories:
+            if trajectory.key not in report.failed:
+                scored = report.results[trajectory.key]
+                trajectory = dataclasses.replace(trajectory, reward=scored.total, rewards=scored.components)
+                result.sampled.append(trajectory)
+                groups[trajectory.prompt_id].append(trajectory)
+        whole = [self._finish(groups[i]) for i in by_id if len(groups[i]) == self.group_size]
+        result.counts["dropped_failed"] += len(by_id) - len(whole)
+        if not self.dynamic_sampling:
+            return whole
+        kept = [group for group in whole if has_spread([t.reward for t in group])]
+        result.counts["dropped_uniform"] += len(whole) - len(kept)
+        return kept
+
+    def requests(self, prompts: Iterable[Prompt], round_key: tuple[int, int]) -> list[GenerationRequest]:
+        """`group_size` requests per prompt; a seed depends on (seed, epoch, round, prompt, sample) alone."""
+        return [
+            GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(self.seed, *round_key, p.prompt_id, i))
+            for p in prompts
+            for i in range(self.group_size)
+        ]
+
+    def _finish(self, group: Group) -> Group:
+        """Advantages, in the order of the sample index (engines yield in the order of finishing)."""
+        group = sorted(group, key=lambda t: t.sample_index)
+        advantages = group_advantages([t.reward for t in group], self.advantage)
+        return [dataclasses.replace(t, advantage=a) for t, a in zip(group, advantages, strict=True)]
+
+
+def distinct(prompts: Iterator[Prompt], count: int) -> dict[str, Prompt]:
+    """The next `count` different prompts, by id; a repetition at the seam of two passes is passed over."""
+    found: dict[str, Prompt] = {}
+    while len(found) < count:
+        prompt = next(prompts)
+        found[prompt.prompt_id] = prompt
+    return found
+
+
+def reward_sample(
+    trajectory: Trajectory, prompt: Prompt, params: DecodingParams, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase
+) -> RewardSample:
+    """What a reward may look at: the decoded response up to, without, the stop token."""
+    ids = trajectory.text_ids
+    if trajectory.finish_reason == "stop":
+        ids = ids[:-1]
+    return RewardSample(
+        prompt_id=trajectory.prompt_id,
+        sample_index=trajectory.sample_index,
+        question=prompt.question,
+        response=tokenizer.decode(ids, skip_special_tokens=False),
+        ground_truth=prompt.ground_truth,
+        response_length=trajectory.response_length,
+        denoising_steps=trajectory.denoising_steps(spec.block_size),
+        max_response_tokens=params.max_response_tokens,
+        block_size=spec.block_size,
+    )

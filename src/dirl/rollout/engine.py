@@ -1,0 +1,44 @@
+"""The engine protocol: set up once, take new weights at any time, turn requests into trajectories."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+
+
+class RolloutEngine(ABC):
+    """Makes trajectories with the decoding semantics of `DecodingParams`; `TorchEngine` is the reference.
+
+    Life: `setup`, then any number of `update_weights` and `generate`, then `close`.
+    """
+
+    policy_version: int = -1
+    """Version of the weights that sample now; every trajectory carries it. -1: none yet."""
+
+    @abstractmethod
+    def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
+        """Make room for a model of this config; its weights come by `update_weights`."""
+
+    @abstractmethod
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        """Take the backbone's full weights by transformers name, one tensor at a time.
+
+        Raises ValueError if a name is unknown, missing, or of another shape.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+        """Yield one trajectory per request, in the order in which they finish."""
+
+    def close(self) -> None:  # noqa: B027 - engines without resources need not override it
+        """Give back what the engine holds."""
+
+
+def request_seed(*parts: object) -> int:
+    """A 63-bit seed from whatever identifies a request, the same on every machine and in every run."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,49 @@
+"""The replay engine: hands out trajectories from a file, so that a run can be repeated or trained offline."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from dirl.rollout.engine import RolloutEngine
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory, read_trajectories
+
+
+class ReplayEngine(RolloutEngine):
+    """Answers each request with the stored trajectory of the same prompt id and sample index.
+
+    Args:
+        path: JSON Lines written by `lightning run rollout` with the same data, model and decoding settings.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
+        self.stored: dict[tuple[str, int], Trajectory] = {}
+        for trajectory in read_trajectories(self.path):
+            trajectory.check(spec)
+            if trajectory.key in self.stored:
+                raise ValueError(f"{self.path}: trajectory {trajectory.prompt_id}#{trajectory.sample_index} stands twice")
+            self.stored[trajectory.key] = trajectory
+        if not self.stored:
+            raise ValueError(f"{self.path}: holds no trajectories")
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        """The stored trajectories keep the version that sampled them; the weights are drained and dropped."""
+        for _ in weights:
+            pass
+        self.policy_version = policy_version
+
+    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+        for request in requests:
+            name = f"{request.prompt_id}#{request.sample_index}"
+            trajectory = self.stored.get((request.prompt_id, request.sample_index))
+            if trajectory is None:
+                raise ValueError(
+                    f"{self.path}: no trajectory {name} among {len(self.stored)}; use the data and a group size no "
+                    "larger than those the file was made with"
+                )
+            if trajectory.prompt_ids != request.prompt_ids:
+                raise ValueError(f"{self.path}: trajectory {name} was made from another prompt than the data's")
+            yield trajectory

@@ -1,0 +1,287 @@
+"""The values that travel between the parts: prompts, decoding settings, trajectories, packed batches.
+
+The life of one response: a `Prompt` becomes `group_size` `GenerationRequest`s; an engine turns each into
+a `Trajectory`; a reward fills `reward` and `rewards`, the group fills `advantage`; packing turns many of
+them into a `PackedBatch`, which is all that the trainer sees.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""`target_ids` of a position that is not scored."""
+
+Strategy = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
+Confidence = Literal["sampled", "max"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What every part must agree on about the model; read once from its config, then passed along."""
+
+    block_size: int
+    mask_token_id: int
+    stop_token_ids: tuple[int, ...]
+    """Any of these ends a response; the first is the end token that SFT fills the last block with."""
+    pad_token_id: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class DecodingParams:
+    """How a block is denoised. One value for a whole rollout; seeds are per request.
+
+    Args:
+        strategy: which masked positions a denoising step commits.
+        threshold: `low_confidence_dynamic` commits every position at least this confident.
+        denoising_steps: steps per block of the two static strategies; B // steps positions a step.
+            None: one position a step.
+        temperature: divides the logits; 0 is greedy (argmax, confidences at temperature 1).
+        top_k: draw from the k most probable tokens only; 0: all.
+        top_p: nucleus; 1: all.
+        min_p: drop tokens less probable than min_p times the most probable one; 0: none.
+        max_response_tokens: length limit of `response_length`.
+        confidence: `sampled` ranks positions by the probability of the drawn token, `max` by the largest
+            probability at the position, whatever was drawn.
+    """
+
+    strategy: Strategy = "low_confidence_dynamic"
+    threshold: float = 0.9
+    denoising_steps: int | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_response_tokens: int = 256
+    confidence: Confidence = "sampled"
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, remedy: str) -> None:
+            if not ok:
+                raise ValueError(f"decoding.{name}={getattr(self, name)!r}: {remedy}")
+
+        strategies = ("low_confidence_dynamic", "low_confidence_static", "sequential")
+        check(self.strategy in strategies, "strategy", f"use one of {', '.join(strategies)}")
+        check(self.confidence in ("sampled", "max"), "confidence", "use sampled or max")
+        check(0 < self.threshold <= 1, "threshold", "use a probability in (0, 1]")
+        check(self.denoising_steps is None or self.denoising_steps >= 1, "denoising_steps", "use at least 1, or null")
+        check(self.temperature >= 0, "temperature", "use 0 for greedy decoding or a positive number")
+        check(self.top_k >= 0, "top_k", "use 0 for no limit or a positive number")
+        check(0 < self.top_p <= 1, "top_p", "use a probability in (0, 1]")
+        check(0 <= self.min_p <= 1, "min_p", "use a probability in [0, 1]")
+        check(self.max_response_tokens >= 1, "max_response_tokens", "use at least 1")
+
+    def quota(self, block_size: int) -> int:
+        """Positions that a static strategy commits per denoising step: max(1, B // steps)."""
+        steps = block_size if self.denoising_steps is None else self.denoising_steps
+        return max(1, block_size // steps)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question, tokenised by the chat template, generation prompt included."""
+
+    prompt_id: str
+    input_ids: tuple[int, ...]
+    question: str
+    ground_truth: str
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One response to make. (prompt_id, sample_index) is its identity, in results and rewards alike."""
+
+    prompt_id: str
+    sample_index: int
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One response with the trace of its denoising.
+
+    `response_ids`, `step_map` and `behaviour_logprobs` cover every position of every decoded block that is
+    not a prompt token, the tail after the stop token included: the tail was context for the tokens before
+    it. `response_length` counts up to and including the stop token.
+    """
+
+    prompt_id: str
+    sample_index: int
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    response_length: int
+    step_map: tuple[int, ...]
+    """1 for a token committed by the first forward of its block, 2 for the second, ..."""
+    behaviour_logprobs: tuple[float, ...]
+    """Log-probability, in nats, with which the engine drew each token at the step that committed it."""
+    finish_reason: FinishReason
+    policy_version: int
+    reward: float | None = None
+    rewards: dict[str, float] = field(default_factory=dict)
+    advantage: float | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.prompt_id, self.sample_index
+
+    @property
+    def text_ids(self) -> tuple[int, ...]:
+        """Response tokens up to and including the stop token."""
+        return self.response_ids[: self.response_length]
+
+    def denoising_steps(self, block_size: int) -> int:
+        """Forwards that committed tokens, summed over the blocks."""
+        head = -len(self.prompt_ids) % block_size or block_size
+        starts = [0, *range(head, len(self.step_map), block_size)]
+        return sum(max(self.step_map[a:b]) for a, b in zip(starts, [*starts[1:], len(self.step_map)], strict=True))
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise ValueError if this trajectory cannot have come from a model of this spec."""
+        who = f"trajectory {self.prompt_id}#{self.sample_index}"
+        length = len(self.response_ids)
+        if not (len(self.step_map) == len(self.behaviour_logprobs) == length):
+            raise ValueError(
+                f"{who}: response_ids, step_map and behaviour_logprobs have {length}, {len(self.step_map)} and "
+                f"{len(self.behaviour_logprobs)} entries; they must cover the same positions"
+            )
+        if length == 0 or (len(self.prompt_ids) + length) % spec.block_size:
+            raise ValueError(
+                f"{who}: prompt ({len(self.prompt_ids)}) plus response ({length}) tokens do not fill blocks of "
+                f"block_size={spec.block_size}; was it made with another block size?"
+            )
+        if not 1 <= self.response_length <= length:
+            raise ValueError(f"{who}: response_length={self.response_length} is not within 1..{length}")
+        if min(self.step_map) < 1:
+            raise ValueError(f"{who}: step_map holds {min(self.step_map)}; denoising steps are counted from 1")
+        top = max(*self.response_ids, *self.prompt_ids) if self.prompt_ids else max(self.response_ids)
+        if top >= spec.vocab_size or min(self.response_ids) < 0:
+            raise ValueError(f"{who}: token id {top} does not fit vocab_size={spec.vocab_size}; use the model's tokenizer")
+        if spec.mask_token_id in self.response_ids:
+            raise ValueError(f"{who}: the response holds the mask token {spec.mask_token_id}, which is never a legal output")
+
+
+def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
+    """Write JSON Lines, one trajectory a line, fields named as in `Trajectory`; returns their number."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for trajectory in trajectories:
+            file.write(json.dumps(dataclasses.asdict(trajectory), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
+    """Read what `write_trajectories` wrote; a bad line raises ValueError with file and line number."""
+    names = {f.name for f in dataclasses.fields(Trajectory)}
+    with Path(path).open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+            unknown = sorted(set(row) - names) if isinstance(row, dict) else None
+            if unknown is None or unknown:
+                raise ValueError(f"{path}:{number}: not a trajectory (unknown fields: {unknown}); expected {sorted(names)}")
+            try:
+                yield trajectory_from_dict(row)
+            except TypeError as error:
+                raise ValueError(f"{path}:{number}: not a trajectory: {error}") from error
+
+
+def trajectory_from_dict(row: dict) -> Trajectory:
+    """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
+    sequences = ("prompt_ids", "response_ids", "step_map", "behaviour_logprobs")
+    return Trajectory(**{k: tuple(v) if k in sequences else v for k, v in row.items()})
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each packed token stands: [T] integer tensors; see `dirl.attention.visibility`.
+
+    group: sequences that never see one another; branch: 0 is the shared prompt, r the r-th response;
+    block: absolute block index; view: 0 clean, v >= 1 the v-th noised copy of its block.
+    """
+
+    group_ids: Tensor
+    branch_ids: Tensor
+    block_ids: Tensor
+    view_ids: Tensor
+
+    def __len__(self) -> int:
+        return self.group_ids.shape[-1]
+
+    def __getitem__(self, index: object) -> "Layout":
+        """Index all four tensors alike, e.g. `layout[:, None]` for the query side of a broadcast."""
+        return Layout(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Tokens of many sequences in one row, the input of one forward. All tensors are [T]; packing alone makes it."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    group_ids: Tensor
+    branch_ids: Tensor
+    block_ids: Tensor
+    view_ids: Tensor
+    target_ids: Tensor
+    """The token to score at this position, IGNORE where there is none."""
+    loss_weights: Tensor
+    """Weight of each scored token in the loss: SFT's 1/t, RL's normalisation within the step."""
+    advantages: Tensor
+    behaviour_logprobs: Tensor
+    old_logprobs: Tensor
+    """NaN until the old policy has scored the batch."""
+    reference_logprobs: Tensor
+    """NaN until the reference policy has scored the batch."""
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.group_ids, self.branch_ids, self.block_ids, self.view_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        return self.map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "PackedBatch":
+        return self.map(Tensor.pin_memory)
+
+    def map(self, fn) -> "PackedBatch":
+        return PackedBatch(**{k: fn(v) for k, v in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """Everything one rank feeds into one optimizer step."""
+
+    micro_batches: list[PackedBatch]
+    loss_divisor: float
+    """This rank's share of what the step's loss is divided by, e.g. its number of response tokens (SFT)."""
+    sequences: int
+    """This rank's number of examples or trajectories."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepBatch":
+        moved = [batch.to(device, non_blocking) for batch in self.micro_batches]
+        return dataclasses.replace(self, micro_batches=moved)
+
+    def pin_memory(self) -> "StepBatch":
+        return dataclasses.replace(self, micro_batches=[b.pin_memory() for b in self.micro_batches])
