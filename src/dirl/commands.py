@@ -159,7 +159,7 @@ def configs(folder: str = "configs") -> None:
     if target.exists():
         raise ValueError(f"folder={folder!r} exists already: name another one, so that no config is overwritten")
     ignore = shutil.ignore_patterns("__pycache__", "*.py")
-    shutil.copytree(str(files("dirl").joinpath("configs")), target, ignore=ignore)
+    shutil.copytree(str(files("dirl.configs")), target, ignore=ignore)
     print(f"configs copied to {target}")
 
 

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jinja2
 from transformers import PreTrainedTokenizerBase
+
+from dirl.models.special_tokens import END_TOKENS, MASK_TOKENS, find_token, render_chat
 
 Message = Mapping[str, str]
 """`role` and `content`."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -50,7 +52,7 @@ def encode_prompt(
             )
         messages = [{"role": "system", "content": system_prompt}, *messages]
     _check_contents(tokenizer, messages, (), where)
-    return encode_text(tokenizer, _render(tokenizer, messages, True, chat_template_kwargs, where), where)
+    return encode_text(tokenizer, render_chat(tokenizer, messages, True, chat_template_kwargs, where), where)
 
 
 def encode_conversation(
@@ -77,7 +79,7 @@ def encode_conversation(
             for at inference.
     """
     _check_contents(tokenizer, messages, stop_token_ids, where)
-    text = _render(tokenizer, messages, False, chat_template_kwargs, where)
+    text = render_chat(tokenizer, messages, False, chat_template_kwargs, where)
     stops = _texts(tokenizer, stop_token_ids)
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
@@ -86,7 +88,7 @@ def encode_conversation(
     loss_mask: list[bool] = []
     position = 0
     for index in answers if turns == "all" else answers[-1:]:
-        prompt = _render(tokenizer, messages[:index], True, chat_template_kwargs, where)
+        prompt = render_chat(tokenizer, messages[:index], True, chat_template_kwargs, where)
         start, end = _answer_span(text, prompt, messages[index], stops, f"{where}: messages[{index}]")
         for part, trained in ((text[position:start], False), (text[start:end], True)):
             ids = encode_text(tokenizer, part, where)
@@ -175,24 +177,6 @@ def _check_contents(
             raise ValueError(
                 f"{where}: messages[{index}] ({message['role']}) contains {found}; remove these tokens from its text"
             )
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    generation_prompt: bool,
-    chat_template_kwargs: Mapping[str, Any] | None,
-    where: str,
-) -> str:
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **(chat_template_kwargs or {})
-        )
-    except jinja2.TemplateError as error:
-        raise ValueError(
-            f"{where}: the chat template refuses roles {[message['role'] for message in messages]}: {error}; "
-            "change the data or the tokenizer's chat template"
-        ) from error
 
 
 def fit_conversation(

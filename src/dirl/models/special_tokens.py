@@ -1,7 +1,9 @@
 """The tokens that a block-diffusion model needs of its tokenizer: the mask token and the end tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 MASK_TOKENS = ("<|MASK|>", "[MASK]", "<|mdm_mask|>")
@@ -61,7 +63,7 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, extra: Sequence[str | int
 
 def _text_after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
     question, answer = {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}
-    text = _render(tokenizer, [question, answer], False, None, "chat template")
+    text = render_chat(tokenizer, [question, answer], False, None, "chat template")
     if "ANSWER" not in text:
         raise ValueError(
             f"the chat template renders an assistant message 'ANSWER' as {text!r}, without it; mend the template"
@@ -84,3 +86,22 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, token: str | int, what: str) -
 def find_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
     index = tokenizer.convert_tokens_to_ids(name)
     return index if index is not None and tokenizer.convert_ids_to_tokens(index) == name else None
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    generation_prompt: bool,
+    chat_template_kwargs: Mapping[str, Any] | None,
+    where: str,
+) -> str:
+    """The chat template as text; what the template refuses is a ValueError that names `where`."""
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **(chat_template_kwargs or {})
+        )
+    except jinja2.TemplateError as error:
+        raise ValueError(
+            f"{where}: the chat template refuses roles {[message['role'] for message in messages]}: {error}; "
+            "change the data or the tokenizer's chat template"
+        ) from error
