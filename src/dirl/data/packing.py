@@ -108,11 +108,11 @@ def group_segments(
 def pack(segments: Iterable[Segment], token_budget: int) -> list[PackedBatch]:
     """Fill rows of at most `token_budget` tokens, longest segment first, each into the fullest row it fits.
 
-    A segment longer than the budget gets a row of its own.
+    A segment longer than the budget gets a row of its own; one without tokens is in no row.
     """
     rows: list[list[Segment]] = []
     room: list[int] = []
-    for segment in sorted(segments, key=len, reverse=True):
+    for segment in sorted(filter(len, segments), key=len, reverse=True):
         fits = [i for i, left in enumerate(room) if left >= len(segment)]
         if fits:
             best = min(fits, key=room.__getitem__)

@@ -49,4 +49,9 @@ class StepLoader(DataLoader):
         return {"done": self.done % len(self.sampler)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.sampler.start = state["done"]
+        if state["done"] >= len(self.sampler):
+            raise ValueError(
+                f"the checkpoint is {state['done']} optimizer steps into its epoch, an epoch now has {len(self.sampler)}: "
+                "resume with the data and batch size of the checkpoint"
+            )
+        self.sampler.start = self.done = state["done"]

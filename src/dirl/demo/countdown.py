@@ -1,10 +1,11 @@
 r"""Demo task: reach a target from three numbers, each used once; any correct expression counts.
 
-3,5,7->56 is solved as 3+5=8;8*7=56;\boxed{(3+5)*7}
+3,5,7->56 is solved as 3+5=08;08*7=56;\boxed{(3+5)*7}
 
-Numbers are 1..9 and some expression that takes them in the order given always reaches the target; the
-teacher knows that, the reward does not ask for it. The first operator must be chosen with the second in
-mind, so this is harder for a small model than arithmetic, where every step is local.
+Numbers are 1..9, targets and steps are written with two digits, so that every character up to the box has a
+fixed place. Some expression that takes the numbers in the order given always reaches the target; the teacher
+knows that, the reward does not ask for it. The first operator must be chosen with the second in mind, so this
+is harder for a small model than arithmetic, where every step is local.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from dirl.demo.tasks import BOX_ALPHABET, Problem, Task, boxed, boxed_answer
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LARGEST_NUMBER = 9
-LARGEST_TARGET = 99
+LARGEST_VALUE = 99
 
 Numbers = tuple[int, int, int]
 
@@ -29,14 +30,14 @@ class Countdown(Task):
     alphabet = "0123456789+-*=;,>()" + BOX_ALPHABET
     reward = "dirl.rewards.Countdown"
     max_question_characters = len("9,9,9->99")
-    max_solution_characters = len(r"9+9=18;18*9=162;\boxed{(9+9)*9}")
+    max_solution_characters = len(r"9+9=18;18*5=90;\boxed{(9+9)*5}")
 
     def problem(self, rng: random.Random) -> Problem:
         numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(3))
-        target = rng.choice(sorted({value for value in values(numbers).values() if value <= LARGEST_TARGET}))
+        target = rng.choice(sorted(set(values(numbers).values())))
         best = next(operators for operators, value in values(numbers).items() if value == target)
         return Problem(
-            question=f"{','.join(map(str, numbers))}->{target}",
+            question=f"{','.join(map(str, numbers))}->{target:02d}",
             solution=worked_expression(numbers, best),
             ground_truth=json.dumps({"numbers": numbers, "target": target}),
         )
@@ -56,13 +57,13 @@ class Countdown(Task):
 
 
 def values(numbers: Numbers) -> dict[tuple[str, str], int]:
-    """Value of (a op b) op c for each pair of operators, in a fixed order, where no step is negative."""
+    """Value of (a op b) op c for each pair of operators whose steps stay within 0..99, in a fixed order."""
     a, b, c = numbers
     found = {}
     for first, second in itertools.product(OPERATORS, repeat=2):
         partial = OPERATORS[first](a, b)
         value = OPERATORS[second](partial, c)
-        if partial >= 0 and value >= 0:
+        if partial >= 0 and 0 <= value <= LARGEST_VALUE:
             found[first, second] = value
     return found
 
@@ -70,7 +71,7 @@ def values(numbers: Numbers) -> dict[tuple[str, str], int]:
 def worked_expression(numbers: Numbers, operators: tuple[str, str]) -> str:
     a, b, c = numbers
     partial = OPERATORS[operators[0]](a, b)
-    steps = f"{a}{operators[0]}{b}={partial};{partial}{operators[1]}{c}={values(numbers)[operators]};"
+    steps = f"{a}{operators[0]}{b}={partial:02d};{partial:02d}{operators[1]}{c}={values(numbers)[operators]:02d};"
     return steps + boxed(expression(numbers, operators))
 
 

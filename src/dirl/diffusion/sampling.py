@@ -20,8 +20,8 @@ def scaled_logits(logits: Tensor, mask_token_id: int, temperature: float) -> Ten
 
 
 def cuts(params: DecodingParams) -> bool:
-    """Whether top-k, top-p or min-p take anything away from the distribution."""
-    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+    """Whether top-k, top-p or min-p take anything away from the distribution; greedy decoding has none to cut."""
+    return params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
 
 
 def cut_logits(z: Tensor, params: DecodingParams) -> Tensor:

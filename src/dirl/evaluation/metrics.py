@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from math import comb
+from math import comb, isnan
 
 from torch import nn
 from torchmetrics import MeanMetric
@@ -48,9 +48,9 @@ class ResponseMetrics(nn.Module):
                     self.means[f"pass_at_{k}"].update(pass_at_k(len(answers), sum(answers), k))
 
     def compute(self) -> dict[str, float]:
-        """Means over everything taken since `reset`, over all ranks; metrics without a sample are left out."""
-        values = {name: (metric.compute(), metric) for name, metric in self.means.items()}
-        return {name: float(value) for name, (value, metric) in values.items() if metric.update_called}
+        """Means over everything taken since `reset`, over all ranks; metrics without a sample on any are left out."""
+        values = {name: float(metric.compute()) for name, metric in self.means.items()}
+        return {name: value for name, value in values.items() if not isnan(value)}  # 0 / 0: samples are never NaN
 
     def reset(self) -> None:
         for metric in self.means.values():

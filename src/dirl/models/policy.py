@@ -94,7 +94,8 @@ class BlockDiffusionLM(nn.Module):
 
     def _rejected(self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood) -> Tensor:
         """Masked positions without a target, where the choice of positions has a probability of its own."""
-        random_choice = params.strategy != "sequential" and params.confidence == "sampled"
+        drawn = params.temperature > 0 and params.confidence == "sampled"
+        random_choice = drawn and params.strategy != "sequential"
         if likelihood == "tokens" or not random_choice:
             return batch.input_ids.new_zeros(0)
         masked = (batch.view_ids > 0) & (batch.input_ids == self.spec.mask_token_id)

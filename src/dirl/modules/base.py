@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
@@ -67,10 +68,7 @@ class BlockDiffusionModule(L.LightningModule):
         backbone = self.source.build(self.description.config).train()
         model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk)
         if self.device_mesh is not None:
-            mesh = self.device_mesh["data_parallel"]
-            for layer in model.backbone.model.layers:
-                fully_shard(layer, mesh=mesh)
-            fully_shard(model, mesh=mesh)
+            shard(model, self.device_mesh["data_parallel"], mixed=self.trainer.precision == "bf16-mixed")
         return model
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -140,3 +138,11 @@ class BlockDiffusionModule(L.LightningModule):
                 f"the checkpoint was trained with block_size={saved}, the model has block_size={self.spec.block_size}: "
                 "resume with the block size of the checkpoint, or start a new run from its exported model"
             )
+
+
+def shard(model: BlockDiffusionLM, mesh: DeviceMesh, mixed: bool) -> None:
+    """FSDP2, layer by layer. `mixed`: fp32 shards, bf16 compute and gathers, fp32 gradient reduction."""
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
+    for layer in model.backbone.model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)

@@ -52,6 +52,7 @@ class TorchEngine(RolloutEngine):
             model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.cache: SlotCache | None = None
+        self.policy_version, self.forwards = -1, 0
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:

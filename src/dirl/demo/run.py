@@ -1,0 +1,148 @@
+"""The demo: data, SFT, DiPO, a table of before and after, curves, and one answer as it was denoised.
+
+It runs the same commands that a user would: two `fit`s with the configs of `dirl/configs/demo`.
+"""
+
+import csv
+import json
+import time
+from importlib.resources import files
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from dirl.demo.pictures import denoising_picture, denoising_text, learning_curves
+from dirl.demo.tasks import Task, TaskFiles, load_task, write_task_data
+from dirl.evaluation.report import print_metrics
+from dirl.models import PretrainedModel
+from dirl.rollout import TorchEngine
+from dirl.types import DecodingParams, GenerationRequest, Trajectory
+
+SHOWN = ("accuracy", "tokens_per_step", "response_length", "truncated")
+
+
+def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, float]]:
+    """Run all of it in `folder`; returns {sampled/greedy before/after: metrics}, which it also prints."""
+    console = Console()
+    started = time.perf_counter()
+    task = load_task(task_name)
+    data = write_task_data(task, folder / "data", seed, sft_examples=20_000, rl_prompts=2_000, eval_prompts=200)
+    validation = write_task_data(task, folder / "data" / "validation", seed + 10_000, 256, 1, 1)
+    console.print(f"[bold]{task.name}[/]: the teacher of the SFT data is right in {data.teacher_accuracy:.0%} of its solutions")
+
+    console.rule("stage 1: SFT")
+    fit("sft", folder, sft_options(task, data, validation, seed, folder))
+    between = time.perf_counter()
+    console.rule("stage 2: DiPO")
+    fit("rl", folder, rl_options(task, data, seed, folder))
+    finished = time.perf_counter()
+
+    results = before_and_after(folder)
+    draw_curves(folder, results)
+    picture = draw_answer(task, data, folder, console)
+    console.rule("result")
+    print_metrics({name: {k: values[k] for k in SHOWN} for name, values in results.items()}, title=f"{task.name}, held out")
+    console.print(f"SFT {between - started:.0f} s, DiPO {finished - between:.0f} s, seed {seed}")
+    console.print(f"model (Hugging Face folder): {folder / 'rl' / 'model'}")
+    console.print(f"learning curves: {folder / 'curves.png'}")
+    console.print(f"one answer, step by step: {picture}")
+    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    return results
+
+
+def fit(stage: str, folder: Path, options: dict[str, object]) -> None:
+    """`dirl fit` with a demo config, its options filled in and written to `folder`, so that it can be run again."""
+    from dirl.cli import main
+
+    config = OmegaConf.load(str(files("dirl.configs").joinpath("demo", f"{stage}.yaml")))
+    for name, value in options.items():
+        OmegaConf.update(config, name, str(value) if isinstance(value, Path) else value)
+    OmegaConf.save(config, folder / f"{stage}.yaml")
+    main(["fit", "--config", str(folder / f"{stage}.yaml")])
+
+
+def sft_options(task: Task, data: TaskFiles, validation: TaskFiles, seed: int, folder: Path) -> dict[str, object]:
+    return {
+        "seed_everything": seed,
+        "trainer.default_root_dir": folder / "sft",
+        "model.init_args.source.init_args.alphabet": task.alphabet,
+        "model.init_args.source.init_args.seed": seed,
+        "data.init_args.train": data.sft,
+        "data.init_args.val": validation.sft,
+        "data.init_args.seed": seed,
+    }
+
+
+def rl_options(task: Task, data: TaskFiles, seed: int, folder: Path) -> dict[str, object]:
+    decoding = {"temperature": 1.0, "max_response_tokens": task.max_response_tokens}
+    return {
+        "seed_everything": seed,
+        "trainer.default_root_dir": folder / "rl",
+        "trainer.callbacks[0].init_args.rewards": [{"class_path": task.reward}],
+        "trainer.callbacks[0].init_args.seed": seed,
+        "trainer.callbacks[1].init_args.decoding": {"sampled": decoding, "greedy": {**decoding, "temperature": 0.0}},
+        "model.init_args.source.init_args.path": folder / "sft" / "model",
+        "model.init_args.decoding": decoding,
+        "data.init_args.train": data.rl,
+        "data.init_args.val": data.eval,
+        "data.init_args.max_prompt_tokens": task.max_prompt_tokens,
+        "data.init_args.seed": seed,
+    }
+
+
+def before_and_after(folder: Path) -> dict[str, dict[str, float]]:
+    """Held-out metrics at the first and the last evaluation of stage 2, by decoding."""
+    history = json.loads(newest(folder / "rl", "evaluation.json").read_text(encoding="utf-8"))
+    results = {}
+    for decoding in ("sampled", "greedy"):
+        for label, row in (("before RL", history[0]), ("after RL", history[-1])):
+            prefix = f"eval/{decoding}/"
+            results[f"{decoding}, {label}"] = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    return results
+
+
+def draw_curves(folder: Path, results: dict[str, dict[str, float]]) -> None:
+    history = json.loads(newest(folder / "rl", "evaluation.json").read_text(encoding="utf-8"))
+    points = [{"step": row["step"], "accuracy": row["eval/sampled/accuracy"]} for row in history]
+    sft = columns(folder / "sft", {"train/loss": "loss", "val/nelbo_per_token": "validation_nelbo"})
+    names = {"rollout/reward": "reward", "rollout/tokens_per_step": "tokens_per_step", "train/entropy": "entropy"}
+    levels = {label: results[f"sampled, {label}"]["accuracy"] for label in ("before RL", "after RL")}
+    learning_curves(folder / "curves.png", sft, columns(folder / "rl", names) + points, levels)
+
+
+def columns(root: Path, names: dict[str, str]) -> list[dict[str, float]]:
+    """Rows of a run's metrics.csv with the columns of interest, renamed."""
+    with newest(root, "metrics.csv").open(encoding="utf-8") as file:
+        rows = [{new: row.get(old) for old, new in names.items()} | {"step": row["step"]} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items() if v not in (None, "")} for row in rows]
+
+
+def newest(root: Path, name: str) -> Path:
+    """The file of the latest run: folders are numbered version_0, version_1, ..."""
+    return max(root.glob(f"logs/version_*/{name}"), key=lambda path: int(path.parent.name.removeprefix("version_")))
+
+
+def draw_answer(task: Task, data: TaskFiles, folder: Path, console: Console) -> Path:
+    """Sample one answer of the trained model, as a picture and in the terminal."""
+    from dirl.commands import PromptData, load_engine
+
+    engine = TorchEngine()
+    description = load_engine(engine, PretrainedModel(str(folder / "rl" / "model")))
+    prompt = PromptData(str(data.eval), limit=1).load(description)[0]
+    request = GenerationRequest(prompt.prompt_id, 0, prompt.input_ids, seed=0)
+    params = DecodingParams(max_response_tokens=task.max_response_tokens)
+    trajectory: Trajectory = next(iter(engine.generate([request], params)))
+    tokens = [description.tokenizer.decode([i]) for i in trajectory.response_ids]
+    size = description.spec.block_size
+    shown = {
+        "prompt_text": prompt.question,
+        "tokens": tokens,
+        "step_map": trajectory.step_map,
+        "logprobs": trajectory.behaviour_logprobs,
+        "response_length": trajectory.response_length,
+        "block_size": size,
+        "first_block_offset": len(prompt.input_ids) % size,
+    }
+    console.print(denoising_text(**shown))
+    return denoising_picture(folder / "denoising.png", **shown)
