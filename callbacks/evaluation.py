@@ -39,7 +39,9 @@ class Evaluate(L.Callback):
         if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
             raise ValueError("the Evaluate callback needs dirl.RLDataModule with data.val set")
         if not any(isinstance(c, Rollout) for c in trainer.callbacks):
-            raise ValueError("the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout")
+            raise ValueError(
+                "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"
+            )
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.at_start and trainer.global_step == 0:

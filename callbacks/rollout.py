@@ -29,6 +29,8 @@ class Rollout(L.Callback):
         rewards: their weighted sum is the reward; the first says what counts as correct in the logs.
         dynamic_sampling: drop groups whose rewards have no spread, and refill.
         max_rounds: rounds of generation per epoch, refills included.
+        oversample: prompts sampled per missing group; above 1 saves rounds where many groups are dropped, and
+            what is left over is used by the next epoch (one policy version stale, see `rollout/stale_groups`).
         advantage: `zscore` or `mean`.
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
@@ -43,6 +45,7 @@ class Rollout(L.Callback):
         rewards: list[Reward],
         dynamic_sampling: bool = False,
         max_rounds: int = 4,
+        oversample: float = 1.0,
         advantage: AdvantageMode = "zscore",
         reward_workers: int = 2,
         reward_timeout_s: float = 10.0,
@@ -52,12 +55,16 @@ class Rollout(L.Callback):
     ) -> None:
         if max_rounds < 1:
             raise ValueError(f"rollout.max_rounds={max_rounds}: use at least 1")
+        if oversample < 1:
+            raise ValueError(f"rollout.oversample={oversample}: use 1 or more prompts per missing group")
         if advantage not in ("zscore", "mean"):
             raise ValueError(f"rollout.advantage={advantage!r}: use zscore or mean")
         self.engine = engine
         self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error)
-        self.dynamic_sampling, self.max_rounds, self.advantage = dynamic_sampling, max_rounds, advantage
+        self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
+        self.advantage = advantage
         self.save_trajectories, self.seed = save_trajectories, seed
+        self.pending: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, DiPOModule) or not isinstance(trainer.datamodule, RLDataModule):
@@ -78,11 +85,21 @@ class Rollout(L.Callback):
             trainer.datamodule.group_size,
             self.dynamic_sampling,
             self.max_rounds,
+            self.oversample,
             self.advantage,
             self.seed,
         )
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+        if trainer.datamodule.buffer.epoch != trainer.current_epoch:
+            self.regenerate(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+        # A run resumed from the last step of an epoch enters the next one without on_train_epoch_start.
+        trainer.datamodule.buffer.refill = lambda epoch: self.regenerate(trainer, pl_module)
+
+    def regenerate(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+        """One rollout: push, generate, score, cut into steps, score by the old policy, fill the buffer."""
         data: RLDataModule = trainer.datamodule
         push_s = push_weights(self.engine, trainer, pl_module)
         collection = self._collect(trainer, pl_module, data)
@@ -100,9 +117,9 @@ class Rollout(L.Callback):
             for groups in cut_steps(collection.groups, data.steps_per_rollout)
         ]
         steps = equal_counts(steps, trainer, pl_module)
-        data.buffer.fill(pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
+        data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
         times = {"push_s": push_s, "score_s": time.perf_counter() - started}
-        self._log(trainer, pl_module, collection, times)
+        self.pending = self._values(pl_module, collection, times)
 
     def _collect(self, trainer: L.Trainer, pl_module: DiPOModule, data: RLDataModule) -> Collection:
         wanted = data.groups_per_rank(trainer.world_size)
@@ -117,7 +134,15 @@ class Rollout(L.Callback):
             write_trajectories(Path(self.save_trajectories) / name, (t for g in collection.groups for t in g))
         return collection
 
-    def _log(self, trainer: L.Trainer, pl_module: DiPOModule, collection: Collection, times: dict[str, float]) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
+        """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
+        shown = {"rollout/reward", "rollout/accuracy"}
+        for name, value in self.pending.items():
+            # already the same on all ranks
+            pl_module.log(name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1)
+        self.pending = {}
+
+    def _values(self, pl_module: DiPOModule, collection: Collection, times: dict[str, float]) -> dict[str, float]:
         self.metrics.to(pl_module.device)
         self.metrics.reset()
         self.metrics.update(collection.sampled)
@@ -131,10 +156,8 @@ class Rollout(L.Callback):
             "stale_groups": sum(g[0].policy_version != self.engine.policy_version for g in collection.groups),
         }
         summed = pl_module.sum_over_ranks(torch.tensor([float(v) for v in counts.values()]))
-        values |= {f"rollout/{name}": value for name, value in zip(counts, summed, strict=True)}
-        shown = {"rollout/reward", "rollout/accuracy"}
-        pl_module.log_dict({k: v for k, v in values.items() if k in shown}, prog_bar=True, on_step=False, on_epoch=True)
-        pl_module.log_dict({k: v for k, v in values.items() if k not in shown}, on_step=False, on_epoch=True)
+        values |= {f"rollout/{name}": value for name, value in zip(counts, summed.tolist(), strict=True)}
+        return values
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.engine.close()

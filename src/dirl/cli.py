@@ -5,7 +5,9 @@ signatures are their options.
 """
 
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.pytorch import Trainer
@@ -49,19 +51,26 @@ def overview() -> str:
 
 def run_command(name: str, args: list[str]) -> int | None:
     """Parse the options of a function of `dirl.commands` and call it."""
+    return COMMANDS[name](**parse_command(name, args))
+
+
+def parse_command(name: str, args: list[str]) -> dict[str, Any]:
+    """The arguments of a function of `dirl.commands`, instantiated from options and config files."""
     fn = COMMANDS[name]
     parser = ArgumentParser(prog=f"dirl {name}", description=fn.__doc__.splitlines()[0], parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(fn, fail_untyped=True, sub_configs=True)
     config = parser.instantiate_classes(parser.parse_args(args))
     config.pop("config")
-    return fn(**config)
+    return dict(config)
 
 
 class DirlCLI(LightningCLI):
     """LightningCLI for the two stages: modules and DataModules by `class_path`, unknown keys are errors."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], run: bool = True) -> None:
+        # It asks for a copy of the weights from before the step; ours are those after it, on purpose.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         super().__init__(
             BlockDiffusionModule,
             None,
@@ -73,6 +82,7 @@ class DirlCLI(LightningCLI):
             trainer_defaults={"use_distributed_sampler": False},
             save_config_kwargs={"overwrite": True},
             args=args,
+            run=run,
         )
 
     @staticmethod

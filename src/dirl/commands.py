@@ -136,7 +136,9 @@ def evaluate(
     print_metrics(metrics)
 
 
-def demo(task: Literal["arithmetic", "countdown", "sudoku"] = "arithmetic", seed: int = 0, output: str = "runs") -> None:
+def demo(
+    task: Literal["arithmetic", "countdown", "sudoku"] = "arithmetic", seed: int = 0, output: str = "runs"
+) -> None:
     """Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop).
 
     Args:

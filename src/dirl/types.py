@@ -162,11 +162,15 @@ class Trajectory:
             raise ValueError(f"{who}: response_length={self.response_length} is not within 1..{length}")
         if min(self.step_map) < 1:
             raise ValueError(f"{who}: step_map holds {min(self.step_map)}; denoising steps are counted from 1")
-        top = max(*self.response_ids, *self.prompt_ids) if self.prompt_ids else max(self.response_ids)
-        if top >= spec.vocab_size or min(self.response_ids) < 0:
-            raise ValueError(f"{who}: token id {top} does not fit vocab_size={spec.vocab_size}; use the model's tokenizer")
+        unknown = [i for i in (*self.prompt_ids, *self.response_ids) if not 0 <= i < spec.vocab_size]
+        if unknown:
+            raise ValueError(
+                f"{who}: token id {unknown[0]} does not fit vocab_size={spec.vocab_size}; use the model's tokenizer"
+            )
         if spec.mask_token_id in self.response_ids:
-            raise ValueError(f"{who}: the response holds the mask token {spec.mask_token_id}, which is never a legal output")
+            raise ValueError(
+                f"{who}: the response holds the mask token {spec.mask_token_id}, which is never a legal output"
+            )
 
 
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
@@ -194,7 +198,9 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
                 raise ValueError(f"{path}:{number}: not JSON: {error}") from error
             unknown = sorted(set(row) - names) if isinstance(row, dict) else None
             if unknown is None or unknown:
-                raise ValueError(f"{path}:{number}: not a trajectory (unknown fields: {unknown}); expected {sorted(names)}")
+                raise ValueError(
+                    f"{path}:{number}: not a trajectory (unknown fields: {unknown}); expected {sorted(names)}"
+                )
             try:
                 yield trajectory_from_dict(row)
             except TypeError as error:

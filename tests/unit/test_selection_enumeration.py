@@ -9,14 +9,16 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests import reference
-from torch import Tensor
+from torch import Tensor, nn
 
-from dirl.types import DecodingParams
+from dirl.models import BlockDiffusionLM
+from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
 
 VOCAB, MASK, PARAMETERS = 3, 3, 6
 EXACT = 1e-12  # float64; about fifty terms of order one, relative to a gradient that is not small
@@ -31,7 +33,37 @@ Probs = Mapping[int, tuple[Tensor, Tensor]]
 FactorFn = Callable[[DecodingParams, Probs, Mapping[int, int], Collection[int]], dict[int, Tensor]]
 """As `reference.selection_log_factors`: (params, probs, committed, waiting) -> {waiting position: log F}."""
 
-FACTOR_FNS: dict[str, FactorFn] = {"oracle": reference.selection_log_factors}
+
+class HeldLogits(nn.Module):
+    """A backbone that says the given logits [T, V], whatever it is asked."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+        self.lm_head = nn.Identity()
+
+    def model(self, **inputs: Any) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.logits[None])
+
+
+def packed_forward(
+    params: DecodingParams, probs: Probs, committed: Mapping[int, int], waiting: Collection[int]
+) -> dict[int, Tensor]:
+    """The factors of the trainer's forward over one view, which sees the logits alone and cuts them itself."""
+    masked = sorted([*committed, *waiting])
+    confidences = torch.stack([probs[j][1] for j in masked])
+    logits = torch.where(confidences > 0, confidences, 1.0).log() * params.temperature  # the mask token is cut anyway
+    targets = torch.tensor([committed.get(j, IGNORE) for j in masked])
+    same = torch.ones_like(targets)
+    columns = dict.fromkeys((f.name for f in dataclasses.fields(PackedBatch)), same)
+    batch = PackedBatch(**columns | {"input_ids": MASK * same, "target_ids": targets})
+    spec = ModelSpec(len(masked), MASK, stop_token_ids=(0,), pad_token_id=0, vocab_size=VOCAB + 1)
+    scores = BlockDiffusionLM(HeldLogits(logits), spec, "dense")(batch, params, "trajectory", entropy=False)
+    places = (masked[i] for i in scores.factor_positions.tolist())
+    return dict(zip(places, scores.log_factors, strict=True))
+
+
+FACTOR_FNS: dict[str, FactorFn] = {"oracle": reference.selection_log_factors, "packed forward": packed_forward}
 
 DYNAMIC = DecodingParams(strategy="low_confidence_dynamic", threshold=0.45)
 DYNAMIC_COLD = dataclasses.replace(DYNAMIC, temperature=0.8, threshold=0.5)
@@ -81,6 +113,9 @@ class Toy:
     seed: int
     theta: Tensor = field(init=False, repr=False)
     seen: dict[State, Probs] = field(init=False, default_factory=dict, repr=False)
+    factors: dict[tuple[FactorFn, State, Outcome], dict[int, Tensor]] = field(
+        init=False, default_factory=dict, repr=False
+    )
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.seed)
@@ -162,9 +197,13 @@ def full(toy: Toy, path: Path, factor_fn: FactorFn) -> Tensor:
 
 
 def step_factors(toy: Toy, state: State, outcome: Outcome, factor_fn: FactorFn) -> dict[int, Tensor]:
-    committed = dict(outcome)
-    waiting = [j for j in masked_positions(state) if j not in committed]
-    return factor_fn(toy.params, toy.probs(state), committed, waiting)
+    """The factors of a step, asked for once: many trajectories share it."""
+    key = factor_fn, state, outcome
+    if key not in toy.factors:
+        committed = dict(outcome)
+        waiting = [j for j in masked_positions(state) if j not in committed]
+        toy.factors[key] = factor_fn(toy.params, toy.probs(state), committed, waiting)
+    return toy.factors[key]
 
 
 def gradient_error(toy: Toy, likelihood: Callable[[Toy, Path], Tensor], baseline: bool = False) -> float:

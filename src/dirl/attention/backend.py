@@ -43,9 +43,22 @@ def register_attention() -> None:
 
 
 def masked_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: AttentionMask, **kwargs
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: AttentionMask | None,
+    block_mask: AttentionMask | None = None,
+    **kwargs,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface. query [N, H, Q, D], key and value [N, Hkv, K, D] -> [N, Q, H, D]."""
+    """transformers' attention interface. query [N, H, Q, D], key and value [N, Hkv, K, D] -> [N, Q, H, D].
+
+    Args:
+        block_mask: the mask as the caller of the model gave it; transformers hands on such keyword arguments
+            unseen, but takes no mask of a type of ours for `attention_mask` in every model (Qwen3-MoE).
+    """
+    if attention_mask is None:
+        attention_mask = block_mask
     scale = kwargs.get("scaling") or module.head_dim**-0.5
     if isinstance(attention_mask, SegmentMask):
         return segment_attention(query, key, value, attention_mask, scale), None

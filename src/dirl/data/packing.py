@@ -90,9 +90,7 @@ def group_segments(
     size = spec.block_size
     prompt_ids = np.array(trajectories[0].prompt_ids, dtype=np.int64)
     prompt = _clean(prompt_ids[: len(prompt_ids) // size * size].reshape(-1, size), 0, branch=0)
-    bodies = [
-        (t, replay(t, size, spec.mask_token_id), weight) for t, weight in zip(trajectories, weights, strict=True)
-    ]
+    bodies = [(t, replay(t, size, spec.mask_token_id), weight) for t, weight in zip(trajectories, weights, strict=True)]
     chunks: list[list[Segment]] = []
     room = 0
     for trajectory, views, weight in bodies:

@@ -37,7 +37,9 @@ def load_prompts(
             text = question if isinstance(question, str) else question[-1]["content"]
             prompts.append(Prompt(str(index), tuple(ids), text, answer))
     if not prompts:
-        raise ValueError(f"{source!r}: no prompt within max_prompt_tokens={max_tokens}; raise it or shorten the prompts")
+        raise ValueError(
+            f"{source!r}: no prompt within max_prompt_tokens={max_tokens}; raise it or shorten the prompts"
+        )
     return prompts
 
 

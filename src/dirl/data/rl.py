@@ -9,7 +9,7 @@ import torch.distributed
 
 from dirl.data.chat import FitCounts
 from dirl.data.prompts import PromptStream, load_prompts
-from dirl.data.step_loader import StepLoader
+from dirl.data.step_loader import StepLoader, steps_done
 from dirl.models import ModelDescription
 from dirl.rl.buffer import RolloutBuffer
 from dirl.types import Prompt, Trajectory, trajectory_from_dict
@@ -69,7 +69,9 @@ class RLDataModule(L.LightningDataModule):
             if value < 1:
                 raise ValueError(f"data.{name}={value}: use at least 1")
         if group_size < 2:
-            raise ValueError(f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2")
+            raise ValueError(
+                f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2"
+            )
         if steps_per_rollout > prompts_per_rollout:
             raise ValueError(
                 f"data.steps_per_rollout={steps_per_rollout} exceeds prompts_per_rollout={prompts_per_rollout}: "
@@ -101,7 +103,7 @@ class RLDataModule(L.LightningDataModule):
         return self.prompts_per_rollout // world_size
 
     def train_dataloader(self) -> StepLoader:
-        return StepLoader(EpochlessView(self.buffer), len(self.buffer))
+        return StepLoader(self.buffer, len(self.buffer), steps_done(self.trainer))
 
     def state_dict(self) -> dict[str, Any]:
         """Every rank's place in the stream, surplus and buffer; called on all ranks."""
@@ -124,15 +126,15 @@ class RLDataModule(L.LightningDataModule):
                 f"resume with {len(ranks)}, or start a new run from the exported model"
             )
         own = ranks[self.trainer.global_rank]
-        if len(own["buffer"]) not in (0, self.steps_per_rollout):
+        steps = len(own["buffer"]["steps"])
+        if steps not in (0, self.steps_per_rollout):
             raise ValueError(
-                f"the checkpoint's rollout has {len(own['buffer'])} optimizer steps, "
-                f"data.steps_per_rollout={self.steps_per_rollout}: resume with the checkpoint's number"
+                f"the checkpoint's rollout has {steps} optimizer steps, data.steps_per_rollout="
+                f"{self.steps_per_rollout}: resume with the checkpoint's number"
             )
         self.stream.load_state_dict(own["stream"])
         self.surplus = [[trajectory_from_dict(row) for row in group] for group in own["surplus"]]
-        if own["buffer"]:
-            self.buffer.load_state_dict(own["buffer"])
+        self.buffer.load_state_dict(own["buffer"])
 
     def _check_sizes(self, available: int, world_size: int) -> None:
         if self.prompts_per_rollout % (world_size * self.steps_per_rollout):
@@ -163,16 +165,3 @@ class RLDataModule(L.LightningDataModule):
         if counts.dropped:
             log.warning("data.%s=%s, max_prompt_tokens=%d: %s", split, source, self.max_prompt_tokens, counts)
         return prompts
-
-
-class EpochlessView:
-    """Lets a `StepLoader` read the buffer, which holds the current epoch only."""
-
-    def __init__(self, buffer: RolloutBuffer) -> None:
-        self.buffer = buffer
-
-    def __len__(self) -> int:
-        return len(self.buffer)
-
-    def __getitem__(self, key: tuple[int, int]):
-        return self.buffer[key[1]]

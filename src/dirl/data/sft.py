@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
 from dirl.data.packing import conversation_segment, empty_batch, pack
 from dirl.data.reading import check_messages, read_rows
-from dirl.data.step_loader import StepLoader
+from dirl.data.step_loader import StepLoader, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelDescription
 from dirl.types import ModelSpec, StepBatch
@@ -82,13 +82,14 @@ class SFTDataModule(L.LightningDataModule):
                 f"data.global_batch_size={self.global_batch_size} is larger than the {len(self.train_examples)} "
                 "conversations of data.train: use a smaller batch or more data"
             )
-        return StepLoader(steps, len(steps), self.num_workers, self.trainer.strategy.root_device.type == "cuda")
+        on_gpu = self.trainer.strategy.root_device.type == "cuda"
+        return StepLoader(steps, len(steps), steps_done(self.trainer), self.num_workers, pin_memory=on_gpu)
 
     def val_dataloader(self) -> StepLoader | list:
         if self.val is None:
             return []
         steps = self._steps(self.val_examples, self.val_token_budget, shuffle=False)
-        return StepLoader(steps, len(steps), self.num_workers)
+        return StepLoader(steps, len(steps), num_workers=self.num_workers)
 
     def _steps(self, examples: Sequence[Encoded], budget: int, shuffle: bool) -> "SFTSteps":
         trainer = self.trainer

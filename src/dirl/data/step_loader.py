@@ -1,22 +1,30 @@
-"""A dataloader whose items are whole optimizer steps, and which resumes in mid-epoch where it stopped."""
+"""A dataloader whose items are whole optimizer steps, and which resumes in mid-epoch where the trainer stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class StepSampler(Sampler):
-    """Yields (epoch, step); Lightning sets the epoch, a resumed run starts at `start`."""
+    """Yields (epoch, step). Lightning sets the epoch; `start` says, when an epoch is begun, at which step.
 
-    def __init__(self, steps: int) -> None:
-        self.steps, self.epoch, self.start = steps, 0, 0
+    A map-style dataset fetched by a sampler's plain indices could not tell one epoch from the next.
+    """
+
+    def __init__(self, steps: int, start: Callable[[], int] = lambda: 0) -> None:
+        self.steps, self.epoch, self.start = steps, 0, start
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        first, self.start = self.start, 0
-        for step in range(first, self.steps):
+        start = self.start()
+        if start > self.steps:
+            raise ValueError(
+                f"the checkpoint is {start} optimizer steps into its epoch, an epoch now has {self.steps}: "
+                "resume with the data and batch size of the checkpoint"
+            )
+        for step in range(start, self.steps):
             yield self.epoch, step
 
     def set_epoch(self, epoch: int) -> None:
@@ -24,34 +32,39 @@ class StepSampler(Sampler):
 
 
 class StepLoader(DataLoader):
-    """Loads `dataset[(epoch, step)]`, a `StepBatch` each. Lightning saves and restores its state.
+    """Loads `dataset[(epoch, step)]`, a `StepBatch` each.
 
     The dataset belongs to one rank: `trainer.use_distributed_sampler` must be false.
+
+    Args:
+        start: number of steps of the current epoch that are done, asked when the first item is fetched. The
+            trainer's own progress is the one place that knows it (Lightning restores a loader's state in some
+            kinds of resume and not in others).
     """
 
-    def __init__(self, dataset: Dataset, steps: int, num_workers: int = 0, pin_memory: bool = False) -> None:
-        super().__init__(
-            dataset,
-            batch_size=None,
-            sampler=StepSampler(steps),
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
-        self.done = 0
+    def __init__(
+        self,
+        dataset: Dataset,
+        steps: int,
+        start: Callable[[], int] = lambda: 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        sampler = StepSampler(steps, start)
+        super().__init__(dataset, batch_size=None, sampler=sampler, num_workers=num_workers, pin_memory=pin_memory)
 
     def __iter__(self) -> Iterator:
-        self.done = self.sampler.start
-        for batch in super().__iter__():
-            self.done += 1
-            yield batch
+        # A generator: nothing is asked or fetched before the first item is wanted, after a checkpoint is restored.
+        yield from super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
-        return {"done": self.done % len(self.sampler)}
+        """Tells Lightning that this loader resumes in mid-epoch; `start` is all it needs."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        if state["done"] >= len(self.sampler):
-            raise ValueError(
-                f"the checkpoint is {state['done']} optimizer steps into its epoch, an epoch now has {len(self.sampler)}: "
-                "resume with the data and batch size of the checkpoint"
-            )
-        self.sampler.start = self.done = state["done"]
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """See `state_dict`."""
+
+
+def steps_done(trainer: object) -> Callable[[], int]:
+    """`start` for the training of a Lightning trainer: batches of this epoch that it has already taken."""
+    return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready

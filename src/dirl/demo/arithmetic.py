@@ -1,11 +1,11 @@
-r"""Demo task: the sum of two three-digit numbers, worked column by column.
+r"""Demo task: the sum of two two-digit numbers, worked column by column.
 
-347+285 is solved as 7+5=12;4+8+1=13;3+2+1=06;\boxed{632}
+47+85 is solved as 7+5=12;4+8+1=13;\boxed{132}
 
 Each step is local. A column copies two digits of the question and the carry, which is the first digit of the
 column before it; the answer copies the columns' second digits. Columns run from the lowest digit up, so
-whatever a block needs lies in it or to its left. Column sums always have two digits and operands always
-three, so that each character's place is fixed up to the length of the answer: a model of half a million
+whatever a block needs lies in it or to its left. Column sums and operands always have two
+digits, so that each character's place is fixed up to the length of the answer: a model of half a million
 parameters then spends its few hundred steps on the sums and not on finding its place.
 """
 
@@ -14,21 +14,21 @@ from collections.abc import Sequence
 
 from dirl.demo.tasks import BOX_ALPHABET, Problem, Task, boxed, boxed_answer
 
-COLUMNS = 3
+COLUMNS = 2
 
 
 class Arithmetic(Task):
     """The teacher's mistakes are columns off by one, each column alike and on its own.
 
-    With the default rate a column is right with probability 0.82, so the right sum is always by far the most
+    With the default rate a column is right with probability 0.74, so the right sum is always by far the most
     likely one, and a whole solution with probability 0.55.
     """
 
     name = "arithmetic"
     alphabet = "0123456789+=;" + BOX_ALPHABET
     reward = "dirl.rewards.ExactAnswer"
-    max_question_characters = len("999+999")
-    max_solution_characters = len(r"9+9=18;9+9+1=19;9+9+1=19;\boxed{1998}")
+    max_question_characters = len("99+99")
+    max_solution_characters = len(r"9+9=19;9+9+1=19;\boxed{199}")
 
     def problem(self, rng: random.Random) -> Problem:
         first, second = (rng.randrange(10 ** (COLUMNS - 1), 10**COLUMNS) for _ in range(2))

@@ -1,11 +1,15 @@
 r"""Demo task: reach a target from three numbers, each used once; any correct expression counts.
 
-3,5,7->56 is solved as 3+5=08;08*7=56;\boxed{(3+5)*7}
+3,5,7->56 is solved as 49,63,08;3+5=08;08*7=56;\boxed{(3+5)*7}
 
-Numbers are 1..9, targets and steps are written with two digits, so that every character up to the box has a
-fixed place. Some expression that takes the numbers in the order given always reaches the target; the teacher
-knows that, the reward does not ask for it. The first operator must be chosen with the second in mind, so this
-is harder for a small model than arithmetic, where every step is local.
+The search is written down: first what the first two numbers must make for +, - and * with the third to reach
+the target (56-7, 56+7, 56/7, or -- where nothing within 0..99 does), then the operator that makes one of
+these, then the one that finishes. Without the first part a model of half a million parameters hardly does
+better than guess the operators; with it, the task is still harder than arithmetic. Everything up to the box
+has two digits, so that every character has a fixed place.
+
+Some expression that takes the numbers, 1..9 each, in the order given always reaches the target; the teacher
+knows that, the reward does not ask for it.
 """
 
 import itertools
@@ -30,7 +34,7 @@ class Countdown(Task):
     alphabet = "0123456789+-*=;,>()" + BOX_ALPHABET
     reward = "dirl.rewards.Countdown"
     max_question_characters = len("9,9,9->99")
-    max_solution_characters = len(r"9+9=18;18*5=90;\boxed{(9+9)*5}")
+    max_solution_characters = len(r"85,95,18;9+9=18;18*5=90;\boxed{(9+9)*5}")
 
     def problem(self, rng: random.Random) -> Problem:
         numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(3))
@@ -38,7 +42,7 @@ class Countdown(Task):
         best = next(operators for operators, value in values(numbers).items() if value == target)
         return Problem(
             question=f"{','.join(map(str, numbers))}->{target:02d}",
-            solution=worked_expression(numbers, best),
+            solution=worked_expression(numbers, best, target),
             ground_truth=json.dumps({"numbers": numbers, "target": target}),
         )
 
@@ -47,7 +51,7 @@ class Countdown(Task):
             return problem.solution
         numbers, target = read_ground_truth(problem)
         missing = [operators for operators, value in values(numbers).items() if value != target]
-        return worked_expression(numbers, rng.choice(missing))
+        return worked_expression(numbers, rng.choice(missing), target)
 
     def is_correct(self, problem: Problem, solution: str) -> bool:
         """Compares with the expressions that take the numbers in order, as all of the teacher's do."""
@@ -68,11 +72,18 @@ def values(numbers: Numbers) -> dict[tuple[str, str], int]:
     return found
 
 
-def worked_expression(numbers: Numbers, operators: tuple[str, str]) -> str:
+def worked_expression(numbers: Numbers, operators: tuple[str, str], target: int) -> str:
     a, b, c = numbers
     partial = OPERATORS[operators[0]](a, b)
     steps = f"{a}{operators[0]}{b}={partial:02d};{partial:02d}{operators[1]}{c}={values(numbers)[operators]:02d};"
-    return steps + boxed(expression(numbers, operators))
+    return ",".join(wanted(c, target)) + ";" + steps + boxed(expression(numbers, operators))
+
+
+def wanted(last: int, target: int) -> list[str]:
+    """For +, - and *, the x in x op last = target."""
+    quotient, remainder = divmod(target, last)
+    found = (target - last, target + last, -1 if remainder else quotient)
+    return [f"{x:02d}" if 0 <= x <= LARGEST_VALUE else "--" for x in found]
 
 
 def expression(numbers: Numbers, operators: tuple[str, str]) -> str:

@@ -19,6 +19,8 @@ LINES = ("#2368a8", "#d9722b", "#3a8f5c", "#8a4fa3")
 SYMBOLS = {" ": "␣", "\n": "↵", "\t": "→", "\r": "↵"}
 SPECIAL = "⊣"
 LONGEST_TOKEN = 8
+PLAIN = "not bold default"
+"""Rich style of text that a console's highlighter must not colour."""
 SMOOTHED_FROM = 60
 """A curve of at least this many points is drawn pale, with its running mean on top."""
 
@@ -36,8 +38,14 @@ class Panel:
 
 PANELS = (
     Panel("SFT", "SFT loss", "nats per response token", {"loss": "training"}, {"validation_nelbo": "validation NELBO"}),
-    Panel("RL", "RL reward of the rollouts", "mean reward", {"reward": "rollouts"}, {"accuracy": "held out"}),
-    Panel("RL", "Tokens per denoising step", "tokens per step", {"tokens_per_step": "rollouts"}, {}),
+    Panel(
+        "RL",
+        "RL reward and held-out accuracy",
+        "share of right answers",
+        {"reward": "rollouts"},
+        {"accuracy": "held out"},
+    ),
+    Panel("RL", "Speed of the rollouts", "response tokens per denoising step", {"tokens_per_step": "rollouts"}, {}),
     Panel("RL", "Entropy of the policy", "nats per token", {"entropy": "rollouts"}, {}),
 )
 
@@ -52,6 +60,10 @@ def learning_curves(path: str | Path, sft: Rows, rl: Rows, evals: Mapping[str, f
         reward panel.
     A row need not hold every metric, and one that is NaN is not drawn; a panel without values is left out.
     """
+    return save(curves_figure(sft, rl, evals), path, dpi=100)
+
+
+def curves_figure(sft: Rows, rl: Rows, evals: Mapping[str, float]) -> "Figure":
     stages = {"SFT": sft, "RL": rl}
     panels = [p for p in PANELS if any(series(stages[p.stage], key)[0] for key in (*p.curves, *p.points))]
     if not panels:
@@ -59,13 +71,14 @@ def learning_curves(path: str | Path, sft: Rows, rl: Rows, evals: Mapping[str, f
         raise ValueError(f"no learning curves to draw: no row of sft or rl holds `step` and one of {wanted}")
     columns = min(2, len(panels))
     figure = new_figure(12, 8)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flat
     for axes, panel in itertools.zip_longest(grid, panels):
         if panel is None:
             axes.set_axis_off()
         else:
             draw_panel(axes, panel, stages[panel.stage], evals if "reward" in panel.curves else {})
-    return save(figure, path, dpi=100)
+    return figure
 
 
 def draw_panel(axes: "Axes", panel: Panel, rows: Rows, levels: Mapping[str, float]) -> None:
@@ -82,9 +95,12 @@ def draw_panel(axes: "Axes", panel: Panel, rows: Rows, levels: Mapping[str, floa
     axes.set_xlabel(f"{panel.stage} step", color=INK)
     axes.set_ylabel(panel.y_label, color=INK)
     axes.grid(alpha=0.25)
+    if levels:
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.get_lines()) > 1:
-        axes.legend(frameon=False, fontsize=10)
+        place = "lower right" if levels else "best"
+        axes.legend(loc=place, fontsize=10, facecolor="white", edgecolor="none", framealpha=0.85)
 
 
 def draw_curve(axes: "Axes", steps: list[float], values: list[float], label: str, colour: str) -> None:
@@ -92,7 +108,7 @@ def draw_curve(axes: "Axes", steps: list[float], values: list[float], label: str
         if steps:
             axes.plot(steps, values, color=colour, linewidth=1.8, label=label)
         return
-    window = max(5, len(steps) // 30)
+    window = max(5, len(steps) // 30 | 1)
     axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
     axes.plot(steps, running_mean(values, window), color=colour, linewidth=1.8, label=f"{label}, mean of {window}")
 
@@ -105,8 +121,10 @@ def series(rows: Rows, key: str) -> tuple[list[float], list[float]]:
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean of the last `window` values at each place, of fewer at the start."""
-    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - window) : i + 1])]
+    """Mean of the values at most window // 2 places away, of fewer at both ends."""
+    reach = window // 2
+    parts = (values[max(0, place - reach) : place + reach + 1] for place in range(len(values)))
+    return [sum(part) / len(part) for part in parts]
 
 
 def denoising_picture(
@@ -125,6 +143,21 @@ def denoising_picture(
     from `response_length` on, the tail after the stop token, are dimmed. first_block_offset: number of prompt
     tokens in the first block, i.e. prompt length modulo block size.
     """
+    figure = denoising_figure(
+        prompt_text, tokens, step_map, logprobs, response_length, block_size, first_block_offset
+    )  # fmt: skip
+    return save(figure, path, dpi=130)
+
+
+def denoising_figure(
+    prompt_text: str,
+    tokens: Sequence[str],
+    step_map: Sequence[int],
+    logprobs: Sequence[float],
+    response_length: int,
+    block_size: int,
+    first_block_offset: int,
+) -> "Figure":
     steps, committed_by = denoising_steps(step_map, block_size, first_block_offset)
     count = len(tokens)
     assert len(step_map) == len(logprobs) == count, "tokens, step_map and logprobs cover the same positions"
@@ -141,7 +174,7 @@ def denoising_picture(
     draw_frame(axes, steps, count, response_length, block_size, first_block_offset)
     draw_titles(axes, prompt_text, steps, response_length, committed_by)
     draw_colour_bar(figure, axes, colours)
-    return save(figure, path, dpi=130)
+    return figure
 
 
 def denoising_steps(
@@ -152,7 +185,9 @@ def denoising_steps(
     Blocks are counted from 0, steps from 1 within a block.
     """
     if not 0 <= first_block_offset < block_size:
-        raise ValueError(f"first_block_offset={first_block_offset} is not within 0..{block_size - 1}; use len(prompt) % B")
+        raise ValueError(
+            f"first_block_offset={first_block_offset} is not within 0..{block_size - 1}; use len(prompt) % B"
+        )
     blocks = [(position + first_block_offset) // block_size for position in range(len(step_map))]
     last: dict[int, int] = {}
     for block, step in zip(blocks, step_map, strict=True):
@@ -161,16 +196,16 @@ def denoising_steps(
     return steps, [steps.index(pair) for pair in zip(blocks, step_map, strict=True)]
 
 
-def draw_cell(
-    axes: "Axes", row: int, column: int, token: str | None, fill: object, first: bool, faded: bool
-) -> None:
+def draw_cell(axes: "Axes", row: int, column: int, token: str | None, fill: object, first: bool, faded: bool) -> None:
     """One position at one step; `token` is None while it is masked, `first` at the step that commits it."""
     from matplotlib.patches import Rectangle
 
     if token is None or first:
         inset = 0.03 if first else 0.2
         side = 1 - 2 * inset
-        patch = Rectangle((column + inset, row + inset), side, side, color=fill, alpha=0.45 if faded else 1, linewidth=0)
+        patch = Rectangle(
+            (column + inset, row + inset), side, side, color=fill, alpha=0.45 if faded else 1, linewidth=0
+        )
         axes.add_patch(patch)
     if token is not None:
         shown = visible(token)
@@ -188,7 +223,9 @@ def draw_frame(
     """Axes, block boundaries, and a line where the response ends."""
     rows = len(steps)
     axes.set(xlim=(0, count), ylim=(rows, 0), aspect="equal")
-    axes.set_yticks([row + 0.5 for row in range(rows)], [f"block {block + 1} · {step}" for block, step in steps], size=8)
+    axes.set_yticks(
+        [row + 0.5 for row in range(rows)], [f"block {block + 1} · {step}" for block, step in steps], size=8
+    )
     starts = [0, *range(block_size - offset, count, block_size)]
     axes.set_xticks([start + 0.5 for start in starts], [str(start + 1) for start in starts], size=8)
     axes.tick_params(length=0, colors=INK)
@@ -203,11 +240,12 @@ def draw_titles(
     axes: "Axes", prompt_text: str, steps: list[tuple[int, int]], response_length: int, committed_by: Sequence[int]
 ) -> None:
     count = len(committed_by)
-    rate = count / len(steps)
-    tail = f", dimmed: {count - response_length} after the end" if response_length < count else ""
-    title = f"{count} tokens in {len(steps)} denoising steps ({rate:.2f} tokens per step{tail})"
+    speed = (
+        f"{response_length} tokens in {len(steps)} denoising steps: {response_length / len(steps):.2f} tokens per step"
+    )
+    tail = f" (dimmed: {count - response_length} after the end)" if response_length < count else ""
     width = max(50, 3 * count)
-    axes.set_title(f"{shorten(prompt_text, width)}\n{title}", loc="left", size=11, color=INK, parse_math=False)
+    axes.set_title(f"{shorten(prompt_text, width)}\n{speed}{tail}", loc="left", size=11, color=INK, parse_math=False)
     axes.set_xlabel("position in the response (first of each block)", color=INK)
     axes.set_ylabel("block · denoising step", color=INK)
 
@@ -246,7 +284,7 @@ def denoising_text(
     steps, committed_by = denoising_steps(step_map, block_size, first_block_offset)
     digits = len(str(steps[-1][0] + 1))
     starts = set(range(block_size - first_block_offset, len(tokens), block_size))
-    lines = [styled(shorten(prompt_text, 100), "bold", markup)]
+    lines = [styled(shorten(prompt_text, 100), "bold default", markup)]
     for row, (block, step) in enumerate(steps):
         cells = []
         for position, token in enumerate(tokens):
@@ -255,7 +293,8 @@ def denoising_text(
             cells.append((style, " " * (position in starts) + text))
         runs = itertools.groupby(cells, key=lambda cell: cell[0])
         line = "".join(styled("".join(text for _, text in run), style, markup) for style, run in runs)
-        lines.append(f"{block + 1:>{digits}}.{step} {line}")
+        label = styled(f"{block + 1:>{digits}}.{step} ", "dim", markup)
+        lines.append(label + line)
     return "\n".join(lines)
 
 
@@ -264,7 +303,7 @@ def cell_style(age: int, logprob: float, tail: bool) -> str:
     if age < 0 or tail:
         return "dim"
     if age > 0:
-        return ""
+        return PLAIN
     probability = math.exp(logprob)
     return "bold green" if probability >= 0.9 else "bold yellow" if probability >= 0.5 else "bold red"
 
@@ -274,7 +313,8 @@ def styled(text: str, style: str, markup: bool) -> str:
         return text
     from rich.markup import escape
 
-    return f"[{style}]{escape(text)}[/]" if style else escape(text)
+    pieces = text.replace("\\[", "\\\0[").split("\0")  # rich has no way to write these two in one run
+    return "".join(f"[{style}]{escape(piece)}[/]" for piece in pieces)
 
 
 def visible(token: str) -> str:

@@ -29,7 +29,9 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     task = load_task(task_name)
     data = write_task_data(task, folder / "data", seed, sft_examples=20_000, rl_prompts=2_000, eval_prompts=200)
     validation = write_task_data(task, folder / "data" / "validation", seed + 10_000, 256, 1, 1)
-    console.print(f"[bold]{task.name}[/]: the teacher of the SFT data is right in {data.teacher_accuracy:.0%} of its solutions")
+    console.print(
+        f"[bold]{task.name}[/]: the teacher of the SFT data is right in {data.teacher_accuracy:.0%} of its solutions"
+    )
 
     console.rule("stage 1: SFT")
     fit("sft", folder, sft_options(task, data, validation, seed, folder))
@@ -42,7 +44,9 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     draw_curves(folder, results)
     picture = draw_answer(task, data, folder, console)
     console.rule("result")
-    print_metrics({name: {k: values[k] for k in SHOWN} for name, values in results.items()}, title=f"{task.name}, held out")
+    print_metrics(
+        {name: {k: values[k] for k in SHOWN} for name, values in results.items()}, title=f"{task.name}, held out"
+    )
     console.print(f"SFT {between - started:.0f} s, DiPO {finished - between:.0f} s, seed {seed}")
     console.print(f"model (Hugging Face folder): {folder / 'rl' / 'model'}")
     console.print(f"learning curves: {folder / 'curves.png'}")
@@ -98,7 +102,9 @@ def before_and_after(folder: Path) -> dict[str, dict[str, float]]:
     for decoding in ("sampled", "greedy"):
         for label, row in (("before RL", history[0]), ("after RL", history[-1])):
             prefix = f"eval/{decoding}/"
-            results[f"{decoding}, {label}"] = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+            results[f"{decoding}, {label}"] = {
+                k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)
+            }
     return results
 
 
@@ -114,7 +120,9 @@ def draw_curves(folder: Path, results: dict[str, dict[str, float]]) -> None:
 def columns(root: Path, names: dict[str, str]) -> list[dict[str, float]]:
     """Rows of a run's metrics.csv with the columns of interest, renamed."""
     with newest(root, "metrics.csv").open(encoding="utf-8") as file:
-        rows = [{new: row.get(old) for old, new in names.items()} | {"step": row["step"]} for row in csv.DictReader(file)]
+        rows = [
+            {new: row.get(old) for old, new in names.items()} | {"step": row["step"]} for row in csv.DictReader(file)
+        ]
     return [{k: float(v) for k, v in row.items() if v not in (None, "")} for row in rows]
 
 

@@ -6,7 +6,7 @@ sharpen the model past its teacher.
 
 >>> task = load_task("arithmetic")
 >>> task.problem(random.Random(0)).question
-'964+494'
+'59+63'
 """
 
 import importlib

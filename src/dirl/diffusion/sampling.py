@@ -11,8 +11,8 @@ from dirl.types import DecodingParams
 
 
 def scaled_logits(logits: Tensor, mask_token_id: int, temperature: float) -> Tensor:
-    """z = logits / temperature in fp32 with the mask token at -inf, [..., V]. Temperature 0 counts as 1."""
-    z = logits.float()
+    """z = logits / temperature in at least fp32 with the mask token at -inf, [..., V]. Temperature 0 counts as 1."""
+    z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0.0, 1.0):
         z = z / temperature
     banned = torch.arange(z.shape[-1], device=z.device) == mask_token_id

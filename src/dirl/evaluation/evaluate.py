@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torchmetrics import SumMetric
 from transformers import PreTrainedTokenizerBase
 
 from dirl.evaluation.metrics import ResponseMetrics
@@ -16,7 +17,7 @@ from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory
 @dataclass(frozen=True)
 class Evaluation:
     metrics: dict[str, float]
-    """Names of `ResponseMetrics`, and seconds, responses, lost (whose reward failed)."""
+    """Names of `ResponseMetrics`, over all ranks, and `seconds` of this one."""
     trajectories: list[Trajectory]
 
 
@@ -43,10 +44,13 @@ def evaluate(
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
     metrics = ResponseMetrics([r.name for r in scorer.rewards], spec.block_size, ks if count > 1 else ()).to(device)
     metrics.update(result.sampled)
-    values = metrics.compute()
-    values |= {
-        "seconds": time.perf_counter() - started,
-        "responses": float(len(result.sampled)),
-        "lost": float(len(prompts) * count - len(result.sampled)),
-    }
-    return Evaluation(values, result.sampled)
+    counts = {"responses": len(result.sampled), "lost": len(prompts) * count - len(result.sampled)}
+    values = metrics.compute() | {name: total(value, device) for name, value in counts.items()}
+    return Evaluation(values | {"seconds": time.perf_counter() - started}, result.sampled)
+
+
+def total(value: int, device: str) -> float:
+    """Sum over all ranks."""
+    metric = SumMetric().to(device)
+    metric.update(float(value))
+    return float(metric.compute())

@@ -24,7 +24,6 @@ class ResponseMetrics(nn.Module):
         self.reward_names, self.block_size, self.pass_at = tuple(reward_names), block_size, tuple(pass_at)
         names = ["reward", "accuracy", "response_length", "truncated", "tokens_per_step"]
         names += [f"reward/{name}" for name in reward_names] + [f"pass_at_{k}" for k in pass_at]
-        # sync_on_compute with every rank calling compute; keys of a ModuleDict may hold no dot but a slash is fine
         self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
 
     def update(self, trajectories: Iterable[Trajectory]) -> None:
@@ -38,8 +37,7 @@ class ResponseMetrics(nn.Module):
             self.means["accuracy"].update(float(right))
             self.means["response_length"].update(float(t.response_length))
             self.means["truncated"].update(float(t.finish_reason == "length"))
-            # a ratio of sums: the engine commits the tail as well, so all decoded positions count
-            self.means["tokens_per_step"].update(len(t.response_ids) / steps, weight=steps)
+            self.means["tokens_per_step"].update(t.response_length / steps, weight=steps)  # a ratio of sums
             for name in self.reward_names:
                 self.means[f"reward/{name}"].update(float(t.rewards[name]))
         for k in self.pass_at:

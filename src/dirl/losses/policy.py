@@ -44,7 +44,9 @@ class PolicyLossConfig:
         check(self.clip_high >= 0, "clip_high", "use a number that is not negative")
         check(self.kl_coef >= 0, "kl_coef", "use a number that is not negative")
         check(self.importance_cap is None or self.importance_cap > 0, "importance_cap", "use a positive number or null")
-        check(self.normalization in ("token", "sequence", "constant"), "normalization", "use token, sequence or constant")
+        check(
+            self.normalization in ("token", "sequence", "constant"), "normalization", "use token, sequence or constant"
+        )
         check(self.likelihood in ("tokens", "trajectory"), "likelihood", "use tokens or trajectory")
 
 

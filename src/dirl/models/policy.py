@@ -87,7 +87,7 @@ class BlockDiffusionLM(nn.Module):
         output = self.backbone.model(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
-            attention_mask={"full_attention": build_mask(batch.layout, self.attention)},
+            block_mask=build_mask(batch.layout, self.attention),
             use_cache=False,
         )
         return output.last_hidden_state[0]

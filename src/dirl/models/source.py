@@ -219,9 +219,12 @@ def check_architecture(config: object, name: str) -> None:
     """Raise ValueError unless this is a Qwen3-shaped model with full attention in every layer."""
     if config.model_type not in SUPPORTED:
         raise ValueError(
-            f"model {name!r} has model_type={config.model_type!r}; supported are {', '.join(SUPPORTED)} (block masks need "
-            "Qwen3's layers)"
+            f"model {name!r} has model_type={config.model_type!r}; supported are {', '.join(SUPPORTED)} "
+            "(block masks need Qwen3's layers)"
         )
-    sliding = [i for i, kind in enumerate(config.layer_types) if kind != "full_attention"]
+    kinds = getattr(config, "layer_types", None)  # Qwen3-MoE has none: its window is that of all layers
+    if kinds is None:
+        kinds = ["sliding_attention" if config.sliding_window else "full_attention"] * config.num_hidden_layers
+    sliding = [i for i, kind in enumerate(kinds) if kind != "full_attention"]
     if sliding:
         raise ValueError(f"model {name!r}: layers {sliding} use sliding-window attention; set use_sliding_window=false")

@@ -4,6 +4,7 @@ One batch of a dataloader is one optimizer step (`StepBatch`), so accumulation c
 divisor is summed over all ranks before the first micro-batch.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -86,6 +87,7 @@ class BlockDiffusionModule(L.LightningModule):
         Returns:
             False if no rank had anything to learn from; the weights are then left alone.
         """
+        started = time.perf_counter()
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         divisor = self.sum_over_ranks(torch.tensor(step.loss_divisor, dtype=torch.float64))
         if divisor == 0:
@@ -103,13 +105,18 @@ class BlockDiffusionModule(L.LightningModule):
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
         optimizer.step()
         scheduler.step()
+        shown = {
+            "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
+            "train/grad_norm": norm,
+        }
+        packed = torch.tensor(float(sum(len(batch) for batch in step.micro_batches)))
+        self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
-                "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
-                "train/grad_norm": norm,
                 "train/lr": scheduler.get_last_lr()[0],
-            },
-            prog_bar=True,
+                "train/packed_tokens": self.sum_over_ranks(packed),
+                "time/step_s": time.perf_counter() - started,
+            }
         )
         return True
 

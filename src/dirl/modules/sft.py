@@ -1,6 +1,5 @@
 """Stage one: supervised fine-tuning by block diffusion (DiRL, eq. 3)."""
 
-import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -30,8 +29,6 @@ class SFTModule(BlockDiffusionModule):
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
         self.optimize(step, self.loss)
-        tokens = torch.tensor(float(sum(len(b) for b in step.micro_batches)))
-        self.log("train/packed_tokens", self.sum_over_ranks(tokens))
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:
         scores = self.model(batch, _PLAIN, entropy=False)

@@ -13,14 +13,14 @@ def group_advantages(rewards: Sequence[float], mode: AdvantageMode = "zscore") -
 
     A group without spread has advantage 0 throughout.
     """
+    if mode not in ("zscore", "mean"):
+        raise ValueError(f"advantage={mode!r}: use zscore or mean")
     values = np.asarray(rewards, dtype=np.float64)
-    centred = values - values.mean()
     if not has_spread(rewards):
         return [0.0] * len(values)
+    centred = values - values.mean()
     if mode == "zscore":
         centred = centred / values.std()
-    elif mode != "mean":
-        raise ValueError(f"advantage={mode!r}: use zscore or mean")
     return centred.tolist()
 
 

@@ -4,7 +4,9 @@ A map-style dataset of fixed length: Lightning asks for the dataloader before an
 the length must not depend on what the rollout brings.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -14,27 +16,35 @@ from dirl.types import IGNORE, ModelSpec, PackedBatch, StepBatch, Trajectory
 
 
 class RolloutBuffer(Dataset):
-    """`steps_per_rollout` optimizer steps, gone through `passes` times."""
+    """`steps_per_rollout` optimizer steps of one epoch's rollout, gone through `passes` times."""
 
     def __init__(self, steps_per_rollout: int, passes: int) -> None:
         self.steps_per_rollout, self.passes = steps_per_rollout, passes
+        self.epoch: int | None = None
         self.steps: list[StepBatch] = []
+        self.refill: Callable[[int], None] | None = None
+        """Makes the rollout of an epoch and calls `fill`; used where a resumed trainer skips the start of an epoch."""
 
     def __len__(self) -> int:
         return self.steps_per_rollout * self.passes
 
-    def __getitem__(self, index: int) -> StepBatch:
-        if not self.steps:
-            raise RuntimeError("the rollout buffer is empty: add the callback dirl.callbacks.Rollout to the trainer")
-        return self.steps[index % self.steps_per_rollout]
+    def __getitem__(self, key: tuple[int, int]) -> StepBatch:
+        epoch, step = key
+        if self.epoch != epoch:
+            if self.refill is None:
+                raise RuntimeError(
+                    "the rollout buffer is empty: add the callback dirl.callbacks.Rollout to the trainer"
+                )
+            self.refill(epoch)
+        return self.steps[step % self.steps_per_rollout]
 
-    def fill(self, steps: Sequence[StepBatch]) -> None:
+    def fill(self, epoch: int, steps: Sequence[StepBatch]) -> None:
         assert len(steps) == self.steps_per_rollout, (len(steps), self.steps_per_rollout)
-        self.steps = list(steps)
+        self.epoch, self.steps = epoch, list(steps)
 
-    def state_dict(self) -> list[dict]:
+    def state_dict(self) -> dict[str, Any]:
         """The steps as plain containers of tensors, old and reference log-probs included."""
-        return [
+        steps = [
             {
                 "micro_batches": [batch.tensors() for batch in step.micro_batches],
                 "loss_divisor": step.loss_divisor,
@@ -42,17 +52,20 @@ class RolloutBuffer(Dataset):
             }
             for step in self.steps
         ]
+        return {"epoch": self.epoch, "steps": steps}
 
-    def load_state_dict(self, state: list[dict]) -> None:
-        self.fill(
-            [StepBatch(**{**s, "micro_batches": [PackedBatch(**b) for b in s["micro_batches"]]}) for s in state]
-        )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.steps = [
+            StepBatch(**{**step, "micro_batches": [PackedBatch(**batch) for batch in step["micro_batches"]]})
+            for step in state["steps"]
+        ]
 
 
 def cut_steps(groups: Sequence[list[Trajectory]], count: int) -> list[list[list[Trajectory]]]:
     """`count` runs of consecutive groups whose sizes differ by at most one; some are empty if groups are few."""
     bounds = [round(i * len(groups) / count) for i in range(count + 1)]
-    return [list(groups[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [list(groups[a:b]) for a, b in itertools.pairwise(bounds)]
 
 
 def step_batch(

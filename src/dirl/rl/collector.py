@@ -1,9 +1,10 @@
 """Collection: engine, rewards, filter and refill turn a stream of prompts into groups with advantages."""
 
 import dataclasses
+import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
@@ -37,6 +38,7 @@ class Collector:
     Args:
         dynamic_sampling: drop groups whose rewards have no spread, and refill from further prompts.
         max_rounds: rounds of generation per collection; what is missing after them is counted.
+        oversample: prompts asked for per missing group, in expectation of drops; the surplus is kept.
         advantage: `zscore` or `mean`.
         seed: part of every request's seed.
     """
@@ -50,12 +52,13 @@ class Collector:
         group_size: int,
         dynamic_sampling: bool = False,
         max_rounds: int = 4,
+        oversample: float = 1.0,
         advantage: AdvantageMode = "zscore",
         seed: int = 0,
     ) -> None:
         self.engine, self.scorer, self.tokenizer, self.spec = engine, scorer, tokenizer, spec
         self.group_size, self.dynamic_sampling, self.max_rounds = group_size, dynamic_sampling, max_rounds
-        self.advantage, self.seed = advantage, seed
+        self.oversample, self.advantage, self.seed = oversample, advantage, seed
 
     def collect(
         self,
@@ -70,7 +73,11 @@ class Collector:
         result = Collection(groups=list(surplus[:wanted]), surplus=list(surplus[wanted:]))
         while len(result.groups) < wanted and result.counts["rounds"] < self.max_rounds:
             result.counts["rounds"] += 1
-            batch = distinct(prompts, wanted - len(result.groups))
+            made = {group[0].prompt_id for group in (*result.groups, *result.surplus)}
+            missing = wanted - len(result.groups)
+            batch = distinct(prompts, math.ceil(missing * self.oversample), exclude=made)
+            if not batch:
+                break
             kept = self._round(batch, params, (epoch, result.counts["rounds"]), result, progress)
             room = wanted - len(result.groups)
             result.groups += kept[:room]
@@ -127,12 +134,23 @@ class Collector:
         return [dataclasses.replace(t, advantage=a) for t, a in zip(group, advantages, strict=True)]
 
 
-def distinct(prompts: Iterator[Prompt], count: int) -> dict[str, Prompt]:
-    """The next `count` different prompts, by id; a repetition at the seam of two passes is passed over."""
+def distinct(prompts: Iterator[Prompt], count: int, exclude: Set[str] = frozenset()) -> dict[str, Prompt]:
+    """Up to `count` next prompts by id, none twice and none of `exclude`; fewer if the data has no others.
+
+    Repetitions occur at the seam of two passes over the data. No id comes more than twice in a row of
+    repetitions, so a longer row means that there is nothing else.
+    """
     found: dict[str, Prompt] = {}
-    while len(found) < count:
-        prompt = next(prompts)
-        found[prompt.prompt_id] = prompt
+    repeated = 0
+    while len(found) < count and repeated <= 2 * (len(found) + len(exclude)):
+        prompt = next(prompts, None)
+        if prompt is None:
+            break
+        if prompt.prompt_id in found or prompt.prompt_id in exclude:
+            repeated += 1
+        else:
+            found[prompt.prompt_id] = prompt
+            repeated = 0
     return found
 
 

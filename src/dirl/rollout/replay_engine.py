@@ -24,7 +24,9 @@ class ReplayEngine(RolloutEngine):
         for trajectory in read_trajectories(self.path):
             trajectory.check(spec)
             if trajectory.key in self.stored:
-                raise ValueError(f"{self.path}: trajectory {trajectory.prompt_id}#{trajectory.sample_index} stands twice")
+                raise ValueError(
+                    f"{self.path}: trajectory {trajectory.prompt_id}#{trajectory.sample_index} stands twice"
+                )
             self.stored[trajectory.key] = trajectory
         if not self.stored:
             raise ValueError(f"{self.path}: holds no trajectories")

@@ -123,7 +123,7 @@ class TorchEngine(RolloutEngine):
         if not len(row):
             return
         logits = self.model.lm_head(hidden[row, column])
-        z = scaled_logits(logits, spec.mask_token_id, params.temperature)
+        z = scaled_logits(logits.float(), spec.mask_token_id, params.temperature)
         noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
         tokens, logprobs, confidence = candidates(z, noise, params)
         scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), confidence)
@@ -139,7 +139,7 @@ class TorchEngine(RolloutEngine):
         return self.model.model(
             input_ids=input_ids,
             position_ids=positions.expand(input_ids.shape),
-            attention_mask={"full_attention": mask},
+            attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state

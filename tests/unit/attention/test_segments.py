@@ -52,7 +52,9 @@ def response(rng: random.Random, first: int) -> list[tuple[int, int]]:
 def sft_example(rng: random.Random, group: int, size: int) -> list[Token]:
     """A branch 0 that holds noised views too."""
     clean = [(block, 0) for block in range(4)]
-    return runs(group, 0, clean + [(block, view) for block in (1, 3, 4) for view in range(1, rng.randint(1, 2) + 1)], size)
+    return runs(
+        group, 0, clean + [(block, view) for block in (1, 3, 4) for view in range(1, rng.randint(1, 2) + 1)], size
+    )
 
 
 def case(tokens: list[Token], heads: tuple[int, int], seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -171,5 +173,5 @@ def test_an_unknown_backend_is_refused_by_name() -> None:
 
 def test_a_mask_of_another_kind_is_refused_by_name() -> None:
     query = torch.zeros(1, 1, 1, 8)
-    with pytest.raises(ValueError, match="NoneType: use dirl.attention.build_mask"):
+    with pytest.raises(ValueError, match=r"NoneType: use dirl\.attention\.build_mask"):
         masked_attention(SimpleNamespace(head_dim=8), query, query, query, None)

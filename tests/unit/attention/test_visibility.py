@@ -1,4 +1,4 @@
-"""The visibility predicate against pictures drawn by hand, the rule written out pair by pair, and what it must never do."""
+"""The visibility predicate against hand-drawn pictures, the rule pair by pair, and what it must never do."""
 
 import random
 
@@ -65,9 +65,9 @@ def test_sft_views_see_the_clean_blocks_before_them_and_themselves() -> None:
 
 
 def test_responses_share_the_prompt_and_nothing_else() -> None:
-    """Prompt of blocks 0 and 1; response 1 with clean block 2 and steps of blocks 2 and 3; response 2 with block 2 only.
+    """Prompt of blocks 0 and 1; both responses with clean block 2 and steps of blocks 2 and 3.
 
-    Both responses stand at the same absolute blocks and views: the branch alone keeps them apart.
+    They stand at the same absolute blocks and views: the branch alone keeps them apart.
     """
     runs = blocks("0000", "0010", "0120", "0121", "0122", "0131", "0220", "0221", "0231")
     drawn = """

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.scripted_noise import ScriptedNoise
 
 from dirl.data.chat import Encoded
 from dirl.data.packing import Segment, conversation_segment, empty_batch, group_segments, join, pack, whole_blocks
@@ -13,20 +14,6 @@ from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 
 M, E, PAD, X = 50, 60, 61, IGNORE
 SPEC = ModelSpec(block_size=2, mask_token_id=M, stop_token_ids=(E, PAD), pad_token_id=PAD, vocab_size=64)
-
-
-class Scripted(np.random.Generator):
-    """A generator whose rates t and masks are written down: what is hit draws 0, what is not draws just below 1."""
-
-    def __init__(self, rates: list[float], hits: list[str]) -> None:
-        super().__init__(np.random.PCG64(0))
-        self.rates, self.hits = rates, hits
-
-    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> np.ndarray:  # type: ignore[override]
-        return np.array(self.rates).reshape(size)
-
-    def random(self, size: tuple[int, ...]) -> np.ndarray:  # type: ignore[override]
-        return np.array([[0.0 if mark == "#" else 1 - 1e-9 for mark in row] for row in self.hits]).reshape(size)
 
 
 def columns(segment: Segment | PackedBatch, *names: str) -> list[list]:
@@ -39,7 +26,9 @@ def columns(segment: Segment | PackedBatch, *names: str) -> list[list]:
 def test_a_conversation_by_hand() -> None:
     """Prompt 1 2 3, answer 4 5 6 and the end token; B = 2, so the answer begins in the middle of block 1."""
     encoded = Encoded([1, 2, 3, 4, 5, 6, E], [False] * 3 + [True] * 4)
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), Scripted([0.5, 0.25, 1.0], ["##", ".#", "##"]))
+    segment, count = conversation_segment(
+        encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.25, 1.0], ["##", ".#", "##"])
+    )
     assert count == 5  # 4 5 6, the end token, and one more end token that fills block 3
     ids, positions, blocks, views = columns(segment, "input_ids", "position_ids", "block_ids", "view_ids")
     targets, weights = columns(segment, "target_ids", "loss_weights")
@@ -56,7 +45,7 @@ def test_a_conversation_by_hand() -> None:
 def test_views_of_a_block_are_numbered_and_those_that_mask_nothing_are_left_out() -> None:
     encoded = Encoded([1, 2, 3, 4, 5, E], [False] * 2 + [True] * 4)
     config = NoiseConfig(views_per_block=2)
-    rng = Scripted([0.5, 0.5, 0.5, 0.5], ["..", "##", "#.", ".#"])  # views 1 and 2, blocks 1 and 2 of each
+    rng = ScriptedNoise([0.5, 0.5, 0.5, 0.5], ["..", "##", "#.", ".#"])  # views 1 and 2, blocks 1 and 2 of each
     segment, count = conversation_segment(encoded, SPEC, config, rng)
     assert count == 4
     ids, blocks, views, weights = columns(segment, "input_ids", "block_ids", "view_ids", "loss_weights")
@@ -68,7 +57,7 @@ def test_views_of_a_block_are_numbered_and_those_that_mask_nothing_are_left_out(
 
 def test_turns_of_the_user_between_trained_answers_get_no_view() -> None:
     encoded = Encoded([1, E, 2, 3, 4, 5, 6, E], [True, True, False, False, False, False, True, True])
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), Scripted([0.5, 0.5], ["#.", "#."]))
+    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.5], ["#.", "#."]))
     assert count == 4
     ids, blocks = columns(segment, "input_ids", "block_ids")
     assert ids == [1, E, 2, 3, 4, 5, M, E, M, E]
@@ -90,24 +79,26 @@ def test_a_full_last_block_is_not_filled() -> None:
 
 def test_a_cut_conversation_loses_its_partial_block_and_learns_no_end() -> None:
     encoded = Encoded([1, 2, 3, 4, 5], [False, False, True, True, True], complete=False)
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), Scripted([0.5], ["##"]))
+    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5], ["##"]))
     assert count == 2
     assert segment.input_ids.tolist() == [1, 2, M, M]
     assert segment.target_ids.tolist() == [X, X, 3, 4]
 
 
 def test_a_cut_conversation_shorter_than_a_block_is_empty() -> None:
-    segment, count = conversation_segment(Encoded([1], [True], complete=False), SPEC, NoiseConfig(), Scripted([], []))
+    segment, count = conversation_segment(
+        Encoded([1], [True], complete=False), SPEC, NoiseConfig(), ScriptedNoise([], [])
+    )
     assert (len(segment), count) == (0, 0)
 
 
 def test_empty_segments_make_no_row() -> None:
     """A row of no tokens cannot go through a model: all noise of a one-block answer may have missed."""
     encoded = Encoded([1, E], [True, True])
-    nothing, count = conversation_segment(encoded, SPEC, NoiseConfig(), Scripted([0.1], [".."]))
+    nothing, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.1], [".."]))
     assert (len(nothing), count) == (0, 2)
     assert pack([nothing, nothing], 8) == []
-    something, _ = conversation_segment(encoded, SPEC, NoiseConfig(), Scripted([0.1], ["#."]))
+    something, _ = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.1], ["#."]))
     assert [len(row) for row in pack([nothing, something], 8)] == [2]
 
 
@@ -202,6 +193,7 @@ def test_rows_are_filled_longest_first_each_into_the_fullest_that_it_fits() -> N
     """Budget 10: 7 opens a row, 6 a second; 4 fits only beside 6; 3 fills up the first."""
     rows = pack([piece(3, mark=3), piece(7, mark=7), piece(4, mark=4), piece(6, mark=6)], 10)
     assert marks(rows) == [[7, 3], [6, 4]]
+    assert marks(pack([piece(6, mark=6), piece(5, mark=5), piece(4, mark=4)], 10)) == [[6, 4], [5]]
 
 
 def test_a_row_exceeds_the_budget_only_for_a_segment_that_exceeds_it_alone() -> None:

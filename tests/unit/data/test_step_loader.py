@@ -1,12 +1,13 @@
 """The step loader: epochs of whole optimizer steps, resumed in mid-epoch without a step twice or left out."""
 
-import json
+from collections.abc import Iterator
 from itertools import islice
 
+import lightning as L
 import pytest
 from torch.utils.data import Dataset
 
-from dirl.data.step_loader import StepLoader
+from dirl.data.step_loader import StepLoader, steps_done
 
 Key = tuple[int, int]
 
@@ -18,12 +19,30 @@ class Keys(Dataset):
         return key
 
 
-def loader(num_workers: int, steps: int = 5) -> StepLoader:
-    return StepLoader(Keys(), steps, num_workers)
+class Progress:
+    """What a trainer knows of its epoch: how many steps it has taken."""
+
+    def __init__(self, done: int = 0) -> None:
+        self.done, self.asked = done, 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        return self.done
 
 
-def through_json(state: dict[str, int]) -> dict[str, int]:
-    return json.loads(json.dumps(state))
+def loader(num_workers: int, progress: Progress | None = None) -> StepLoader:
+    """Of five steps an epoch."""
+    return StepLoader(Keys(), 5, progress or Progress(), num_workers)
+
+
+def train(data: StepLoader, progress: Progress, epoch: int, steps: int | None = None) -> Iterator[Key]:
+    """As Lightning goes through an epoch: it counts a step after its batch has come, and anew at the end."""
+    data.sampler.set_epoch(epoch)
+    for key in islice(data, steps):
+        progress.done += 1
+        yield tuple(key)
+    if progress.done == len(data):
+        progress.done = 0
 
 
 workers = pytest.mark.parametrize("num_workers", [0, 2])
@@ -31,71 +50,58 @@ workers = pytest.mark.parametrize("num_workers", [0, 2])
 
 @workers
 def test_epochs_advance_and_each_is_whole(num_workers: int) -> None:
-    data = loader(num_workers)
+    progress = Progress()
+    data = loader(num_workers, progress)
     assert len(data) == 5
     for epoch in range(3):
-        data.sampler.set_epoch(epoch)
-        assert [tuple(key) for key in data] == [(epoch, step) for step in range(5)]
+        assert list(train(data, progress, epoch)) == [(epoch, step) for step in range(5)]
 
 
 @workers
-def test_a_resumed_loader_goes_on_in_mid_epoch_and_later_epochs_are_whole(num_workers: int) -> None:
-    data = loader(num_workers)
-    data.sampler.set_epoch(4)
-    assert [tuple(key) for key in islice(data, 2)] == [(4, 0), (4, 1)]
-    state = through_json(data.state_dict())  # workers have fetched further steps by now
-    resumed = loader(num_workers)
-    resumed.load_state_dict(state)
-    resumed.sampler.set_epoch(4)
-    assert [tuple(key) for key in resumed] == [(4, 2), (4, 3), (4, 4)]
-    resumed.sampler.set_epoch(5)
-    assert [tuple(key) for key in resumed] == [(5, step) for step in range(5)]
-
-
-def test_a_step_counts_as_done_while_it_is_being_trained_on() -> None:
-    data = loader(0)
-    assert data.state_dict() == {"done": 0}
-    seen = []
-    for _ in data:  # Lightning saves after the step, before it asks for the next batch
-        seen.append(data.state_dict()["done"])
-    assert seen == [1, 2, 3, 4, 0]
+def test_a_resumed_run_goes_on_in_mid_epoch_and_its_later_epochs_are_whole(num_workers: int) -> None:
+    progress = Progress()
+    killed = list(train(loader(num_workers, progress), progress, epoch=4, steps=2))
+    assert killed == [(4, 0), (4, 1)]  # workers have fetched further steps by now
+    data = loader(num_workers, progress)
+    assert list(train(data, progress, 4)) == [(4, 2), (4, 3), (4, 4)]
+    assert list(train(data, progress, 5)) == [(5, step) for step in range(5)]
 
 
 @workers
-def test_the_state_at_the_end_of_an_epoch_is_the_start_of_the_next(num_workers: int) -> None:
-    data = loader(num_workers)
-    list(data)
-    assert data.state_dict() == {"done": 0}
-    resumed = loader(num_workers)
-    resumed.load_state_dict(data.state_dict())
-    resumed.sampler.set_epoch(1)
-    assert [tuple(key) for key in resumed] == [(1, step) for step in range(5)]
+def test_a_run_saved_at_the_end_of_an_epoch_begins_the_next_at_its_start(num_workers: int) -> None:
+    progress = Progress()
+    list(train(loader(num_workers, progress), progress, 0))
+    assert list(train(loader(num_workers, progress), progress, 1)) == [(1, step) for step in range(5)]
 
 
-def test_a_loader_that_was_resumed_counts_from_where_it_was() -> None:
-    data = loader(0)
-    data.load_state_dict({"done": 3})
-    steps = iter(data)
-    assert tuple(next(steps)) == (0, 3)
-    assert data.state_dict() == {"done": 4}
-    again = loader(0)
-    again.load_state_dict(data.state_dict())
-    assert [tuple(key) for key in again] == [(0, 4)]
+@workers
+def test_the_trainer_is_asked_when_the_first_step_is_fetched_and_no_sooner(num_workers: int) -> None:
+    progress = Progress()
+    steps = iter(loader(num_workers, progress))
+    assert progress.asked == 0
+    progress.done = 3  # Lightning restores a checkpoint after it has made the iterator
+    assert [step for _, step in steps] == [3, 4]
+    assert progress.asked == 1
 
 
-def test_an_epoch_that_was_left_early_starts_anew() -> None:
-    data = loader(0)
-    list(islice(data, 2))
+def test_an_epoch_without_progress_begins_at_its_start() -> None:
+    data = StepLoader(Keys(), 5)
+    assert [step for _, step in islice(data, 2)] == [0, 1]
     assert [step for _, step in data] == [0, 1, 2, 3, 4]
-    assert data.state_dict() == {"done": 0}
 
 
-def test_a_state_that_was_loaded_and_not_yet_used_is_kept() -> None:
-    data = loader(0)
-    data.load_state_dict({"done": 3})
-    assert data.state_dict() == {"done": 3}
+def test_lightning_takes_the_loader_for_one_that_resumes() -> None:
+    state = loader(0).state_dict()
+    loader(0).load_state_dict(state)
 
 
-def test_a_state_beyond_the_epoch_is_an_error() -> None:
-    with pytest.raises(ValueError, match="3 optimizer steps into its epoch, an epoch now has 3"):
-        loader(0, steps=3).load_state_dict({"done": 3})
+def test_steps_done_are_the_batches_that_the_trainer_has_taken() -> None:
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    done = steps_done(trainer)
+    assert done() == 0
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    for _ in range(3):
+        progress.increment_ready()
+    assert done() == 3
+    progress.reset_on_run()
+    assert done() == 0

@@ -154,7 +154,7 @@ def grid() -> tuple[Tensor, Tensor, Tensor]:
 def test_every_seed_position_and_forward_has_a_number_of_its_own_in_the_unit_interval() -> None:
     u = uniform(*grid())
     assert u.shape == (23, 64, 32) and u.dtype == torch.float64
-    assert 0 <= u.min() and u.max() < 1
+    assert u.min() >= 0 and u.max() < 1
     assert u.unique().numel() == u.numel()
 
 

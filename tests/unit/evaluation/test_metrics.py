@@ -62,7 +62,7 @@ def test_metrics_are_those_worked_by_hand() -> None:
             "accuracy": 2 / 4,  # only what is above 0 is right
             "response_length": (3 + 3 + 4 + 5) / 4,
             "truncated": 1 / 4,
-            "tokens_per_step": (4 + 4 + 4 + 5) / (3 + 3 + 3 + 4),  # a ratio of sums, the tail included
+            "tokens_per_step": (3 + 3 + 4 + 5) / (3 + 3 + 3 + 4),  # a ratio of sums, without the tail
             "pass_at_1": (1 / 3 + 1) / 2,
             "pass_at_2": 2 / 3,  # of the pairs out of three, two hold the right one; b has one sample only
             "pass_at_3": 1.0,

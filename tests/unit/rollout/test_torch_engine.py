@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.reference import Draw, hf_logits, naive_decode
+from tests.reference import Draw, Logits, hf_logits, naive_decode
 from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from dirl.diffusion.sampling import uniform
 from dirl.models import SDARConfig, SDARForCausalLM, register_models
@@ -17,6 +18,7 @@ from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Strategy, Trajectory
 
 VOCAB, MASK, STOPS = 19, 18, (3, 5, 11)
+SHAPE = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8)
 LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 13, 16)
 """Prompt lengths: for every block size above 1, some shorter than a block, some that fill blocks, some that do not.
 
@@ -37,9 +39,8 @@ def one_thread() -> Iterator[None]:
 def tiny_model(seed: int = 0, scale: float = 0.3) -> SDARForCausalLM:
     """Random weights; at this scale the confidences spread over (0, 1), so that thresholds and ranks matter."""
     register_models()
-    shape = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8)
     torch.manual_seed(seed)
-    config = SDARConfig(vocab_size=VOCAB, num_key_value_heads=2, initializer_range=scale, pad_token_id=0, **shape)
+    config = SDARConfig(vocab_size=VOCAB, num_key_value_heads=2, initializer_range=scale, pad_token_id=0, **SHAPE)
     return SDARForCausalLM(config).eval()
 
 
@@ -47,7 +48,7 @@ def spec_of(block_size: int, stops: tuple[int, ...] = STOPS) -> ModelSpec:
     return ModelSpec(block_size, mask_token_id=MASK, stop_token_ids=stops, pad_token_id=0, vocab_size=VOCAB)
 
 
-def engine_of(model: SDARForCausalLM, spec: ModelSpec, max_batch_size: int = 64, version: int = 0) -> TorchEngine:
+def engine_of(model: PreTrainedModel, spec: ModelSpec, max_batch_size: int = 64, version: int = 0) -> TorchEngine:
     engine = TorchEngine(max_batch_size)
     engine.setup(model.config, None, spec, "cpu")
     engine.update_weights(model.named_parameters(), version)
@@ -139,6 +140,29 @@ def test_sampled_decoding_equals_the_naive_decoder_with_the_same_uniforms(name: 
     made = decoded_like_the_oracle(4, params, seed=1)
     assert max(t.denoising_steps(4) / len(t.response_ids) for t in made) > 0.25, "some block takes several steps"
     assert all(p <= 0 for t in made for p in t.behaviour_logprobs)
+
+
+def moe_logits(model: Qwen3MoeForCausalLM) -> Logits:
+    """transformers' own forward; Qwen3-MoE takes the mask itself, where Qwen3 takes it by kind of layer."""
+
+    def logits(input_ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        additive = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))[None, None]
+        return model(input_ids=input_ids, attention_mask=additive, position_ids=position_ids, use_cache=False).logits
+
+    return logits
+
+
+def test_a_mixture_of_experts_decodes_like_the_oracle() -> None:
+    torch.manual_seed(0)
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    config = Qwen3MoeConfig(vocab_size=VOCAB, initializer_range=0.3, num_key_value_heads=2, **SHAPE, **experts)
+    model, spec, requests = Qwen3MoeForCausalLM(config).eval(), spec_of(4), requests_for(some_prompts())
+    model.config._attn_implementation = "eager"
+    params = DecodingParams(temperature=0, threshold=0.6, max_response_tokens=10)
+    made = answers(engine_of(model, spec), requests, params)
+    for request in requests:
+        expected = naive_decode(moe_logits(model), request.prompt_ids, spec, params)
+        assert_same(made[request.prompt_id, request.sample_index], expected)
 
 
 def test_an_empty_prompt_decodes_like_any_other() -> None:

@@ -1,0 +1,83 @@
+"""DDP and FSDP2 with two CPU processes give the losses and the weights of one process, in both stages."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+FAST = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def run(root: Path, strategy: str, *args: object) -> Path:
+    """`dirl fit` in processes of its own, as a user starts it."""
+    devices = 1 if strategy == "single" else 2
+    command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, args), *FAST]
+    command += ["--config", str(CONFIGS / "strategy" / f"{strategy}.yaml"), f"--trainer.devices={devices}"]
+    command += [f"--trainer.default_root_dir={root}"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (devices == 2) == ("MEMBER: 2/2" in done.stderr + done.stdout)
+    return root
+
+
+def assert_equal_runs(one: Path, two: Path) -> None:
+    """Sums over ranks are taken in another order, so fp32 losses agree to 1e-5 and not to the bit."""
+    for name in ("train/loss", "train/grad_norm"):
+        first, second = metrics(one, name), metrics(two, name)
+        assert len(first) == len(second) > 0
+        assert max(first) > 0
+        assert second == pytest.approx(first, rel=1e-4, abs=1e-6), name
+    first, second = (load_file(root / "model" / "model.safetensors") for root in (one, two))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        # Adam divides by the root of tiny second moments: rounding of a gradient near zero moves a weight by up to lr.
+        torch.testing.assert_close(second[name], value, rtol=0, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def sft_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    data = write_sft(tmp_path_factory.mktemp("sft") / "sft.jsonl")
+    budget = "--data.init_args.token_budget=100"  # several micro-batches a step, another number on each rank
+    return ["--config", CONFIGS / "debug" / "sft.yaml", f"--data.init_args.train={data}", budget]
+
+
+@pytest.fixture(scope="module")
+def rl_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    folder = tmp_path_factory.mktemp("rl")
+    overlay, data = rl_overlay(folder / "overlay.yaml"), write_rl(folder / "rl.jsonl")
+    options = ["--data.init_args.passes=2", "--data.init_args.token_budget=200", "--model.init_args.loss.kl_coef=0.1"]
+    return ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}", *options]
+
+
+@pytest.fixture(scope="module")
+def single_sft(tmp_path_factory: pytest.TempPathFactory, sft_args: list[object]) -> Path:
+    return run(tmp_path_factory.mktemp("single") / "sft", "single", *sft_args)
+
+
+@pytest.fixture(scope="module")
+def single_rl(tmp_path_factory: pytest.TempPathFactory, rl_args: list[object]) -> Path:
+    return run(tmp_path_factory.mktemp("single") / "rl", "single", *rl_args)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_of_sft_equal_one(
+    strategy: str, tmp_path: Path, sft_args: list[object], single_sft: Path
+) -> None:
+    assert_equal_runs(single_sft, run(tmp_path / "run", strategy, *sft_args))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_of_rl_equal_one(strategy: str, tmp_path: Path, rl_args: list[object], single_rl: Path) -> None:
+    assert_equal_runs(single_rl, run(tmp_path / "run", strategy, *rl_args))
+
+
+def test_the_token_budget_does_not_change_the_step(tmp_path: Path, sft_args: list[object], single_sft: Path) -> None:
+    assert_equal_runs(single_sft, run(tmp_path / "run", "single", *sft_args, "--data.init_args.token_budget=4096"))

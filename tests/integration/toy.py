@@ -1,0 +1,65 @@
+"""Toy data and a dense reward, so that a few steps of a tiny random model already have gradients."""
+
+import csv
+import json
+from pathlib import Path
+from typing import ClassVar
+
+from dirl.rewards import Reward, RewardSample
+
+
+class Letters(Reward):
+    """Share of lower-case letters in the response: random models differ in it from sample to sample."""
+
+    in_process: ClassVar[bool] = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        text = sample.response
+        return sum("a" <= c <= "z" for c in text) / max(len(text), 1)
+
+
+def write_sft(path: Path, count: int = 40) -> Path:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{i}+1="},
+                {"role": "assistant", "content": str(i + 1) * (1 + i % 3)},
+            ]
+        }
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_rl(path: Path, count: int = 16) -> Path:
+    rows = [{"question": "?" * (1 + i % 5) + str(i), "ground_truth_answer": str(i)} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def rl_overlay(path: Path, rewards: str = "[{class_path: tests.integration.toy.Letters}]", rollout: str = "") -> Path:
+    """A config on top of debug/rl.yaml with the toy reward; `rollout` are further options of the callback."""
+    path.write_text(
+        f"""
+trainer:
+  callbacks:
+    - class_path: dirl.callbacks.Rollout
+      init_args:
+        engine: {{class_path: dirl.rollout.TorchEngine}}
+        rewards: {rewards}
+{rollout}
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {{every_n_train_steps: 1, save_top_k: -1, filename: "{{step}}"}}
+    - class_path: dirl.callbacks.Export
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def metrics(root: Path, name: str) -> list[float]:
+    """A column of the newest metrics.csv, where it has values."""
+    path = max(root.glob("logs/version_*/metrics.csv"), key=lambda p: int(p.parent.name.split("_")[1]))
+    with path.open(encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]

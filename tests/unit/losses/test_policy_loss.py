@@ -1,0 +1,133 @@
+"""The policy loss of single tokens, worked by hand: what each term does and what it does to the gradient."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from dirl.losses import PolicyLossConfig, policy_loss, weighted_cross_entropy
+from dirl.losses.policy import k3
+
+CONFIG = PolicyLossConfig(clip_low=0.2, clip_high=0.3)
+
+
+def one_token(
+    ratio: float,
+    advantage: float,
+    config: PolicyLossConfig = CONFIG,
+    mismatch: float = 1.0,
+    reference: float | None = None,
+) -> tuple[float, float, dict[str, Tensor]]:
+    """(loss, d loss / d logp, sums) of one token of log-probability -1; `mismatch` is exp(old - behaviour)."""
+    logp = torch.tensor([-1.0], dtype=torch.float64, requires_grad=True)
+    old = logp.detach() - math.log(ratio)
+    ones = torch.ones_like(old)
+    found = policy_loss(
+        logp,
+        old,
+        old - math.log(mismatch),
+        None if reference is None else reference * ones,
+        advantage * ones,
+        ones,
+        1.0,
+        config,
+    )
+    found.loss.backward()
+    return found.loss.item(), logp.grad.item(), found.sums
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "gradient"),
+    [
+        (1.0, 2.0, -2.0, -2.0),
+        (1.2, 2.0, -2.4, -2.4),  # inside the bounds: d(r A) / d logp = r A
+        (1.5, 2.0, -2.6, 0.0),  # above, good: clipped to 1.3
+        (1.5, -2.0, 3.0, 3.0),  # above, bad: the minimum is the unclipped one, it must come down
+        (0.5, 2.0, -1.0, -1.0),  # below, good: it must come up again
+        (0.5, -2.0, 1.6, 0.0),  # below, bad: clipped to 0.8
+        (1.5, 0.0, 0.0, 0.0),
+    ],
+)
+def test_the_ratio_is_clipped_where_that_makes_the_objective_smaller(
+    ratio: float, advantage: float, loss: float, gradient: float
+) -> None:
+    found, slope, sums = one_token(ratio, advantage)
+    assert found == pytest.approx(loss)
+    assert slope == pytest.approx(gradient)
+    assert sums["ratio"].item() == pytest.approx(ratio)
+    assert sums["clip_fraction"].item() == (1.0 if advantage and not gradient else 0.0)
+
+
+def test_the_importance_weight_is_capped_and_has_no_gradient_of_its_own() -> None:
+    config = PolicyLossConfig(importance_cap=2.0)
+    assert one_token(1.1, 1.0, config, mismatch=1.5)[:2] == pytest.approx((-1.65, -1.65))
+    assert one_token(1.1, 1.0, config, mismatch=3.0)[:2] == pytest.approx((-2.2, -2.2))
+    assert one_token(1.1, 1.0, mismatch=3.0)[:2] == pytest.approx((-1.1, -1.1))
+
+
+def test_the_mismatch_is_logged_whether_it_weighs_or_not() -> None:
+    for config in (CONFIG, PolicyLossConfig(importance_cap=2.0)):
+        sums = one_token(1.0, 1.0, config, mismatch=0.5)[2]
+        assert sums["mismatch_kl"].item() == pytest.approx(math.log(2))
+        assert sums["mismatch_abs"].item() == pytest.approx(math.log(2))
+
+
+def test_k3_is_never_negative_and_its_slope_pulls_towards_the_reference() -> None:
+    """Reference log-prob -2 against -1: exp(-1) + 1 - 1, slope 1 - exp(-1)."""
+    config = PolicyLossConfig(kl_coef=0.5)
+    loss, gradient, sums = one_token(1.0, 0.0, config, reference=-2.0)
+    assert loss == pytest.approx(0.5 * math.exp(-1))
+    assert gradient == pytest.approx(0.5 * (1 - math.exp(-1)))
+    assert sums["reference_kl"].item() == pytest.approx(math.exp(-1))
+    assert one_token(1.0, 0.0, config, reference=-0.5)[1] == pytest.approx(0.5 * (1 - math.exp(0.5)))
+    assert (k3(torch.linspace(-5, 0, 50), torch.full((50,), -1.0)) >= 0).all()
+
+
+def test_without_a_coefficient_the_reference_is_logged_and_not_followed() -> None:
+    loss, gradient, sums = one_token(1.0, 0.0, reference=-2.0)
+    assert (loss, gradient) == (0.0, 0.0)
+    assert sums["reference_kl"].item() > 0
+
+
+def test_the_expectation_of_k3_is_the_kl_divergence() -> None:
+    """Over all tokens of a distribution: sum p (r - log r - 1) with r = q / p is sum p log(p / q)."""
+    p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.2, 0.6]).double()
+    assert (p * k3(p.log(), q.log())).sum().item() == pytest.approx((p * (p / q).log()).sum().item())
+
+
+def test_weights_and_divisor_scale_each_token_and_the_sum() -> None:
+    logp = torch.tensor([-1.0, -2.0, -3.0])
+    advantages, weights = torch.tensor([1.0, 2.0, -1.0]), torch.tensor([1.0, 0.5, 0.25])
+    found = policy_loss(logp, logp, logp, None, advantages, weights, 4.0, CONFIG)
+    assert found.loss.item() == pytest.approx(-(1.0 + 1.0 - 0.25) / 4)
+    assert found.sums["tokens"].item() == 3
+
+
+def test_no_tokens_have_loss_zero() -> None:
+    none = torch.zeros(0, requires_grad=True)
+    found = policy_loss(none, none.detach(), none.detach(), none.detach(), none.detach(), none.detach(), 4.0, CONFIG)
+    assert found.loss.item() == 0
+    assert all(value.item() == 0 for value in found.sums.values())
+
+
+def test_cross_entropy_is_weighted_and_divided_as_told() -> None:
+    logprobs, weights = torch.tensor([0.5, 0.25]).log(), torch.tensor([2.0, 4.0])
+    assert weighted_cross_entropy(logprobs, weights, 5.0).item() == pytest.approx((2 + 8) * math.log(2) / 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("clip_low", -0.1),
+        ("clip_low", 1.5),
+        ("clip_high", -0.1),
+        ("kl_coef", -1.0),
+        ("importance_cap", 0.0),
+        ("normalization", "batch"),
+        ("likelihood", "both"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_name_and_value(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"loss\.{name}={value!r}: use"):
+        PolicyLossConfig(**{name: value})
