@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 
 from dirl.data.packing import empty_batch
 from dirl.data.rl import RLDataModule
+from dirl.data.steps import cut_steps, step_batch
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.rewards import Reward, Scorer
 from dirl.rl.advantage import AdvantageMode
-from dirl.rl.buffer import cut_steps, step_batch
 from dirl.rl.collector import Collection, Collector
 from dirl.rollout import RolloutEngine
 from dirl.types import StepBatch, write_trajectories

@@ -39,7 +39,7 @@ class NoiseConfig:
             raise ValueError(f"noise.t_min={self.t_min}, t_max={self.t_max}: need 0 < t_min <= t_max <= 1")
         if self.complementary and self.t_max >= 1:
             raise ValueError(
-                f"noise.t_max={self.t_max}: complementary views mask with 1 - t as well; use t_max <= 1 - t_min"
+                f"noise.t_max={self.t_max}: complementary views mask with 1 - t as well; use t_max = 1 - t_min"
             )
 
 

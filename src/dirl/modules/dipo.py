@@ -9,6 +9,7 @@ from torch import Tensor
 from dirl.attention.backend import Backend
 from dirl.losses.policy import PolicyLossConfig, clipped_surrogate, policy_loss
 from dirl.models import BlockDiffusionLM, ModelSource, Scores
+from dirl.models.head import LOG_FLOOR
 from dirl.modules.base import BlockDiffusionModule
 from dirl.modules.optimization import OptimizerConfig
 from dirl.types import DecodingParams, PackedBatch, StepBatch
@@ -92,8 +93,11 @@ class DiPOModule(BlockDiffusionModule):
         at = scores.factor_positions
         old = known_or(batch.old_logprobs[at], scores.log_factors)
         surrogate, _, _ = clipped_surrogate(scores.log_factors, old, batch.advantages[at], self.loss_config)
+        # What is or was impossible has no ratio to speak of: a step from the floor would be one of e^30.
+        possible = (old > LOG_FLOOR) & (scores.log_factors > LOG_FLOOR)
         # A rejected position has no target, hence no weight of its own: it takes its trajectory's.
-        return -(surrogate * trajectory_weights(batch)[at]).sum() / divisor
+        weights = trajectory_weights(batch)[at]
+        return -(surrogate.masked_fill(~possible, 0.0) * weights).sum() / divisor
 
     @torch.no_grad()
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:

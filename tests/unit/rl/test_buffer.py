@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dirl.rl.buffer import RolloutBuffer, cut_steps, step_batch
+from dirl.data.steps import cut_steps, step_batch
+from dirl.rl.buffer import RolloutBuffer
 from dirl.types import IGNORE, ModelSpec, StepBatch, Trajectory
 
 SPEC = ModelSpec(block_size=2, mask_token_id=50, stop_token_ids=(60,), pad_token_id=60, vocab_size=64)
