@@ -15,7 +15,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test demo lint wheel clean force
+.PHONY: help venv install test test-gpu demo lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 
 test: $(STAMP)  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-gpu: $(STAMP)  ## Run the tests that need a CUDA device (they skip without one)
+	$(BIN)/python -m pytest tests/gpu
 
 demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
 	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)
