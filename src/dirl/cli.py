@@ -11,6 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -93,8 +94,11 @@ class DirlCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
-        """TensorBoard and CSV unless the config names loggers (or false)."""
+        """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar for all phases."""
         trainer = self._get(self.config_init, "trainer")
+        callbacks = trainer["callbacks"] = list(trainer["callbacks"] or [])
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar())  # the rollouts' bars are tqdm's too; two live displays would clash
         if trainer["logger"] in (None, True):
             root = trainer["default_root_dir"] or "."
             board = TensorBoardLogger(root, name="logs")

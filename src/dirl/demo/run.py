@@ -17,7 +17,7 @@ from dirl.demo.tasks import Task, TaskFiles, load_task, write_task_data
 from dirl.evaluation.report import print_metrics
 from dirl.models import PretrainedModel
 from dirl.rollout import TorchEngine
-from dirl.types import DecodingParams, GenerationRequest, Trajectory
+from dirl.types import DecodingParams, GenerationRequest
 
 SHOWN = ("accuracy", "tokens_per_step", "response_length", "truncated")
 
@@ -132,25 +132,24 @@ def newest(root: Path, name: str) -> Path:
 
 
 def draw_answer(task: Task, data: TaskFiles, folder: Path, console: Console) -> Path:
-    """Sample one answer of the trained model, as a picture and in the terminal."""
+    """Sample a few answers of the trained model; the one of most denoising steps as a picture and in the terminal."""
     from dirl.commands import PromptData, load_engine
 
     engine = TorchEngine()
     description = load_engine(engine, PretrainedModel(str(folder / "rl" / "model")))
-    prompt = PromptData(str(data.eval), limit=1).load(description)[0]
-    request = GenerationRequest(prompt.prompt_id, 0, prompt.input_ids, seed=0)
+    prompts = {p.prompt_id: p for p in PromptData(str(data.eval), limit=16).load(description)}
+    requests = [GenerationRequest(p.prompt_id, 0, p.input_ids, seed=0) for p in prompts.values()]
     params = DecodingParams(max_response_tokens=task.max_response_tokens)
-    trajectory: Trajectory = next(iter(engine.generate([request], params)))
-    tokens = [description.tokenizer.decode([i]) for i in trajectory.response_ids]
     size = description.spec.block_size
+    answer = max(engine.generate(requests, params), key=lambda t: (t.denoising_steps(size), t.prompt_id))
     shown = {
-        "prompt_text": prompt.question,
-        "tokens": tokens,
-        "step_map": trajectory.step_map,
-        "logprobs": trajectory.behaviour_logprobs,
-        "response_length": trajectory.response_length,
+        "prompt_text": prompts[answer.prompt_id].question,
+        "tokens": [description.tokenizer.decode([i]) for i in answer.response_ids],
+        "step_map": answer.step_map,
+        "logprobs": answer.behaviour_logprobs,
+        "response_length": answer.response_length,
         "block_size": size,
-        "first_block_offset": len(prompt.input_ids) % size,
+        "first_block_offset": len(answer.prompt_ids) % size,
     }
     console.print(denoising_text(**shown))
     return denoising_picture(folder / "denoising.png", **shown)

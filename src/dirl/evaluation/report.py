@@ -9,7 +9,7 @@ from rich.table import Table
 def print_metrics(metrics: Mapping[str, Mapping[str, float]], title: str | None = None) -> None:
     """Print {setting: {metric: value}} to the terminal."""
     table = Table(title=title)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for name in metrics:
         table.add_column(name, justify="right")
     rows = dict.fromkeys(metric for values in metrics.values() for metric in values)
