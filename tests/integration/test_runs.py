@@ -71,6 +71,16 @@ def test_sft_resumed_in_mid_epoch_ends_with_the_weights_of_one_go(tmp_path: Path
         assert_same(weights(whole), weights(resumed))
 
 
+def test_activation_checkpointing_and_another_attention_do_not_change_the_weights(tmp_path: Path) -> None:
+    data = write_sft(tmp_path / "sft.jsonl")
+    args = ["--config", CONFIGS / "debug" / "sft.yaml", f"--data.init_args.train={data}"]
+    plain = fit(tmp_path / "plain", *args)
+    for option in ("activation_checkpointing=true", "attention=dense", "head_chunk=3"):
+        other = fit(tmp_path / option, *args, f"--model.init_args.{option}")
+        for name, value in weights(plain).items():
+            torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=2e-5)
+
+
 def test_rl_resumed_in_mid_epoch_ends_with_the_weights_of_one_go(tmp_path: Path) -> None:
     # passes=2: the old log-probs of the rollout must survive as well
     args = [*rl_args(tmp_path), "--data.init_args.passes=2", "--model.init_args.loss.clip_low=0.01"]

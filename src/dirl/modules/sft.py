@@ -3,11 +3,8 @@
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from dirl.attention.backend import Backend
 from dirl.losses import weighted_cross_entropy
-from dirl.models import ModelSource
 from dirl.modules.base import BlockDiffusionModule
-from dirl.modules.optimization import OptimizerConfig
 from dirl.types import DecodingParams, PackedBatch, StepBatch
 
 _PLAIN = DecodingParams()
@@ -16,15 +13,7 @@ _PLAIN = DecodingParams()
 class SFTModule(BlockDiffusionModule):
     """Cross-entropy on the masked response tokens, weighted by 1/t, per response token of the optimizer step."""
 
-    def __init__(
-        self,
-        source: ModelSource,
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
-        attention: Backend = "auto",
-        head_chunk: int = 4096,
-        activation_checkpointing: bool = False,
-    ) -> None:
-        super().__init__(source, optimizer, attention, head_chunk, activation_checkpointing)
+    def setup(self, stage: str) -> None:
         self.nelbo = MeanMetric()
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
