@@ -1,4 +1,4 @@
-"""Lightning callbacks of dirl: rollouts, evaluation, export, timing."""
+"""Lightning callbacks of dirl: rollouts, evaluation, export."""
 
 from dirl.callbacks.evaluation import Evaluate
 from dirl.callbacks.export import Export

@@ -37,7 +37,7 @@ class Evaluate(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
-            raise ValueError("the Evaluate callback needs dirl.RLDataModule with data.val set")
+            raise ValueError("the Evaluate callback needs dirl.data.rl.RLDataModule with data.val set")
         if not any(isinstance(c, Rollout) for c in trainer.callbacks):
             raise ValueError(
                 "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"

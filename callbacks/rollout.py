@@ -1,15 +1,13 @@
 """The rollout callback: each epoch, new weights into the engine, new groups into the buffer."""
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 import torch
-import torch.distributed
 from tqdm.auto import tqdm
 
-from dirl.data.packing import empty_batch
 from dirl.data.rl import RLDataModule
 from dirl.data.steps import cut_steps, step_batch
 from dirl.evaluation import ResponseMetrics
@@ -18,7 +16,9 @@ from dirl.rewards import Reward, Scorer
 from dirl.rl.advantage import AdvantageMode
 from dirl.rl.collector import Collection, Collector
 from dirl.rollout import RolloutEngine
-from dirl.types import StepBatch, write_trajectories
+from dirl.types import write_trajectories
+
+COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 
 
 class Rollout(L.Callback):
@@ -30,12 +30,14 @@ class Rollout(L.Callback):
         dynamic_sampling: drop groups whose rewards have no spread, and refill.
         max_rounds: rounds of generation per epoch, refills included.
         oversample: prompts sampled per missing group; above 1 saves rounds where many groups are dropped, and
-            what is left over is used by the next epoch (one policy version stale, see `rollout/stale_groups`).
+            what is left over is used by the next epoch (see `rollout/stale_groups`), and dropped if that one does not
+            need it either.
         advantage: `zscore` or `mean`.
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
         on_reward_error: `raise`, or `drop_group` and count it.
-        save_trajectories: folder that gets every epoch's trajectories as JSON Lines; None: not written.
+        save_trajectories: folder, relative to `trainer.default_root_dir`, that gets every epoch's trajectories as
+            JSON Lines; None: not written.
         seed: of the requests.
     """
 
@@ -49,7 +51,7 @@ class Rollout(L.Callback):
         advantage: AdvantageMode = "zscore",
         reward_workers: int = 2,
         reward_timeout_s: float = 10.0,
-        on_reward_error: str = "raise",
+        on_reward_error: Literal["raise", "drop_group"] = "raise",
         save_trajectories: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -68,7 +70,7 @@ class Rollout(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, DiPOModule) or not isinstance(trainer.datamodule, RLDataModule):
-            raise ValueError("the Rollout callback works with dirl.DiPOModule and dirl.RLDataModule")
+            raise ValueError("the Rollout callback works with dirl.modules.DiPOModule and dirl.data.rl.RLDataModule")
         if stage != "fit":
             return
         description = pl_module.description
@@ -116,7 +118,6 @@ class Rollout(L.Callback):
             )
             for groups in cut_steps(collection.groups, data.steps_per_rollout)
         ]
-        steps = equal_counts(steps, trainer, pl_module)
         data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
         times = {"push_s": push_s, "score_s": time.perf_counter() - started}
         self.pending = self._values(pl_module, collection, times)
@@ -131,15 +132,19 @@ class Rollout(L.Callback):
             )
         if self.save_trajectories is not None:
             name = f"epoch{epoch:04d}-rank{trainer.global_rank}.jsonl"
-            write_trajectories(Path(self.save_trajectories) / name, (t for g in collection.groups for t in g))
+            write_trajectories(
+                Path(trainer.default_root_dir) / self.save_trajectories / name,
+                (t for g in collection.groups for t in g),
+            )
         return collection
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
         shown = {"rollout/reward", "rollout/accuracy"}
         for name, value in self.pending.items():
-            # already the same on all ranks
-            pl_module.log(name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1)
+            pl_module.log(
+                name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+            )
         self.pending = {}
 
     def _values(self, pl_module: DiPOModule, collection: Collection, times: dict[str, float]) -> dict[str, float]:
@@ -150,12 +155,12 @@ class Rollout(L.Callback):
         values |= {f"time/{name}": value for name, value in times.items()}
         values |= {"time/generate_s": collection.generate_s, "time/reward_s": collection.reward_s}
         counts = {
-            **{name: collection.counts[name] for name in ("dropped_uniform", "dropped_failed", "missing", "rounds")},
+            **{name: collection.counts[name] for name in COUNTS},
             "groups": len(collection.groups),
             "response_tokens": sum(t.response_length for t in collection.sampled),
             "stale_groups": sum(g[0].policy_version != self.engine.policy_version for g in collection.groups),
         }
-        summed = pl_module.sum_over_ranks(torch.tensor([float(v) for v in counts.values()]))
+        summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
         values |= {f"rollout/{name}": value for name, value in zip(counts, summed.tolist(), strict=True)}
         return values
 
@@ -169,19 +174,3 @@ def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: DiPOModul
     started = time.perf_counter()
     engine.update_weights(pl_module.full_weights(), trainer.global_step)
     return time.perf_counter() - started
-
-
-def equal_counts(steps: Iterable[StepBatch], trainer: L.Trainer, pl_module: DiPOModule) -> list[StepBatch]:
-    """Every rank needs the same number of micro-batches in a step: ranks with fewer compute an empty one."""
-    steps = list(steps)
-    counts = torch.tensor([max(len(s.micro_batches), 1) for s in steps], device=pl_module.device)
-    if trainer.world_size > 1:
-        torch.distributed.all_reduce(counts, torch.distributed.ReduceOp.MAX)
-    return [
-        StepBatch(
-            s.micro_batches + [empty_batch(pl_module.spec)] * (int(n) - len(s.micro_batches)),
-            s.loss_divisor,
-            s.sequences,
-        )
-        for s, n in zip(steps, counts, strict=True)
-    ]

@@ -45,7 +45,7 @@ def overview() -> str:
     """What `dirl --help` prints."""
     lines = ["usage: dirl COMMAND ...   (or: lightning run COMMAND ...)", ""]
     lines += ["  fit        train: SFT or RL, as the config says (--config configs/sft.yaml)"]
-    lines += ["  validate   the validation of a config, without training"]
+    lines += ["  validate   the validation NELBO of an SFT config, without training"]
     lines += [f"  {name:<10} {fn.__doc__.splitlines()[0]}" for name, fn in COMMANDS.items()]
     return "\n".join([*lines, "", "dirl COMMAND --help lists the options of a command."])
 
@@ -80,7 +80,7 @@ class DirlCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"parser_mode": PARSER_MODE},
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={"use_distributed_sampler": False, "inference_mode": False},
             save_config_kwargs={"overwrite": True},
             args=args,
             run=run,

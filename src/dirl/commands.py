@@ -95,6 +95,9 @@ def evaluate(
     output: str | None = None,
     engine: RolloutEngine = TorchEngine(),  # noqa: B008 - not set up until used
     samples: int = 1,
+    reward_workers: int = 2,
+    reward_timeout_s: float = 10.0,
+    on_reward_error: Literal["raise", "drop_group"] = "drop_group",
     seed: int = 0,
 ) -> None:
     """Sample responses, score them, and print a table of metrics.
@@ -107,11 +110,14 @@ def evaluate(
         output: folder for metrics.json and the trajectories; None: nothing is written.
         engine: what generates.
         samples: responses per prompt (greedy decoding: one).
+        reward_workers: processes for rewards that are not cheap.
+        reward_timeout_s: time limit of one reward.
+        on_reward_error: `raise`, or `drop_group`: the response is left out and counted as lost.
         seed: of the requests.
     """
     description = load_engine(engine, source)
     prompts = data.load(description)
-    scorer = Scorer(rewards)
+    scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error)
     results = {}
     for name, params in decoding.items():
         with tqdm(desc=f"evaluate {name}") as bar:

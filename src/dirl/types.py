@@ -7,6 +7,7 @@ them into a `PackedBatch`, which is all that the trainer sees.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +161,10 @@ class Trajectory:
             )
         if not 1 <= self.response_length <= length:
             raise ValueError(f"{who}: response_length={self.response_length} is not within 1..{length}")
+        if self.finish_reason not in ("stop", "length"):
+            raise ValueError(f"{who}: finish_reason={self.finish_reason!r}; expected stop or length")
+        if not all(math.isfinite(value) for value in self.behaviour_logprobs):
+            raise ValueError(f"{who}: behaviour_logprobs holds a value that is not finite")
         if min(self.step_map) < 1:
             raise ValueError(f"{who}: step_map holds {min(self.step_map)}; denoising steps are counted from 1")
         unknown = [i for i in (*self.prompt_ids, *self.response_ids) if not 0 <= i < spec.vocab_size]

@@ -45,7 +45,8 @@ def assert_equal_runs(one: Path, two: Path) -> None:
 @pytest.fixture(scope="module")
 def sft_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     data = write_sft(tmp_path_factory.mktemp("sft") / "sft.jsonl")
-    budget = "--data.init_args.token_budget=100"  # several micro-batches a step, another number on each rank
+    # Several micro-batches a step, and in some steps another number on each rank: one must wait for the other.
+    budget = "--data.init_args.token_budget=180"
     return ["--config", CONFIGS / "debug" / "sft.yaml", f"--data.init_args.train={data}", budget]
 
 

@@ -23,7 +23,7 @@ def write_sft(path: Path, count: int = 40) -> Path:
         {
             "messages": [
                 {"role": "user", "content": f"{i}+1="},
-                {"role": "assistant", "content": str(i + 1) * (1 + i % 3)},
+                {"role": "assistant", "content": "ab"[i % 2] * (1 + 7 * i % 23)},
             ]
         }
         for i in range(count)

@@ -7,12 +7,12 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 
 from dirl.attention.flex import block_mask, flex_forward
+from dirl.attention.sdpa import grouped_sdpa
 from dirl.attention.segments import SegmentMask, segment_attention, segment_mask
 from dirl.attention.visibility import dense_mask
 from dirl.types import Layout
@@ -66,6 +66,4 @@ def masked_attention(
         return flex_forward(query, key, value, attention_mask, scale).transpose(1, 2), None
     if not torch.is_tensor(attention_mask):
         raise ValueError(f"attention mask of type {type(attention_mask).__name__}: use dirl.attention.build_mask")
-    grouped = query.shape[1] != key.shape[1]
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scale, enable_gqa=grouped)
-    return out.transpose(1, 2), None
+    return grouped_sdpa(query, key, value, attention_mask, scale).transpose(1, 2), None

@@ -60,6 +60,9 @@ def flex_forward(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, sca
 
     On a GPU it is compiled. On CPU it has no backward and holds [H, T, T] scores: meant for comparisons.
     """
+    if torch.is_autocast_enabled(query.device.type):  # the norms leave query and key in fp32 beside a bf16 value
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     attend = _compiled() if query.is_cuda else flex_attention
     return attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=True)
 

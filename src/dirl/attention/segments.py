@@ -8,9 +8,9 @@ rectangles instead of T x T. Works on any device, forward and backward.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dirl.attention.sdpa import grouped_sdpa
 from dirl.attention.visibility import visible
 from dirl.types import Layout
 
@@ -65,9 +65,7 @@ def segment_attention(query: Tensor, key: Tensor, value: Tensor, mask: SegmentMa
     q = query[0].transpose(0, 1)[mask.query_index].transpose(1, 2)
     k = key[0].transpose(0, 1)[mask.key_index].transpose(1, 2)
     v = value[0].transpose(0, 1)[mask.key_index].transpose(1, 2)
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask.allowed, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    out = grouped_sdpa(q, k, v, mask.allowed, scale)
     return out.transpose(1, 2).flatten(0, 1)[mask.output_index][None]
 
 

@@ -16,8 +16,8 @@ Message = Mapping[str, str]
 class Encoded:
     """A conversation in tokens, up to the end token of its last trained assistant message."""
 
-    input_ids: list[int]
-    loss_mask: list[bool]
+    input_ids: Sequence[int]
+    loss_mask: Sequence[bool]
     """True for the assistant's tokens: its messages, each with its end token."""
     complete: bool = True
     """False after a cut: the last token is not the end of anything."""

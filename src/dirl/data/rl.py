@@ -9,7 +9,7 @@ import torch.distributed
 
 from dirl.data.chat import FitCounts
 from dirl.data.prompts import PromptStream, load_prompts
-from dirl.data.step_loader import StepLoader, steps_done
+from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
 from dirl.rl.buffer import RolloutBuffer
 from dirl.types import Prompt, Trajectory, trajectory_from_dict
@@ -86,11 +86,13 @@ class RLDataModule(L.LightningDataModule):
         self.chat_template_kwargs, self.seed = chat_template_kwargs, seed
         self.buffer = RolloutBuffer(steps_per_rollout, passes)
         self.counts: dict[str, FitCounts] = {}
+        self._gloo: torch.distributed.ProcessGroup | None = None
         self.val_prompts: list[Prompt] = []
         self.surplus: list[list[Trajectory]] = []
         """Groups that the last rollout made beyond the wanted number."""
 
     def setup(self, stage: str) -> None:
+        check_sampler(self.trainer)
         trainer, description = self.trainer, self.trainer.lightning_module.description
         if stage == "fit" and not hasattr(self, "stream"):
             prompts = self._prompts("train", self.train, description)
@@ -106,17 +108,25 @@ class RLDataModule(L.LightningDataModule):
         return StepLoader(self.buffer, len(self.buffer), steps_done(self.trainer))
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank's place in the stream, surplus and buffer; called on all ranks."""
+        """Every rank's place in the stream, surplus and, in mid-epoch, buffer. All ranks call it, the first has it."""
+        used_up = steps_done(self.trainer)() >= len(self.buffer)
         own = {
             "stream": self.stream.state_dict(),
             "surplus": [[dataclasses.asdict(t) for t in group] for group in self.surplus],
-            "buffer": self.buffer.state_dict(),
+            "buffer": RolloutBuffer(1, 1).state_dict() if used_up else self.buffer.state_dict(),
         }
-        world_size = self.trainer.world_size
-        ranks: list[Any] = [own] * world_size
-        if world_size > 1:
-            torch.distributed.all_gather_object(ranks, own)
+        if self.trainer.world_size == 1:
+            return {"ranks": [own]}
+        ranks: list[Any] = [None] * self.trainer.world_size
+        first = self.trainer.is_global_zero
+        torch.distributed.gather_object(own, ranks if first else None, group=self._host_group())
         return {"ranks": ranks}
+
+    def _host_group(self) -> torch.distributed.ProcessGroup:
+        """A gloo group: pickled rollouts need not pass through the GPUs."""
+        if self._gloo is None:
+            self._gloo = torch.distributed.new_group(backend="gloo")
+        return self._gloo
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         ranks = state_dict["ranks"]

@@ -68,3 +68,11 @@ class StepLoader(DataLoader):
 def steps_done(trainer: object) -> Callable[[], int]:
     """`start` for the training of a Lightning trainer: batches of this epoch that it has already taken."""
     return lambda: trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def check_sampler(trainer: object) -> None:
+    """Raise ValueError if Lightning would put a sampler of its own in place of `StepSampler`."""
+    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "trainer.use_distributed_sampler=true: set it to false; every process already loads its own share of a step"
+        )

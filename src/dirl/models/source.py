@@ -55,7 +55,7 @@ class PretrainedModel(ModelSource):
         block_size: needed where the model's config has none (plain Qwen3); must agree where it has one.
         mask_token: mask token or its id, where neither config nor tokenizer names it.
         stop_tokens: further tokens that end a response.
-        dtype: of the weights; `auto` keeps the checkpoint's.
+        dtype: of the weights; training wants float32, `auto` keeps the checkpoint's.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PretrainedModel(ModelSource):
         block_size: int | None = None,
         mask_token: str | int | None = None,
         stop_tokens: list[str] | None = None,
-        dtype: Precision = "auto",
+        dtype: Precision = "float32",
     ) -> None:
         self.path, self.block_size, self.mask_token, self.dtype = path, block_size, mask_token, dtype
         self.stop_tokens = stop_tokens or []

@@ -12,16 +12,20 @@ from functools import cached_property
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
+from dirl.data.packing import empty_batch
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.modules.optimization import OptimizerConfig, build_optimizer, clip_gradients
 from dirl.types import ModelSpec, PackedBatch, StepBatch
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 class BlockDiffusionModule(L.LightningModule):
@@ -60,13 +64,24 @@ class BlockDiffusionModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Build the model once; under a device mesh, shard it (FSDP2) layer by layer."""
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision!r}: use one of {', '.join(PRECISIONS)}; small updates "
+                "vanish in half-precision weights, and loss scaling is not supported"
+            )
         if self.model is None:
-            self.model = self.build_model()
+            self.model = self.build_model(self.source, self.description)
+            dtype = next(self.model.parameters()).dtype
+            if dtype not in (torch.float32, torch.float64):
+                raise ValueError(
+                    f"the model's weights are {dtype}, in which small updates vanish: set model.init_args.source."
+                    "init_args.dtype=float32 (compute is bf16 with trainer.precision=bf16-mixed)"
+                )
             if self.activation_checkpointing:
                 self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def build_model(self) -> BlockDiffusionLM:
-        backbone = self.source.build(self.description.config).train()
+    def build_model(self, source: ModelSource, description: ModelDescription) -> BlockDiffusionLM:
+        backbone = source.build(description.config).train()
         model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk)
         if self.device_mesh is not None:
             shard(model, self.device_mesh["data_parallel"], mixed=self.trainer.precision == "bf16-mixed")
@@ -94,16 +109,18 @@ class BlockDiffusionModule(L.LightningModule):
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.trainer.world_size).float()
-        optimizer.zero_grad()
-        last = len(step.micro_batches) - 1
+        self._say_if_too_long(step)
+        micro_batches = self.equal_micro_batches(step)
+        last = len(micro_batches) - 1
         total = torch.zeros((), device=self.device)
-        for index, batch in enumerate(step.micro_batches):
+        for index, batch in enumerate(micro_batches):
             with self.gradient_sync(index == last):
                 loss = loss_fn(batch, divisor)
                 self.manual_backward(loss)
             total += loss.detach()
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
         optimizer.step()
+        optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
         scheduler.step()
         shown = {
             "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
@@ -120,6 +137,20 @@ class BlockDiffusionModule(L.LightningModule):
         )
         return True
 
+    def equal_micro_batches(self, step: StepBatch) -> list[PackedBatch]:
+        """Filled up with empty ones to the largest number on any rank: sharded forwards are collectives."""
+        own = len(step.micro_batches)
+        most = int(self.trainer.strategy.reduce(torch.tensor(own, device=self.device), reduce_op="max"))
+        return step.micro_batches + [empty_batch(self.spec).to(self.device)] * (most - own)
+
+    def _say_if_too_long(self, step: StepBatch) -> None:
+        longest, budget = max(map(len, step.micro_batches), default=0), self.trainer.datamodule.token_budget
+        if longest > budget:
+            rank_zero_warn(
+                f"a packed row has {longest} tokens, over data.token_budget={budget}: one sequence alone is that long; "
+                "if memory runs out, shorten responses or conversations, or raise the tokens per step"
+            )
+
     def gradient_sync(self, last: bool) -> AbstractContextManager:
         """Under DDP, the gradients of all but the last micro-batch stay on their rank; FSDP2 reduces each."""
         if last or not isinstance(self.trainer.strategy, DDPStrategy):
@@ -131,6 +162,7 @@ class BlockDiffusionModule(L.LightningModule):
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The backbone's parameters by transformers name, one gathered at a time; call it on all ranks."""
+        reshard(self.model)
         for name, parameter in self.model.backbone.named_parameters():
             value = parameter.detach()
             yield name, value.full_tensor() if isinstance(value, DTensor) else value
@@ -145,6 +177,13 @@ class BlockDiffusionModule(L.LightningModule):
                 f"the checkpoint was trained with block_size={saved}, the model has block_size={self.spec.block_size}: "
                 "resume with the block size of the checkpoint, or start a new run from its exported model"
             )
+
+
+def reshard(model: BlockDiffusionLM) -> None:
+    """Give back what FSDP2 gathered: after a forward without backward the root holds copies, perhaps in bf16."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def shard(model: BlockDiffusionLM, mesh: DeviceMesh, mixed: bool) -> None:

@@ -10,7 +10,7 @@ from dirl.attention.backend import Backend
 from dirl.losses.policy import PolicyLossConfig, clipped_surrogate, policy_loss
 from dirl.models import BlockDiffusionLM, ModelSource, Scores
 from dirl.models.head import LOG_FLOOR
-from dirl.modules.base import BlockDiffusionModule
+from dirl.modules.base import BlockDiffusionModule, reshard
 from dirl.modules.optimization import OptimizerConfig
 from dirl.types import DecodingParams, PackedBatch, StepBatch
 
@@ -46,9 +46,14 @@ class DiPOModule(BlockDiffusionModule):
     def configure_model(self) -> None:
         super().configure_model()
         if self.loss_config.kl_coef > 0 and not self._reference:
-            trained, self.source = self.source, self.reference_source or self.source
-            self._reference.append(self.build_model().eval().requires_grad_(False))
-            self.source = trained
+            source = self.reference_source or self.source
+            description = source.describe()
+            if description.spec != self.spec:
+                raise ValueError(
+                    f"the reference model ({description.spec}) differs from the policy ({self.spec}): KL compares the "
+                    "same tokens in the same blocks; use a reference of the same family"
+                )
+            self._reference.append(self.build_model(source, description).eval().requires_grad_(False))
 
     @property
     def reference(self) -> BlockDiffusionLM | None:
@@ -103,15 +108,18 @@ class DiPOModule(BlockDiffusionModule):
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:
         """Fill in the log-probs of the old policy (if it will move before they are used) and of the reference.
 
-        Called with the weights that begin the epoch; on all ranks alike, with equal numbers of micro-batches.
+        Called with the weights that begin the epoch, on all ranks.
         """
         if not keep_old and not self._reference:
             return list(steps)
+        scored = []
         with self.trainer.precision_plugin.forward_context():
-            return [
-                dataclasses.replace(s, micro_batches=[self._with_old(b, keep_old) for b in s.micro_batches])
-                for s in steps
-            ]
+            for step in steps:
+                batches = [self._with_old(b, keep_old) for b in self.equal_micro_batches(step)]
+                scored.append(dataclasses.replace(step, micro_batches=batches[: len(step.micro_batches)]))
+        for model in self._reference:
+            reshard(model)
+        return scored
 
     def _with_old(self, batch: PackedBatch, keep_old: bool) -> PackedBatch:
         moved = batch.to(self.device)

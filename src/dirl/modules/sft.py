@@ -25,7 +25,7 @@ class SFTModule(BlockDiffusionModule):
 
     def validation_step(self, step: StepBatch, batch_idx: int) -> None:
         """Negative evidence lower bound per response token, nats, on noise that is fixed per example."""
-        total = sum(self.loss(batch, 1.0) for batch in step.micro_batches)
+        total = sum(self.loss(batch, 1.0) for batch in self.equal_micro_batches(step))
         if step.loss_divisor:
             self.nelbo.update(total / step.loss_divisor, step.loss_divisor)
         self.log("val/nelbo_per_token", self.nelbo, prog_bar=True)

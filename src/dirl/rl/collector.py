@@ -1,6 +1,7 @@
 """Collection: engine, rewards, filter and refill turn a stream of prompts into groups with advantages."""
 
 import dataclasses
+import logging
 import math
 import time
 from collections import Counter, defaultdict
@@ -13,6 +14,8 @@ from dirl.rewards import RewardSample, Scorer
 from dirl.rl.advantage import AdvantageMode, group_advantages, has_spread
 from dirl.rollout.engine import RolloutEngine, request_seed
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory
+
+log = logging.getLogger(__name__)
 
 Group = list[Trajectory]
 
@@ -27,7 +30,7 @@ class Collection:
     sampled: list[Trajectory] = field(default_factory=list)
     """Every trajectory sampled now, those of dropped groups included: the unbiased view of the policy."""
     counts: Counter = field(default_factory=Counter)
-    """dropped_uniform, dropped_failed (groups), rounds, missing (groups short of the wanted number)."""
+    """dropped_uniform, dropped_failed, dropped_stale (groups), rounds, missing (groups short of the wanted number)."""
     generate_s: float = 0.0
     reward_s: float = 0.0
 
@@ -70,7 +73,8 @@ class Collector:
         progress: Callable[[int], None] = lambda count: None,
     ) -> Collection:
         """Groups for one epoch, older surplus first; `progress` is told of every finished trajectory."""
-        result = Collection(groups=list(surplus[:wanted]), surplus=list(surplus[wanted:]))
+        result = Collection(groups=list(surplus[:wanted]), surplus=[])
+        result.counts["dropped_stale"] = len(surplus[wanted:])
         while len(result.groups) < wanted and result.counts["rounds"] < self.max_rounds:
             result.counts["rounds"] += 1
             made = {group[0].prompt_id for group in (*result.groups, *result.surplus)}
@@ -101,6 +105,9 @@ class Collector:
         generated = time.perf_counter()
         samples = [reward_sample(t, by_id[t.prompt_id], params, self.spec, self.tokenizer) for t in trajectories]
         report = self.scorer.score(samples)
+        if report.failed:
+            first = next(iter(report.failed.values()))
+            log.warning("%d of %d responses lost their reward, the first: %s", len(report.failed), len(samples), first)
         result.generate_s += generated - started
         result.reward_s += time.perf_counter() - generated
 

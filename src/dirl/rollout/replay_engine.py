@@ -32,9 +32,7 @@ class ReplayEngine(RolloutEngine):
             raise ValueError(f"{self.path}: holds no trajectories")
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        """The stored trajectories keep the version that sampled them; the weights are drained and dropped."""
-        for _ in weights:
-            pass
+        """The stored trajectories keep the version that sampled them; the weights are not even gathered."""
         self.policy_version = policy_version
 
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
@@ -48,4 +46,9 @@ class ReplayEngine(RolloutEngine):
                 )
             if trajectory.prompt_ids != request.prompt_ids:
                 raise ValueError(f"{self.path}: trajectory {name} was made from another prompt than the data's")
+            if trajectory.response_length > params.max_response_tokens:
+                raise ValueError(
+                    f"{self.path}: trajectory {name} has response_length={trajectory.response_length}, over decoding."
+                    f"max_response_tokens={params.max_response_tokens}; use the decoding settings of the file"
+                )
             yield trajectory

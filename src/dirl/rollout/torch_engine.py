@@ -4,6 +4,7 @@ Every engine step is one forward over the current block of all active sequences,
 it or write its final keys; finished sequences make room for waiting ones at once.
 """
 
+import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ class TorchEngine(RolloutEngine):
     Args:
         max_batch_size: sequences that are decoded at a time.
         device: `auto` is the trainer's device.
-        dtype: of weights and cache; `auto` is that of the model's config. Log-probs are fp32 always.
+        dtype: of weights and cache; `auto` is that of the model's config. Log-probs are fp32, of logits of this dtype.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class TorchEngine(RolloutEngine):
         self.device = torch.device(device if self.device_name == "auto" else self.device_name)
         dtype = config.dtype if self.dtype_name == "auto" else getattr(torch, self.dtype_name)
         with torch.random.fork_rng(devices=[]), self.device:
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, dtype=dtype)
+            own = copy.deepcopy(config)  # transformers writes the dtype into it
+            model = AutoModelForCausalLM.from_config(own, attn_implementation=ATTENTION_NAME, dtype=dtype)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.cache: SlotCache | None = None
         self.policy_version, self.forwards = -1, 0
@@ -76,22 +78,24 @@ class TorchEngine(RolloutEngine):
         waiting = deque(requests)
         active = _Active.empty(self.spec.block_size, self.device)
         self._make_room(requests, params)
-        while waiting or active.sequences:
-            if waiting and len(active.sequences) < self.cache.slots:
-                active = self._admit(active, waiting)
-            self._step(active, params)
-            finished = active.close_blocks(self.spec, params)
-            if finished:
-                yield from (s.trajectory(self.policy_version) for s in finished)
-                active = self._evict(active)
+        try:
+            while waiting or active.sequences:
+                if waiting and len(active.sequences) < self.cache.slots:
+                    active = self._admit(active, waiting)
+                self._step(active, params)
+                finished = active.close_blocks(self.spec, params)
+                if finished:
+                    yield from (s.trajectory(self.policy_version) for s in finished)
+                    active = self._evict(active)
+        finally:
+            self.cache = None  # between rollouts its memory belongs to the trainer
 
     def _make_room(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> None:
         size = self.spec.block_size
         longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
         length = -(-longest // size) * size
         slots = min(self.max_batch_size, max(len(requests), 1))
-        if self.cache is None or self.cache.length < length or self.cache.slots < slots:
-            self.cache = SlotCache(self.model.config, slots, length, self.device, self.model.dtype)
+        self.cache = SlotCache(self.model.config, slots, length, self.device, self.model.dtype)
 
     def _admit(self, active: "_Active", waiting: deque[GenerationRequest]) -> "_Active":
         """Fill the free slots; equal prompts are prefilled once."""

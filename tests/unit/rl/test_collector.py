@@ -122,7 +122,7 @@ def test_results_are_matched_by_id_and_not_by_order() -> None:
     finished = [t.key for t in result.sampled]
     assert finished != sorted(finished), "the engine should not have finished them in order"
     assert sorted(finished) == [(p, i) for p in "abc" for i in range(4)]
-    assert result.counts == {"rounds": 1, "dropped_failed": 0, "missing": 0}
+    assert result.counts == {"rounds": 1, "dropped_failed": 0, "dropped_stale": 0, "missing": 0}
     assert result.surplus == []
 
 
@@ -156,7 +156,7 @@ def test_dynamic_sampling_drops_uniform_groups_and_refills() -> None:
     result = collector.collect(stream("abcdef"), 3, PARAMS)
     assert ids_of(result.groups) == "bef"
     assert [{r.prompt_id for r in call} for call in collector.engine.calls] == [set("abc"), set("de"), set("f")]
-    assert result.counts == {"rounds": 3, "dropped_uniform": 3, "dropped_failed": 0, "missing": 0}
+    assert result.counts == {"rounds": 3, "dropped_uniform": 3, "dropped_failed": 0, "dropped_stale": 0, "missing": 0}
     assert {t.prompt_id for t in result.sampled} == set("abcdef"), "dropped ones are part of the policy's view"
 
 
@@ -165,7 +165,7 @@ def test_rounds_are_capped_and_what_is_missing_is_counted() -> None:
     result = collector.collect(stream("abcde"), 2, PARAMS)
     assert ids_of(result.groups) == "e"
     assert len(collector.engine.calls) == 3
-    assert result.counts == {"rounds": 3, "dropped_uniform": 5, "dropped_failed": 0, "missing": 1}
+    assert result.counts == {"rounds": 3, "dropped_uniform": 5, "dropped_failed": 0, "dropped_stale": 0, "missing": 1}
 
 
 def collected(groups: str, **settings: object) -> tuple[Collector, list[list[Trajectory]]]:
@@ -175,14 +175,30 @@ def collected(groups: str, **settings: object) -> tuple[Collector, list[list[Tra
     return collector, made
 
 
-def test_surplus_comes_first_and_what_is_not_needed_is_kept() -> None:
+def test_surplus_comes_first_and_what_is_not_needed_then_is_dropped_and_counted() -> None:
     collector, old = collected("xyz")
     result = collector.collect(stream("abc"), 2, PARAMS, surplus=old)
-    assert (ids_of(result.groups), ids_of(result.surplus)) == ("xy", "z")
+    assert (ids_of(result.groups), ids_of(result.surplus), result.counts["dropped_stale"]) == ("xy", "", 1)
     assert (collector.engine.calls, result.sampled) == ([], []), "nothing had to be made"
-    result = collector.collect(stream("abc"), 3, PARAMS, surplus=result.surplus)
+    result = collector.collect(stream("abc"), 3, PARAMS, surplus=old[2:])
     assert (ids_of(result.groups), ids_of(result.surplus)) == ("zab", "")
     assert result.counts["rounds"] == 1
+
+
+def test_oversampling_makes_a_surplus_for_the_next_epoch() -> None:
+    collector = collector_of(uniform_for("b"), dynamic_sampling=True, oversample=1.5)
+    result = collector.collect(stream("abcdefg"), 4, PARAMS)
+    assert [len({r.prompt_id for r in call}) for call in collector.engine.calls] == [6]
+    assert (ids_of(result.groups), ids_of(result.surplus)) == ("acde", "f")
+
+
+def test_a_collection_never_asks_for_the_same_prompt_twice() -> None:
+    collector = collector_of(uniform_for("ab"), dynamic_sampling=True, max_rounds=9)
+    result = collector.collect(PromptStream([prompt(i) for i in "abcd"], seed=0), 3, PARAMS)
+    assert sorted(ids_of(result.groups)) == ["c", "d"]
+    assert result.counts["missing"] == 1
+    made = [r.prompt_id for call in collector.engine.calls for r in call if r.prompt_id in "cd"]
+    assert len(made) == 2 * GROUP
 
 
 # -------------------------------------------------------------------------------------------- failed rewards

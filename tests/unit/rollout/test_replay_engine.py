@@ -62,7 +62,7 @@ def test_new_weights_change_nothing_but_the_version_of_the_engine(tmp_path: Path
     engine = engine_from(stored(tmp_path, [trajectory()]))
     weights = iter([("a", torch.zeros(1)), ("b", torch.zeros(1))])
     engine.update_weights(weights, 7)
-    assert next(weights, None) is None, "gathering weights takes all ranks, so they must be drained"
+    assert len(list(weights)) == 2, "there is nothing to gather them for"
     assert engine.policy_version == 7
     assert list(engine.generate([request()], DecodingParams())) == [trajectory()]
 
