@@ -58,12 +58,26 @@ def run_command(name: str, args: list[str]) -> int | None:
 def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     """The arguments of a function of `dirl.commands`, instantiated from options and config files."""
     fn = COMMANDS[name]
-    parser = ArgumentParser(prog=f"dirl {name}", description=fn.__doc__.splitlines()[0], parser_mode=PARSER_MODE)
+    parser = CommandParser(prog=f"dirl {name}", description=fn.__doc__.splitlines()[0], parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(fn, fail_untyped=True, sub_configs=True)
     config = parser.instantiate_classes(parser.parse_args(args))
     config.pop("config")
     return dict(config)
+
+
+class CommandParser(ArgumentParser):
+    """Takes no abbreviated keys, in nested classes either (their parsers are made without arguments)."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+
+class TrainingParser(LightningArgumentParser):
+    """`CommandParser` for LightningCLI."""
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
 
 class DirlCLI(LightningCLI):
@@ -80,6 +94,7 @@ class DirlCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"parser_mode": PARSER_MODE},
+            parser_class=TrainingParser,
             trainer_defaults={"use_distributed_sampler": False, "inference_mode": False},
             save_config_kwargs={"overwrite": True},
             args=args,

@@ -71,7 +71,8 @@ def test_no_config_is_left_untested() -> None:
     ("option", "named"),
     [
         ("--model.init_args.optimizer.learning_rate=1", "learning_rate"),
-        ("--model.init_args.loss.kl=1", "kl"),
+        ("--model.init_args.loss.kl=1", "kl"),  # nor is an abbreviation a key
+        ("--model.init_args.decoding.temp=1", "temp"),
         ("--model.init_args.loss.normalization=batch", "batch"),
         ("--model.init_args.decoding.strategy=greedy", "greedy"),
         ("--data.init_args.group=4", "group"),
