@@ -162,6 +162,22 @@ def test_rollout_and_evaluate_write_what_they_sampled(tmp_path: Path, capsys: py
     assert "tokens_per_step" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("trainer.precision=bf16-true", "trainer.precision='bf16-true': use one of 32-true"),
+        ("model.init_args.source.init_args.dtype=bfloat16", "dtype=float32"),
+        ("model.init_args.reference.class_path=dirl.models.NewModel", "the reference model .* differs from the policy"),
+    ],
+)
+def test_what_would_train_wrongly_in_silence_is_refused(tmp_path: Path, option: str, message: str) -> None:
+    args = [*rl_args(tmp_path), "--model.init_args.loss.kl_coef=0.1", f"--{option}"]
+    if "reference" in option:
+        args.append("--model.init_args.reference.init_args.block_size=8")
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", *args)
+
+
 def test_a_checkpoint_of_another_block_size_is_refused(tmp_path: Path) -> None:
     args = rl_args(tmp_path)
     root = fit(tmp_path / "run", *args, "--trainer.max_epochs=1")

@@ -82,3 +82,14 @@ def test_two_processes_of_rl_equal_one(strategy: str, tmp_path: Path, rl_args: l
 
 def test_the_token_budget_does_not_change_the_step(tmp_path: Path, sft_args: list[object], single_sft: Path) -> None:
     assert_equal_runs(single_sft, run(tmp_path / "run", "single", *sft_args, "--data.init_args.token_budget=4096"))
+
+
+def test_sharded_bf16_training_exports_fp32_weights_after_a_validation(tmp_path: Path, sft_args: list[object]) -> None:
+    """A forward without backward leaves gathered bf16 copies in FSDP2's root; they must not be what is exported."""
+    data = next(str(a).split("=", 1)[1] for a in sft_args if str(a).startswith("--data.init_args.train="))
+    options = ["--trainer.precision=bf16-mixed", f"--data.init_args.val={data}", "--trainer.val_check_interval=4"]
+    root = run(tmp_path / "run", "fsdp", *sft_args, *options, "--trainer.check_val_every_n_epoch=null")
+    assert len(metrics(root, "val/nelbo_per_token")) == 1
+    for name, value in load_file(root / "model" / "model.safetensors").items():
+        assert value.dtype == torch.float32
+        assert not torch.equal(value, value.bfloat16().float()), name

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from dirl.diffusion.sampling import uniform
-from dirl.models import SDARConfig, SDARForCausalLM, register_models
+from dirl.models import NewModel, SDARConfig, SDARForCausalLM, register_models
 from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Strategy, Trajectory
 
@@ -457,3 +457,25 @@ def test_an_engine_can_hold_its_weights_in_another_precision() -> None:
 def test_no_room_for_a_sequence_is_an_error() -> None:
     with pytest.raises(ValueError, match="max_batch_size=0: use at least 1"):
         TorchEngine(max_batch_size=0)
+
+
+def test_the_engines_dtype_leaves_the_trainers_config_alone() -> None:
+    """transformers writes the dtype that a model is made with into its config, and the trainer builds from that."""
+    description = NewModel(hidden_size=32, num_hidden_layers=1, alphabet="01").describe()
+    before = description.config.dtype
+    engine = TorchEngine(dtype="bfloat16")
+    engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+    assert engine.model.dtype == torch.bfloat16
+    assert description.config.dtype == before == torch.float32
+
+
+def test_the_cache_is_given_back_between_rollouts() -> None:
+    source = NewModel(hidden_size=32, num_hidden_layers=1, alphabet="01")
+    description, engine = source.describe(), TorchEngine()
+    engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+    engine.update_weights(source.build(description.config).named_parameters(), 0)
+    running = engine.generate([GenerationRequest("a", i, (0, 1), i) for i in range(3)], DecodingParams())
+    next(running)
+    assert engine.cache is not None
+    list(running)
+    assert engine.cache is None
