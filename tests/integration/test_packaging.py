@@ -63,7 +63,7 @@ def test_metadata_names_licence_python_and_extras(wheel: Path) -> None:
     assert about["Name"] == "dirl"
     assert about["License-Expression"] == "Apache-2.0"
     assert about["License-File"] == "LICENSE"
-    assert about["Requires-Python"] == ">=3.10"
+    assert about["Requires-Python"] == ">=3.11"
     assert set(about.get_all("Provides-Extra")) == {"lmdeploy", "dev"}
     licences = [name for name in wheel_files(wheel) if name.endswith("licenses/LICENSE")]
     assert read(wheel, licences[0]) == (ROOT / "LICENSE").read_text()
