@@ -80,6 +80,21 @@ def test_two_processes_of_rl_equal_one(strategy: str, tmp_path: Path, rl_args: l
     assert_equal_runs(single_rl, run(tmp_path / "run", strategy, *rl_args))
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(
+    strategy: str, tmp_path: Path, rl_args: list[object], single_rl: Path
+) -> None:
+    """Each process has a rollout of its own, and gets it back."""
+    whole = run(tmp_path / "whole", strategy, *rl_args)
+    checkpoint = whole / "logs" / "version_0" / "checkpoints" / "step=2.ckpt"  # half of the first rollout's passes
+    resumed = run(tmp_path / "resumed", strategy, *rl_args, f"--ckpt_path={checkpoint}")
+    assert len(metrics(resumed, "train/loss")) == len(metrics(single_rl, "train/loss")) - 2
+    assert metrics(resumed, "train/loss") == pytest.approx(metrics(whole, "train/loss")[2:], rel=1e-5, abs=1e-7)
+    first, second = (load_file(root / "model" / "model.safetensors") for root in (whole, resumed))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+
+
 def test_the_token_budget_does_not_change_the_step(tmp_path: Path, sft_args: list[object], single_sft: Path) -> None:
     assert_equal_runs(single_sft, run(tmp_path / "run", "single", *sft_args, "--data.init_args.token_budget=4096"))
 
