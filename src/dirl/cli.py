@@ -26,6 +26,17 @@ COMMANDS: dict[str, Callable] = {
     "configs": commands.configs,
 }
 TRAINER_COMMANDS = ("fit", "validate")
+HARMLESS = (
+    # asks for a copy of the weights from before the optimizer step; a checkpoint holds those after it, on purpose
+    "Using ModelCheckpoint with manual optimization",
+    # the folder is this run's own: TensorBoard's files and config.yaml stand beside metrics.csv
+    "Experiment logs directory .* exists and is not empty",
+    # no validation data
+    "Total length of `list` across ranks is zero",
+    # lightning's use of torch's pytree
+    ".*LeafSpec.*",
+)
+"""Warnings of Lightning that do not concern its user here."""
 
 
 def main(args: list[str] | None = None) -> int | None:
@@ -84,8 +95,8 @@ class DirlCLI(LightningCLI):
     """LightningCLI for the two stages: modules and DataModules by `class_path`, unknown keys are errors."""
 
     def __init__(self, args: list[str], run: bool = True) -> None:
-        # It asks for a copy of the weights from before the step; ours are those after it, on purpose.
-        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+        for message in HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
         super().__init__(
             BlockDiffusionModule,
             None,
