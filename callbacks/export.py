@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from dirl.models import save_model
 from dirl.modules.base import BlockDiffusionModule
@@ -21,6 +21,11 @@ class Export(L.Callback):
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"export.every_n_steps={every_n_steps}: use at least 1, or null")
         self.folder, self.every_n_steps = folder, every_n_steps
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        path = Path(trainer.default_root_dir) / self.folder
+        if stage == "fit" and path.exists():
+            rank_zero_warn(f"{path} exists and will be overwritten when training ends; move it, or name another folder")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
         step = trainer.global_step

@@ -1,5 +1,6 @@
 """The rollout callback: each epoch, new weights into the engine, new groups into the buffer."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from dirl.rl.advantage import AdvantageMode
 from dirl.rl.collector import Collection, Collector
 from dirl.rollout import RolloutEngine
 from dirl.types import write_trajectories
+
+log = logging.getLogger(__name__)
 
 COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 
@@ -161,8 +164,15 @@ class Rollout(L.Callback):
             "stale_groups": sum(g[0].policy_version != self.engine.policy_version for g in collection.groups),
         }
         summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
-        values |= {f"rollout/{name}": value for name, value in zip(counts, summed.tolist(), strict=True)}
-        return values
+        sums = dict(zip(counts, summed.tolist(), strict=True))
+        if not sums["groups"]:
+            log.warning(
+                "no group of this rollout has anything to learn from (%d without spread, %d with failed rewards): its "
+                "optimizer steps are skipped; look at the rewards, or raise group_size or max_response_tokens",
+                sums["dropped_uniform"],
+                sums["dropped_failed"],
+            )
+        return values | {f"rollout/{name}": value for name, value in sums.items()}
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.engine.close()

@@ -4,6 +4,7 @@
 signatures are their options.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dirl import commands
-from dirl.modules import BlockDiffusionModule
+from dirl.modules import BlockDiffusionModule, SFTModule
 
 PARSER_MODE = "omegaconf+"
 COMMANDS: dict[str, Callable] = {
@@ -42,6 +43,8 @@ HARMLESS = (
 def main(args: list[str] | None = None) -> int | None:
     """Run one command; returns an exit code, None meaning success."""
     args = sys.argv[1:] if args is None else list(args)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a class_path may name a file of the user's; console scripts do not look here
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     if args and args[0] in TRAINER_COMMANDS:
         DirlCLI(args=args)
@@ -115,6 +118,10 @@ class DirlCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in TRAINER_COMMANDS}
+
+    def before_validate(self) -> None:
+        if not isinstance(self.model, SFTModule):
+            raise ValueError("validate measures the NELBO of SFT; use `dirl evaluate` for a model trained by RL")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         self.config = parser.parse_args(args)

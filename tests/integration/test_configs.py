@@ -51,9 +51,13 @@ def test_a_part_goes_on_top_of_a_recipe(part: Path, base: str, tmp_path: Path) -
     if part.parent.name == "model":
         assert type(merged.model.source).__name__ in changed
     if part.parent.name == "engine":
-        engine = next(c.engine for c in merged.trainer.callbacks if type(c).__name__ == "Rollout")
-        assert isinstance(engine, RolloutEngine)
-        assert type(engine).__name__ in changed
+        before, after = (
+            next(c for c in cli.trainer.callbacks if type(c).__name__ == "Rollout") for cli in (plain, merged)
+        )
+        assert isinstance(after.engine, RolloutEngine)
+        assert type(after.engine).__name__ in changed
+        assert after.dynamic_sampling == before.dynamic_sampling is True, "only the engine changes"
+        assert [type(r) for r in after.scorer.rewards] == [type(r) for r in before.scorer.rewards]
 
 
 def test_the_evaluation_config_instantiates() -> None:

@@ -72,6 +72,8 @@ class SFTDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         check_sampler(self.trainer)
+        if stage == "validate" and self.val is None:
+            raise ValueError("data.val is not set: validate needs it, e.g. --data.init_args.val my_val.jsonl")
         description = self.trainer.lightning_module.description
         if stage == "fit" and not hasattr(self, "train_examples"):
             self.train_examples = self._encode("train", self.train, description)

@@ -75,7 +75,13 @@ class PretrainedModel(ModelSource):
         if looks_local and not Path(self.path).expanduser().is_dir():
             raise ValueError(f"model path={self.path!r}: no such folder; train or download the model first")
         path = os.path.expanduser(self.path)
-        config = AutoConfig.from_pretrained(path)
+        try:
+            config = AutoConfig.from_pretrained(path)
+        except OSError as error:
+            raise ValueError(
+                f"model path={self.path!r} is no folder with a model here (relative to {Path.cwd()}), and the hub did "
+                "not give it: correct the path, or train that model first"
+            ) from error
         check_architecture(config, self.path)
         tokenizer = AutoTokenizer.from_pretrained(path)
         spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)

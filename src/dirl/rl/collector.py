@@ -107,6 +107,8 @@ class Collector:
         report = self.scorer.score(samples)
         if report.failed:
             first = next(iter(report.failed.values()))
+            if len(report.failed) == len(samples):
+                raise ValueError(f"all {len(samples)} responses lost their reward, the first: {first}")
             log.warning("%d of %d responses lost their reward, the first: %s", len(report.failed), len(samples), first)
         result.generate_s += generated - started
         result.reward_s += time.perf_counter() - generated
