@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -118,6 +119,13 @@ class DirlCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in TRAINER_COMMANDS}
+
+    def before_fit(self) -> None:
+        if self._get(self.config, "ckpt_path") == "last":
+            # Lightning would look in this run's new folder, find nothing, and start from scratch with a warning.
+            found = Path(self.trainer.default_root_dir).glob("logs/version_*/checkpoints/*.ckpt")
+            newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+            raise ValueError(f"ckpt_path=last: every run has a folder of its own; name a file (the newest is {newest})")
 
     def before_validate(self) -> None:
         if not isinstance(self.model, SFTModule):
