@@ -13,11 +13,17 @@ from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 class RolloutEngine(ABC):
     """Makes trajectories with the decoding semantics of `DecodingParams`; `TorchEngine` is the reference.
 
-    Life: `setup`, then any number of `update_weights` and `generate`, then `close`.
+    Life: `setup`, then any number of `update_weights`, `generate` and `rest`, then `close`.
     """
 
     policy_version: int = -1
     """Version of the weights that sample now; every trajectory carries it. -1: none yet."""
+
+    progress: int = 0
+    """Grows while `generate` works: who waits for an engine tells by it a slow one from a dead one."""
+
+    concurrent: bool = False
+    """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""
 
     @abstractmethod
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
@@ -33,6 +39,12 @@ class RolloutEngine(ABC):
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
         """Yield one trajectory per request, in the order in which they finish."""
+
+    def rest(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
+        """The trainer works now: give it the memory that the engine is configured to give.
+
+        `update_weights` and `generate` take back what they need.
+        """
 
     def close(self) -> None:  # noqa: B027 - engines without resources need not override it
         """Give back what the engine holds."""

@@ -83,6 +83,7 @@ class TorchEngine(RolloutEngine):
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
                 self._step(active, params)
+                self.progress += 1
                 finished = active.close_blocks(self.spec, params)
                 if finished:
                     yield from (s.trajectory(self.policy_version) for s in finished)
