@@ -1,0 +1,60 @@
+"""Which LMDeploy this package works with: version and sources of what is built upon, checked before it is used."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+TESTED = {
+    "0.18.0": {
+        "configurations/sdar.py": "c4144a255cc4b5f8",
+        "engine/engine.py": "3a2830561003ac79",
+        "engine/engine_instance.py": "239f38717239089c",
+        "engine/engine_loop.py": "dce40a0d6df6817a",
+        "engine/executor/__init__.py": "8a455a33750d9569",
+        "engine/executor/uni_executor.py": "d437e156c1beb403",
+        "engine/model_agent/agent.py": "99fb1968a3fb086d",
+        "messages.py": "663c32417be85345",
+        "strategies/__init__.py": "d317c081f8f9f0c9",
+        "strategies/dllm/__init__.py": "c0acb97b2221df2f",
+        "strategies/dllm/model_agent.py": "9856942f9304515e",
+        "strategies/dllm/sampling.py": "2bb68ace5194cc53",
+        "strategies/dllm/sequence.py": "002ec1a1be89ebaa",
+        "strategies/dllm/step_inputs.py": "9c327a352f856fac",
+    }
+}
+"""Fingerprints (SHA-256, first 16 digits) of files below `lmdeploy/pytorch`, by version."""
+
+
+def check_lmdeploy() -> None:
+    """Raise ImportError unless an LMDeploy is installed whose sources are those this package was tested with."""
+    supported = ", ".join(sorted(TESTED))
+    try:
+        version = importlib.metadata.version("lmdeploy")
+    except importlib.metadata.PackageNotFoundError:
+        raise ImportError(
+            f"the LMDeploy engine needs lmdeploy ({supported}), which is not installed: pip install 'dirl[lmdeploy]', "
+            "or use the engine dirl.rollout.TorchEngine"
+        ) from None
+    if version not in TESTED:
+        raise ImportError(
+            f"lmdeploy {version} is installed; this package works with {supported}: pip install lmdeploy=="
+            f"{max(TESTED)}, or use the engine dirl.rollout.TorchEngine"
+        )
+    changed = [name for name, wanted in TESTED[version].items() if fingerprint(_folder() / name) != wanted]
+    if changed:
+        raise ImportError(
+            f"lmdeploy {version} differs from the published one in {', '.join(changed)}: reinstall it (pip install "
+            f"--force-reinstall --no-deps lmdeploy=={version})"
+        )
+
+
+def fingerprint(path: Path) -> str:
+    """Of a file's content; empty if there is no such file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def _folder() -> Path:
+    spec = importlib.util.find_spec("lmdeploy")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "pytorch"
