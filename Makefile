@@ -13,12 +13,13 @@ SEED ?= 0
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 STAMP := $(VENV)/.installed
+LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test test-gpu demo lint wheel clean force
+.PHONY: help venv install test test-lmdeploy test-gpu demo lint wheel clean force
 
 help:  ## List the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv: install  ## The same as install
 
@@ -37,6 +38,14 @@ $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 
 test: $(STAMP)  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-lmdeploy: $(LMDEPLOY_STAMP)  ## Run the tests of LMDeploy's engine, on a CPU; installs it first
+	OMP_NUM_THREADS=1 LMDEPLOY_ENABLE_CHECK_ENV=0 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/lmdeploy
+
+$(LMDEPLOY_STAMP): $(STAMP) requirements/lmdeploy.txt
+	$(BIN)/python -m pip install -c requirements/constraints.txt -r requirements/lmdeploy.txt
+	$(BIN)/python -m pip install --no-deps lmdeploy==0.18.0
+	touch $@
 
 test-gpu: $(STAMP)  ## Run the tests that need a CUDA device (they skip without one)
 	$(BIN)/python -m pytest tests/gpu

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from dirl.types import DecodingParams
 
+SPAN = 512
+"""Tokens whose probabilities `draw` sums first."""
+
 
 def scaled_logits(logits: Tensor, mask_token_id: int, temperature: float) -> Tensor:
     """z = logits / temperature in at least fp32 with the mask token at -inf, [..., V]. Temperature 0 counts as 1."""
@@ -59,13 +62,38 @@ def uniform(seeds: Tensor, positions: Tensor, forwards: Tensor) -> Tensor:
     return _shift(x, 11).double() * 2.0**-53
 
 
+def candidates(z: Tensor, noise: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor, Tensor]:
+    """A candidate token per row of z [M, V]: token, its log-probability as drawn, and its confidence, each [M]."""
+    full = z.log_softmax(-1)
+    if params.temperature == 0:
+        tokens, drawn = z.argmax(-1), full
+    else:
+        kept = cut_logits(z, params)
+        tokens, drawn = draw(kept, noise), kept.log_softmax(-1) if kept is not z else full
+    logprobs = drawn.gather(-1, tokens[:, None]).squeeze(-1)
+    best = full.max(-1).values if params.confidence == "max" else full.gather(-1, tokens[:, None]).squeeze(-1)
+    return tokens, logprobs, best.exp()
+
+
 def draw(z: Tensor, u: Tensor) -> Tensor:
-    """Inverse-CDF draw from softmax(z): z [..., V], u [...] in [0, 1) -> token ids [...]."""
-    cumulative = z.double().softmax(-1).cumsum(-1)
-    token = torch.searchsorted(cumulative, (u * cumulative[..., -1])[..., None], right=True).squeeze(-1)
-    # u * total can reach the last edge by rounding: fall back to the last token of positive probability.
-    last = (cumulative < cumulative[..., -1:]).sum(-1)
-    return torch.minimum(token, last)
+    """Inverse-CDF draw from softmax(z): z [..., V], u [...] in [0, 1) -> token ids [...].
+
+    In two levels, so that only sums of `SPAN` probabilities and the span that is hit are held in float64.
+    """
+    probs = torch.nn.functional.pad(z.softmax(-1), (0, -z.shape[-1] % SPAN)).unflatten(-1, (-1, SPAN))
+    mass = probs.sum(-1, dtype=torch.float64)
+    target = u * mass.sum(-1)
+    span = _reached(mass.cumsum(-1), target)
+    inside = probs.gather(-2, span[..., None, None].expand(*span.shape, 1, SPAN)).squeeze(-2).double().cumsum(-1)
+    before = (mass.cumsum(-1) - mass).gather(-1, span[..., None]).squeeze(-1)
+    return span * SPAN + _reached(inside, (target - before).clamp_min(0))
+
+
+def _reached(cumulative: Tensor, target: Tensor) -> Tensor:
+    """First index whose cumulative value exceeds the target, which rounding may have put past the last: [...]."""
+    index = torch.searchsorted(cumulative, target[..., None], right=True).squeeze(-1)
+    last = (cumulative < cumulative[..., -1:]).sum(-1)  # of positive probability
+    return torch.minimum(index, last)
 
 
 def _signed(x: int) -> int:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 
 from dirl.attention import ATTENTION_NAME, visible
 from dirl.diffusion.commit import commit
-from dirl.diffusion.sampling import cut_logits, draw, scaled_logits, uniform
+from dirl.diffusion.sampling import candidates, scaled_logits, uniform
 from dirl.models import register_models
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.slot_cache import SlotCache
@@ -158,19 +158,6 @@ class TorchEngine(RolloutEngine):
         index = torch.tensor(kept, dtype=torch.long, device=self.device)
         self.cache.keep(index)
         return active.select(kept, index)
-
-
-def candidates(z: Tensor, noise: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor, Tensor]:
-    """A candidate token per row of z [M, V]: token, its log-probability as drawn, and its confidence, each [M]."""
-    full = z.log_softmax(-1)
-    if params.temperature == 0:
-        tokens, drawn = z.argmax(-1), full
-    else:
-        kept = cut_logits(z, params)
-        tokens, drawn = draw(kept, noise), kept.log_softmax(-1) if kept is not z else full
-    logprobs = drawn.gather(-1, tokens[:, None]).squeeze(-1)
-    best = full.max(-1).values if params.confidence == "max" else full.gather(-1, tokens[:, None]).squeeze(-1)
-    return tokens, logprobs, best.exp()
 
 
 @dataclass
