@@ -1,8 +1,9 @@
-"""Attention without FlexAttention: the queries of each branch meet the keys they can see, and no others.
+"""Which keys the queries of a packed row need, without FlexAttention: a plan of segments of few queries each.
 
-A segment is one branch of one group. Its queries can only see the shared prompt of the group and the
-branch itself, so attention over a packed row of T tokens costs the sum of [branch, prompt + branch]
-rectangles instead of T x T. Works on any device, forward and backward.
+A segment is some queries of one branch, of neighbouring blocks. Its keys are the clean tokens of prompt and branch in
+the blocks before its last one, and the segment itself. Nearly all of these pairs are visible, so attention over the
+row costs about the visible pairs, where a branch as one rectangle would cost its views times its views. Segments with
+about as many keys go together through one matrix product (`dirl.attention.segment_attention`).
 """
 
 from dataclasses import dataclass
@@ -10,67 +11,135 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dirl.attention.sdpa import grouped_sdpa
-from dirl.attention.visibility import visible
 from dirl.types import Layout
+
+QUERIES = 64
+"""Queries of a segment: more of them waste pairs within the segment, fewer make matrix products slow."""
+PAIRS = 2**16
+"""Query-key pairs, padding included, that go through one product; a segment alone may have more."""
+
+
+@dataclass(frozen=True)
+class SegmentBatch:
+    """N segments padded to Q queries and K keys; a padded place holds T, the length of the row."""
+
+    queries: Tensor
+    """[N, Q] positions in the packed row."""
+    keys: Tensor
+    """[N, K] positions: clean tokens in the order of their blocks, then the queries again."""
+    free: int
+    """The first so many keys are seen by all queries."""
+    hidden: Tensor
+    """[N, Q, K - free] bool, True where a query does not see one of the other keys."""
 
 
 @dataclass(frozen=True)
 class SegmentMask:
-    """Gather plan for S segments of at most Q queries and K keys each."""
+    """Every token of the row is a query of one segment."""
 
-    query_index: Tensor
-    """[S, Q] positions in the packed row; padding repeats position 0."""
-    key_index: Tensor
-    """[S, K] positions in the packed row; padding repeats position 0."""
-    allowed: Tensor
-    """[S, 1, Q, K] bool; a padded query sees key 0, so that no row of the softmax is empty."""
-    output_index: Tensor
-    """[T]: where in the flattened [S * Q] each packed position's output lies."""
+    batches: tuple[SegmentBatch, ...]
+    length: int
+    """T of the packed row."""
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs that are computed per head, padding included."""
+        return sum(batch.queries.numel() * batch.keys.shape[1] for batch in self.batches)
 
 
-def segment_mask(layout: Layout) -> SegmentMask:
-    """Plan for a layout whose branches are contiguous runs, the shared prompt first in its group."""
+def segment_mask(layout: Layout, queries: int = QUERIES, pairs: int = PAIRS) -> SegmentMask:
+    """The plan for a layout whose tokens stand in any order, on the layout's device."""
     device = layout.group_ids.device
-    length = len(layout)
-    pairs = torch.stack([layout.group_ids, layout.branch_ids])
-    (groups, branches), sizes = torch.unique_consecutive(pairs, dim=1, return_counts=True)
-    starts = sizes.cumsum(0) - sizes
-    groups, branches, sizes, starts = (x.tolist() for x in (groups, branches, sizes, starts))
-    if len(set(zip(groups, branches, strict=True))) != len(groups):
-        raise AssertionError("a branch of the packed row is not contiguous")
-    prompts = {g: (s, n) for g, b, s, n in zip(groups, branches, starts, sizes, strict=True) if b == 0}
+    order, row = _sorted(Layout(*(ids.cpu() for ids in vars(layout).values())))
+    branch, run = _numbered(row.group_ids, row.branch_ids), _numbered(*vars(row).values())
+    table, table_start, seen = _clean_streams(row, branch)
+    start, size = _cut(branch, run, queries)
+    keys = seen[start + size - 1]  # blocks ascend within a branch: the last query sees the most
+    free = seen[start]
 
-    query_rows, key_rows = [], []
-    for group, branch, start, size in zip(groups, branches, starts, sizes, strict=True):
-        own = torch.arange(start, start + size)
-        query_rows.append(own)
-        prompt = prompts.get(group)
-        shared = branch != 0 and prompt is not None
-        key_rows.append(torch.cat([torch.arange(prompt[0], sum(prompt)), own]) if shared else own)
-    query_index, query_pad = _pad(query_rows, device)
-    key_index, key_pad = _pad(key_rows, device)
-
-    allowed = visible(layout[query_index][:, :, None], layout[key_index][:, None, :])
-    allowed &= ~key_pad[:, None, :]
-    allowed[..., 0] |= query_pad
-    output_index = torch.empty(length, dtype=torch.long, device=device)
-    real = ~query_pad.flatten()
-    output_index[query_index.flatten()[real]] = real.nonzero().squeeze(1)
-    return SegmentMask(query_index, key_index, allowed[:, None], output_index)
+    # One place more, for padding: token T, which sees no clean key and is in no run.
+    order, seen, run = (torch.cat([x, x.new_tensor([y])]) for x, y in ((order, len(row)), (seen, 0), (run, -1)))
+    batches = []
+    for chosen in _batched(size, keys, pairs):
+        query = _padded(start[chosen], size[chosen], len(row))
+        clean = table[_padded(table_start[branch[start[chosen]]], keys[chosen], len(table) - 1)]
+        first = int(free[chosen].min())
+        column = torch.arange(first, clean.shape[1])
+        hidden = torch.cat([column >= seen[query][:, :, None], run[query][:, :, None] != run[query][:, None, :]], dim=2)
+        places = order[query], order[torch.cat([clean, query], dim=1)]
+        batches.append(SegmentBatch(*(x.to(device) for x in places), first, hidden.to(device)))
+    return SegmentMask(tuple(batches), len(row))
 
 
-def segment_attention(query: Tensor, key: Tensor, value: Tensor, mask: SegmentMask, scale: float) -> Tensor:
-    """SDPA per segment. query [1, H, T, D], key and value [1, Hkv, T, D] -> [1, T, H, D]."""
-    q = query[0].transpose(0, 1)[mask.query_index].transpose(1, 2)
-    k = key[0].transpose(0, 1)[mask.key_index].transpose(1, 2)
-    v = value[0].transpose(0, 1)[mask.key_index].transpose(1, 2)
-    out = grouped_sdpa(q, k, v, mask.allowed, scale)
-    return out.transpose(1, 2).flatten(0, 1)[mask.output_index][None]
+def _sorted(layout: Layout) -> tuple[Tensor, Layout]:
+    """The tokens in order of (group, branch, block, view): their positions, and the layout in that order."""
+    order = torch.arange(len(layout))
+    for ids in (layout.view_ids, layout.block_ids, layout.branch_ids, layout.group_ids):
+        order = order[ids[order].argsort(stable=True)]
+    return order, layout[order]
 
 
-def _pad(rows: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths -> ([S, L] indices padded with 0, [S, L] bool that is True on padding)."""
-    index = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-    sizes = torch.tensor([len(row) for row in rows], device=device)
-    return index, torch.arange(index.shape[1], device=device)[None] >= sizes[:, None]
+def _numbered(*columns: Tensor) -> Tensor:
+    """0, 1, 2, ... of each run of equal rows of the columns."""
+    changes = torch.stack([column.diff() != 0 for column in columns]).any(dim=0)
+    return torch.cat([changes.new_zeros(1), changes]).cumsum(0)
+
+
+def _clean_streams(row: Layout, branch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Per branch the clean tokens that it reads, its own and the prompt's, in order of their blocks.
+
+    Returns:
+        the tokens of all branches one after the other, and a last one that stands for padding; where each branch
+        begins there; and how many of its branch's tokens each token of the row sees, which are the first ones.
+    """
+    clean = (row.view_ids == 0).nonzero().squeeze(1)
+    first = torch.cat([branch.new_zeros(1), branch.diff().nonzero().squeeze(1) + 1])  # first token of each branch
+    count = torch.bincount(branch[clean], minlength=len(first))
+    # A prompt is the first branch of its group.
+    group = _numbered(row.group_ids)[first]
+    prompt = torch.searchsorted(group, group)
+    reads = (row.branch_ids[first] != 0) & (row.branch_ids[first[prompt]] == 0)
+    shared, copies = prompt[reads], count[prompt[reads]]
+    index = torch.arange(int(copies.sum())) + (_starts(count)[shared] - _starts(copies)).repeat_interleave(copies)
+
+    tokens = torch.cat([clean, clean[index]])
+    reader = torch.cat([branch[clean], reads.nonzero().squeeze(1).repeat_interleave(copies)])
+    blocks = int(row.block_ids.max()) + 1
+    place, by_place = (reader * blocks + row.block_ids[tokens]).sort(stable=True)
+    begin = torch.searchsorted(place, torch.arange(len(first)) * blocks)
+    seen = torch.searchsorted(place, branch * blocks + row.block_ids) - begin[branch]
+    return torch.cat([tokens[by_place], tokens.new_tensor([len(row)])]), begin, seen
+
+
+def _cut(branch: Tensor, run: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """Start and size of segments of whole runs: each branch in equal parts of about `queries` tokens."""
+    size = torch.bincount(branch)
+    end = torch.bincount(run).cumsum(0)[run] - _starts(size)[branch]  # of the token's run, within its branch
+    parts = ((size + queries // 2) // queries).clamp(min=1)
+    part = (end - 1) * parts[branch] // size[branch]
+    sizes = torch.bincount(_numbered(branch, part))
+    return _starts(sizes), sizes
+
+
+def _batched(size: Tensor, keys: Tensor, pairs: int) -> list[list[int]]:
+    """Segments by their number of keys, as many together as stay within so many pairs."""
+    batches: list[list[int]] = []
+    rows = columns = 0
+    for segment in (keys + size).argsort(descending=True, stable=True).tolist():
+        queries, most = max(rows, int(size[segment])), max(columns, int(keys[segment]))
+        if not batches or (len(batches[-1]) + 1) * queries * (queries + most) > pairs:
+            batches.append([])
+            queries, most = int(size[segment]), int(keys[segment])
+        batches[-1].append(segment)
+        rows, columns = queries, most
+    return batches
+
+
+def _padded(start: Tensor, size: Tensor, padding: int) -> Tensor:
+    """[N, L]: the numbers start..start + size - 1 of each, then padding."""
+    column = torch.arange(int(size.max()))
+    return (start[:, None] + column).masked_fill(column >= size[:, None], padding)
+
+
+def _starts(sizes: Tensor) -> Tensor:
+    return sizes.cumsum(0) - sizes

@@ -1,9 +1,11 @@
 """Packing: conversations and trajectories become flat rows of tokens, filled to a budget.
 
 A `Segment` holds the tokens of sequences that may see one another (one conversation, or the responses to
-one prompt behind a single copy of it). `pack` joins segments to `PackedBatch`es; nothing is padded.
+one prompt behind a single copy of it). `pack` joins segments to `PackedBatch`es, and spreads the responses of a
+segment over several where that fills them; nothing is padded.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 from dirl.data.chat import Encoded
+from dirl.data.filling import fill_rows
 from dirl.diffusion.noise import NoiseConfig, noise
 from dirl.diffusion.replay import Replay, replay
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
@@ -81,46 +84,53 @@ def whole_blocks(encoded: Encoded, size: int, end_token: int) -> tuple[np.ndarra
 def group_segments(
     trajectories: Sequence[Trajectory], spec: ModelSpec, weights: Sequence[float], token_budget: int, share_prompt: bool
 ) -> list[Segment]:
-    """The trajectories of one prompt, behind one copy of it as long as they fit into the budget.
+    """The trajectories of one prompt as one segment, behind one copy of it.
 
     Args:
         weights: loss weight of every scored token of each trajectory.
-        share_prompt: False gives every trajectory its own copy of the prompt.
+        token_budget: of no effect, as `pack` divides groups.
+        share_prompt: False gives every trajectory a segment, and so a copy of the prompt, of its own.
     """
     size = spec.block_size
     prompt_ids = np.array(trajectories[0].prompt_ids, dtype=np.int64)
     prompt = _clean(prompt_ids[: len(prompt_ids) // size * size].reshape(-1, size), 0, branch=0)
-    bodies = [(t, replay(t, size, spec.mask_token_id), weight) for t, weight in zip(trajectories, weights, strict=True)]
-    chunks: list[list[Segment]] = []
-    room = 0
-    for trajectory, views, weight in bodies:
-        length = views.inputs.size + views.blocks[:-1].size
-        if not chunks or not share_prompt or length > room:
-            chunks.append([prompt])
-            room = token_budget - len(prompt)
-        chunks[-1].append(_response(trajectory, views, weight, branch=len(chunks[-1])))
-        room -= length
-    return [_concatenate(chunk) for chunk in chunks]
+    responses = [
+        _response(trajectory, replay(trajectory, size, spec.mask_token_id), weight, branch if share_prompt else 1)
+        for branch, (trajectory, weight) in enumerate(zip(trajectories, weights, strict=True), 1)
+    ]
+    if not share_prompt:
+        return [_concatenate([prompt, response]) for response in responses]
+    return [_concatenate([prompt, *responses])]
 
 
 def pack(segments: Iterable[Segment], token_budget: int) -> list[PackedBatch]:
-    """Fill rows of at most `token_budget` tokens, longest segment first, each into the fullest row it fits.
+    """Fill rows of at most `token_budget` tokens; see `dirl.data.filling`.
 
-    A segment longer than the budget gets a row of its own; one without tokens is in no row.
+    Responses of one segment that come to lie in different rows get a copy of the prompt in each. What exceeds the
+    budget, a segment or a response with its prompt, gets a row of its own; a segment without tokens is in no row.
     """
-    rows: list[list[Segment]] = []
-    room: list[int] = []
-    for segment in sorted(filter(len, segments), key=len, reverse=True):
-        fits = [i for i, left in enumerate(room) if left >= len(segment)]
-        if fits:
-            best = min(fits, key=room.__getitem__)
-        else:
-            best = len(rows)
-            rows.append([])
-            room.append(token_budget)
-        rows[best].append(segment)
-        room[best] -= len(segment)
-    return [join(row) for row in rows]
+    divided = [_divided(segment) for segment in segments if len(segment)]
+    groups = [(prompt, responses) for prompt, responses in divided if len(responses) > 1]
+    # All that cannot be divided is as one group without a prompt.
+    whole = [_concatenate([prompt, *responses]) for prompt, responses in divided if len(responses) <= 1]
+    lengths = [(len(prompt), [len(r) for r in responses]) for prompt, responses in groups]
+    rows = []
+    for row in fill_rows([*lengths, (0, [len(segment) for segment in whole])], token_budget):
+        joined: list[Segment] = []
+        for number, chosen in row:
+            if number == len(groups):
+                joined += [whole[i] for i in chosen]
+            else:
+                prompt, responses = groups[number]
+                joined.append(_concatenate([prompt, *(responses[i] for i in chosen)]))
+        rows.append(join(joined))
+    return rows
+
+
+def fill_rate(batches: Sequence[PackedBatch], token_budget: int) -> float:
+    """Tokens over the room for them, in 0..1. A row over the budget is full; without rows it is 0."""
+    room = sum(max(len(batch), token_budget) for batch in batches)
+    return sum(len(batch) for batch in batches) / room if room else 0.0
 
 
 def join(segments: Sequence[Segment]) -> PackedBatch:
@@ -138,6 +148,18 @@ def empty_batch(spec: ModelSpec) -> PackedBatch:
     """One block without targets: what a rank computes when the others have more micro-batches."""
     ids = np.full((1, spec.block_size), spec.pad_token_id, dtype=np.int64)
     return join([_clean(ids, 0, branch=0)])
+
+
+def _divided(segment: Segment) -> tuple[Segment, list[Segment]]:
+    """The prompt (branch 0) and the responses (each other branch); both are stretches of the segment."""
+    starts = np.flatnonzero(np.diff(segment.branch_ids, prepend=-1)).tolist()
+    parts = [_slice(segment, a, b) for a, b in itertools.pairwise([*starts, len(segment)])]
+    prompt = parts.pop(0) if segment.branch_ids[0] == 0 else _slice(segment, 0, 0)
+    return prompt, parts
+
+
+def _slice(segment: Segment, start: int, end: int) -> Segment:
+    return Segment(**{name: value[start:end] for name, value in vars(segment).items()})
 
 
 def _response(trajectory: Trajectory, views: Replay, weight: float, branch: int) -> Segment:

@@ -4,21 +4,29 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dirl.attention import flex
+from dirl.attention import dense_mask, flex, visible
 from dirl.attention.flex import block_mask, flex_forward, mask_mod
-from dirl.types import Layout
+from dirl.attention.intervals import key_intervals
+from dirl.data.chat import Encoded
+from dirl.data.packing import conversation_segment, group_segments, pack
+from dirl.diffusion.noise import NoiseConfig
+from dirl.types import Layout, ModelSpec, Trajectory
 
 SEEDS = range(8)
 Rows = list[tuple[int, int, int, int]]
 """(group, branch, block, view) of each token."""
 
 
-def pack(rows: Rows) -> Layout:
+def layout_of(rows: Rows) -> Layout:
     return Layout(*torch.tensor(rows).T.contiguous())
 
 
@@ -63,8 +71,12 @@ def tile_fractions(dense: torch.Tensor, tile: int) -> torch.Tensor:
 
 
 def tables(layout: Layout, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(partial, full) tiles of the BlockMask as booleans, read from its lists by hand."""
-    mask = block_mask(layout, tile)
+    """(partial, full) tiles of the BlockMask as booleans."""
+    return listed(block_mask(layout, tile))
+
+
+def listed(mask: BlockMask) -> tuple[torch.Tensor, torch.Tensor]:
+    """(partial, full) tiles as booleans, read from the lists by hand."""
     lists = ((mask.kv_num_blocks, mask.kv_indices), (mask.full_kv_num_blocks, mask.full_kv_indices))
     found = []
     for numbers, indices in lists:
@@ -77,7 +89,7 @@ def tables(layout: Layout, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def assert_exact(rows: Rows, tile: int) -> tuple[int, int]:
     """Each tile is listed as what it is; returns how many are partial and full."""
-    partial, full = tables(pack(rows), tile)
+    partial, full = tables(layout_of(rows), tile)
     fractions = tile_fractions(oracle(rows), tile)
     assert not (partial & full).any()
     assert (partial | full)[fractions > 0].all(), "a tile with a visible pair would be skipped"
@@ -94,17 +106,35 @@ def test_every_tile_is_empty_partial_or_full_exactly_as_its_pairs_say(seed: int,
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_tiles_stay_exact_when_tokens_stand_in_any_order(seed: int) -> None:
+def test_tiles_stay_exact_whatever_the_order_of_the_stretches(seed: int) -> None:
+    """Packing puts the prompt first and the views last; nothing leans on that."""
     rows = random_rows(seed)
-    random.Random(seed).shuffle(rows)
-    assert_exact(rows, 4)
+    stretches = list(dict.fromkeys(row[:2] if row[3] == 0 else row for row in rows))
+    random.Random(seed).shuffle(stretches)
+    place = {stretch: i for i, stretch in enumerate(stretches)}
+    assert_exact(sorted(rows, key=lambda row: place[row[:2] if row[3] == 0 else row]), 4)
 
 
 @pytest.mark.parametrize("seed", range(100))
 def test_tiny_tiles_of_few_kinds_of_tokens_are_exact(seed: int) -> None:
     rng = random.Random(seed)
     kinds = [tuple(rng.randint(0, n) for n in (1, 2, 2, 1)) for _ in range(rng.randint(1, 6))]
-    assert_exact([kind for kind in rng.choices(kinds, k=12) for _ in range(rng.randint(1, 5))], 2)
+    rows = [kind for kind in rng.choices(kinds, k=12) for _ in range(rng.randint(1, 5))]
+    assert_exact(sorted(rows, key=lambda row: (row[3] > 0, row)), 2)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, 1, 0, 1), (0, 1, 1, 1), (0, 1, 0, 1)],
+        [(0, 1, 0, 0), (0, 2, 0, 0), (0, 1, 1, 0)],
+        [(0, 1, 1, 0), (0, 1, 0, 0)],
+    ],
+    ids=["a view", "the clean copy of a branch", "clean blocks out of order"],
+)
+def test_a_row_that_packing_would_not_make_is_refused(rows: Rows) -> None:
+    with pytest.raises(RuntimeError, match="lies in pieces"):
+        block_mask(layout_of(rows))
 
 
 def test_the_tiles_of_a_hand_drawn_layout() -> None:
@@ -112,7 +142,7 @@ def test_the_tiles_of_a_hand_drawn_layout() -> None:
     branch_block_view = ["000", "010", "120", "130", "121", "131", "220", "221"]
     runs = [(0, *map(int, run)) for run in branch_block_view]
     picture = ["#.......", "##......", "###.....", "####....", "##..#...", "###..#..", "##....#.", "##.....#"]
-    partial, full = tables(pack([run for run in runs for _ in range(2)]), 2)
+    partial, full = tables(layout_of([run for run in runs for _ in range(2)]), 2)
     assert not partial.any()
     assert full.tolist() == [[mark == "#" for mark in line] for line in picture]
 
@@ -128,14 +158,14 @@ def test_blocks_longer_than_a_tile_make_full_tiles_on_the_diagonal() -> None:
 
 
 def test_a_last_tile_that_lacks_tokens_is_never_full() -> None:
-    partial, full = tables(pack([(0, 0, 0, 0)] * 7), 4)
+    partial, full = tables(layout_of([(0, 0, 0, 0)] * 7), 4)
     assert full.tolist() == [[True, False], [False, False]]
     assert partial.tolist() == [[False, True], [True, True]]
 
 
 def test_key_side_lists_are_the_transpose_that_the_backward_reads() -> None:
-    mask = block_mask(pack(random_rows(3)), 16)
-    partial, full = tables(pack(random_rows(3)), 16)
+    mask = block_mask(layout_of(random_rows(3)), 16)
+    partial, full = tables(layout_of(random_rows(3)), 16)
     assert mask.q_num_blocks[0, 0].tolist() == partial.sum(dim=0).tolist()
     assert mask.full_q_num_blocks[0, 0].tolist() == full.sum(dim=0).tolist()
 
@@ -145,12 +175,31 @@ def test_mask_mod_of_all_pairs_is_the_rule(seed: int) -> None:
     rows = random_rows(seed)
     index = torch.arange(len(rows))
     batch = torch.zeros((), dtype=torch.long)
-    found = mask_mod(pack(rows))(batch, batch, index[:, None], index[None, :])
+    found = mask_mod(*key_intervals(layout_of(rows)))(batch, batch, index[:, None], index[None, :])
     assert torch.equal(found, oracle(rows))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_intervals_of_a_query_do_not_overlap(seed: int) -> None:
+    """Else a tile's pairs would be counted twice and a partial tile called full."""
+    rows = random_rows(seed)
+    begin, end = key_intervals(layout_of(rows))
+    assert torch.equal((end - begin).sum(0), oracle(rows).sum(1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_mask_is_the_one_that_pytorch_makes_from_the_predicate(seed: int) -> None:
+    layout = layout_of(random_rows(seed))
+    ours = block_mask(layout)
+    theirs = create_block_mask(
+        lambda batch, head, query, key: visible(layout[query], layout[key]), 1, 1, len(layout), len(layout), "cpu"
+    )
+    for found, wanted in zip(listed(ours), listed(theirs), strict=True):
+        assert torch.equal(found, wanted)
+
+
 def test_mask_of_a_length_that_is_no_multiple_of_the_tile_has_that_length() -> None:
-    assert block_mask(pack([(0, 0, i, 0) for i in range(130)])).shape == (1, 1, 130, 130)
+    assert block_mask(layout_of([(0, 0, i, 0) for i in range(130)])).shape == (1, 1, 130, 130)
 
 
 @pytest.mark.parametrize("tile", [16, 128])
@@ -158,27 +207,34 @@ def test_mask_of_a_length_that_is_no_multiple_of_the_tile_has_that_length() -> N
 def test_flex_forward_is_sdpa_under_the_dense_mask(seed: int, tile: int) -> None:
     rows = random_rows(seed)[:300]
     query, key, value, wanted = attention_case(rows, seed)
-    found = flex_forward(query, key, value, block_mask(pack(rows), tile), 0.3)
+    found = flex_forward(query, key, value, block_mask(layout_of(rows), tile), 0.3)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)  # fp32 sums in another order
 
 
-def test_one_compiled_graph_serves_more_lengths_than_dynamo_would_compile(
-    compiled: Callable[..., torch.Tensor],
-) -> None:
-    for length in range(130, 380, 25):
-        rows = (random_rows(1) * 4)[:length]
+LENGTHS = (1000, 1001, 384, 4, 640, 129, 128, 1300, 2048, 250, 1024, 64, 513, 2047)
+"""Multiples of the tile and others, rows of a single tile, and an empty batch's row of one block."""
+
+
+def test_rows_of_many_lengths_are_compiled_three_times(traced: None) -> None:
+    """Once for the first length, once for all lengths, once for rows of a single tile."""
+    for length in LENGTHS:
+        rows = [(0, 0, i // 4, 0) for i in range(length // 2)]
+        rows += [(0, 1 + i // 400, (length // 2 + i % 400) // 4, 1) for i in range(length - len(rows))]
         query, key, value, wanted = attention_case(rows, seed=length)
-        found = compiled(query, key, value, block_mask=block_mask(pack(rows)), scale=0.3, enable_gqa=True)
+        found = flex_forward(query, key, value, block_mask(layout_of(rows)), 0.3)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert counters["stats"]["unique_graphs"] <= 3
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., torch.Tensor]]:
+def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What runs on a GPU, with its own options, but traced only: no kernel is generated."""
     torch._dynamo.reset()
+    counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     flex._compiled.cache_clear()
-    yield flex._compiled()
+    monkeypatch.setattr(flex, "flex_attention", flex._compiled())
+    yield
     flex._compiled.cache_clear()
 
 
@@ -222,7 +278,7 @@ def test_a_mask_of_65536_tokens_costs_far_less_than_their_pairs() -> None:
     tokens, tile = 65536, 128
     with Elements() as elements:
         mask = block_mask(long_layout(tokens), tile)
-    assert elements.largest <= 4 * tokens + (tokens // tile) ** 2, "a tensor grows faster than T + tiles^2"
+    assert elements.largest <= 4 * tokens + 2 * (tokens // tile + 1) ** 2, "a tensor grows faster than T + tiles^2"
     assert elements.total < tokens * tokens / tile, "the work grows like pairs of tile and token"
     assert mask.to_dense().sum() > 0
 
@@ -231,3 +287,49 @@ def test_a_mask_of_65536_tokens_costs_far_less_than_their_pairs() -> None:
 def test_a_mask_of_nothing_is_refused(layout: list, tile: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         block_mask(Layout(*torch.tensor(layout, dtype=torch.long).view(-1, 4).T), tile)
+
+
+def test_building_a_mask_never_waits_for_the_device() -> None:
+    """Fake tensors have no values: whatever asks for one, as a host sync does, raises."""
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        layout = Layout(*(mode.from_tensor(ids) for ids in vars(long_layout(1000)).values()))
+        assert block_mask(layout).kv_indices.shape == (1, 1, 8, 8)
+
+
+# -------------------------------------------------------------------------------------- what packing makes
+
+SPEC = ModelSpec(block_size=4, mask_token_id=50, stop_token_ids=(51,), pad_token_id=51, vocab_size=64)
+
+
+def packed_groups(seed: int) -> list[Layout]:
+    """Rows of groups of 1 to 5 responses to prompts of 0 to 5 blocks and a part of one."""
+    rng = np.random.default_rng(seed)
+    segments = []
+    for _ in range(3):
+        prompt = tuple(rng.integers(0, 50, rng.integers(1, 24)).tolist())
+        group = [trajectory(prompt, rng, sample) for sample in range(rng.integers(1, 6))]
+        segments += group_segments(group, SPEC, [1.0] * len(group), 300, share_prompt=bool(seed % 2))
+    return [row.layout for row in pack(segments, 300)]
+
+
+def trajectory(prompt: tuple[int, ...], rng: np.random.Generator, sample: int) -> Trajectory:
+    blocks = [min(4, 4 - len(prompt) % 4), *[4] * rng.integers(0, 12)]
+    ids = rng.integers(0, 50, sum(blocks)).tolist()
+    steps = [int(s) for size in blocks for s in rng.permutation(np.arange(size) // rng.integers(1, 3) + 1)]
+    return Trajectory("p", sample, prompt, tuple(ids), len(ids), tuple(steps), (0.0,) * len(ids), "length", 0)
+
+
+def packed_conversations(seed: int) -> list[Layout]:
+    rng = np.random.default_rng(seed)
+    conversations = [Encoded(rng.integers(0, 50, n).tolist(), [i > n // 3 for i in range(n)]) for n in (5, 40, 64, 90)]
+    config = NoiseConfig(views_per_block=1 + seed % 2)
+    return [b.layout for b in pack([conversation_segment(c, SPEC, config, rng)[0] for c in conversations], 300)]
+
+
+@pytest.mark.parametrize("make", [packed_groups, packed_conversations])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_row_that_packing_makes_has_exact_tiles(make: Callable[[int], list[Layout]], seed: int) -> None:
+    for layout in make(seed):
+        rows = [tuple(row) for row in torch.stack(list(vars(layout).values()), dim=1).tolist()]
+        assert torch.equal(oracle(rows), dense_mask(layout))
+        assert_exact(rows, 16)

@@ -8,7 +8,16 @@ import torch
 from tests.scripted_noise import ScriptedNoise
 
 from dirl.data.chat import Encoded
-from dirl.data.packing import Segment, conversation_segment, empty_batch, group_segments, join, pack, whole_blocks
+from dirl.data.packing import (
+    Segment,
+    conversation_segment,
+    empty_batch,
+    fill_rate,
+    group_segments,
+    join,
+    pack,
+    whole_blocks,
+)
 from dirl.diffusion.noise import NoiseConfig
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 
@@ -163,15 +172,44 @@ def test_a_prompt_shorter_than_a_block_is_part_of_each_response_alone() -> None:
     ("budget", "lengths"),
     [(20, [20]), (19, [14, 8]), (14, [14, 8]), (13, [8, 8, 8]), (8, [8, 8, 8]), (3, [8, 8, 8])],
 )
-def test_a_group_is_split_where_the_budget_ends_and_each_part_brings_the_prompt(
-    budget: int, lengths: list[int]
-) -> None:
+def test_a_group_is_divided_where_the_budget_ends_and_each_row_has_the_prompt(budget: int, lengths: list[int]) -> None:
     """A prompt of 2 tokens and three responses of one clean and two noised blocks, 6 tokens each."""
     group = [trajectory(n, (1, 2), (10, 11, 12, 13), (1, 1, 1, 1)) for n in (1, 2, 3)]
-    segments = group_segments(group, SPEC, [1.0] * 3, budget, share_prompt=True)
-    assert [len(s) for s in segments] == lengths
-    assert all(s.input_ids[:2].tolist() == [1, 2] and not s.branch_ids[:2].any() for s in segments)
-    assert [a for s in segments for a in s.advantages[s.target_ids != X][::4].tolist()] == [1, 2, 3]
+    rows = pack(group_segments(group, SPEC, [1.0] * 3, budget, share_prompt=True), budget)
+    assert [len(row) for row in rows] == lengths
+    assert all(row.input_ids[:2].tolist() == [1, 2] and not row.branch_ids[:2].any() for row in rows)
+    assert all((row.branch_ids[2:] > 0).all() and row.group_ids.max() == 0 for row in rows)
+    assert sorted(a for row in rows for a in row.advantages[row.target_ids != X][::4].tolist()) == [1, 2, 3]
+
+
+def test_responses_without_a_common_block_of_the_prompt_are_divided_too() -> None:
+    group = [trajectory(n, (1,), (10,), (1,)) for n in (1, 2, 3)]
+    rows = pack(group_segments(group, SPEC, [1.0] * 3, 4, share_prompt=True), 4)
+    assert [row.input_ids.tolist() for row in rows] == [[1, M, 1, M], [1, M]]
+    assert all(len(set(row.branch_ids.tolist())) == len(row) // 2 for row in rows), "two responses in one branch"
+
+
+def responses_of(rows: list[PackedBatch]) -> list[str]:
+    """Every response of every row with all its values, behind its prompt, whatever row, group and branch it is in."""
+    found = []
+    for row in rows:
+        for group, branch in {(g, b) for g, b in zip(*columns(row, "group_ids", "branch_ids"), strict=True) if b}:
+            of_it = (row.group_ids == group) & ((row.branch_ids == branch) | (row.branch_ids == 0))
+            values = {k: v[of_it].tolist() for k, v in row.tensors().items() if k not in ("group_ids", "branch_ids")}
+            found.append(repr(values))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_every_response_is_in_one_row_behind_its_prompt_whatever_the_budget(share_prompt: bool) -> None:
+    groups = [[trajectory(10 * g + n, (g,) * 4, (10,) * 2 * n, (1, 2) * n) for n in (1, 2, 3, 4)] for g in range(5)]
+    wanted = responses_of(pack([s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, 0, False)], 10_000))
+    assert len(wanted) == 20
+    segments = [s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, 0, share_prompt)]
+    for budget in (5, 40, 60, 100, 10_000):
+        rows = pack(segments, budget)
+        assert responses_of(rows) == wanted
+        assert all(len(row) <= budget or row.branch_ids.unique().tolist()[1:] == [row.branch_ids.max()] for row in rows)
 
 
 # -------------------------------------------------------------------------------------------------- rows
@@ -189,11 +227,11 @@ def marks(rows: list[PackedBatch]) -> list[list[int]]:
     return [list(dict.fromkeys(row.input_ids.tolist())) for row in rows]
 
 
-def test_rows_are_filled_longest_first_each_into_the_fullest_that_it_fits() -> None:
-    """Budget 10: 7 opens a row, 6 a second; 4 fits only beside 6; 3 fills up the first."""
+def test_rows_are_filled_by_the_pieces_that_fit_best() -> None:
+    """Budget 10: 3 fills up 7, and 4 fits only beside 6."""
     rows = pack([piece(3, mark=3), piece(7, mark=7), piece(4, mark=4), piece(6, mark=6)], 10)
-    assert marks(rows) == [[7, 3], [6, 4]]
-    assert marks(pack([piece(6, mark=6), piece(5, mark=5), piece(4, mark=4)], 10)) == [[6, 4], [5]]
+    assert sorted(map(sorted, marks(rows))) == [[3, 7], [4, 6]]
+    assert sorted(map(sorted, marks(pack([piece(n, mark=n) for n in (6, 5, 4)], 10)))) == [[4, 6], [5]]
 
 
 def test_a_row_exceeds_the_budget_only_for_a_segment_that_exceeds_it_alone() -> None:
@@ -248,6 +286,13 @@ def test_a_packed_row_has_one_value_of_the_right_type_per_token_and_nan_for_what
         assert value.dtype == (torch.int64 if name in integers else torch.float32), name
     assert row.old_logprobs.isnan().all() and row.reference_logprobs.isnan().all()
     assert row.old_logprobs.data_ptr() != row.reference_logprobs.data_ptr()
+
+
+def test_the_fill_rate_is_tokens_over_room_and_a_row_over_the_budget_is_full() -> None:
+    rows = [join([piece(n)]) for n in (10, 8, 3)]
+    assert fill_rate(rows, 10) == pytest.approx(21 / 30)
+    assert fill_rate([*rows, join([piece(40)])], 10) == pytest.approx(61 / 70)
+    assert fill_rate([], 10) == 0
 
 
 def test_an_empty_batch_is_one_block_without_targets() -> None:
