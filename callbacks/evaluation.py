@@ -54,23 +54,18 @@ class Evaluate(L.Callback):
 
     def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rollout = next(c for c in trainer.callbacks if isinstance(c, Rollout))
-        push_weights(rollout.engine, trainer, pl_module)
-        prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
+        rollout.ahead.wait()
         row = {"step": float(trainer.global_step)}
-        for name, params in self.decoding.items():
-            with tqdm(desc=f"evaluate {name}", disable=not trainer.is_global_zero, leave=False) as bar:
-                result = evaluate(
-                    rollout.engine,
-                    prompts,
-                    rollout.scorer,
-                    params,
-                    pl_module.spec,
-                    pl_module.description.tokenizer,
-                    self.samples,
-                    device=str(pl_module.device),
-                    progress=bar.update,
-                )
-            row |= {f"eval/{name}/{metric}": value for metric, value in result.metrics.items()}
+        pl_module.before_rollout()
+        try:
+            with rollout.engines_lost_together(trainer, pl_module):
+                push_weights(rollout.engine, trainer, pl_module)
+                for name, params in self.decoding.items():
+                    metrics = self._evaluate(rollout, trainer, pl_module, name, params)
+                    row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
+            rollout.engine.rest()
+        finally:
+            pl_module.after_rollout()
         self.history.append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
@@ -78,6 +73,24 @@ class Evaluate(L.Callback):
             path = Path(trainer.log_dir) / "evaluation.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.history, indent=1), encoding="utf-8")
+
+    def _evaluate(
+        self, rollout: Rollout, trainer: L.Trainer, pl_module: L.LightningModule, name: str, params: DecodingParams
+    ) -> dict[str, float]:
+        prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
+        with tqdm(desc=f"evaluate {name}", disable=not trainer.is_global_zero, leave=False) as bar:
+            result = evaluate(
+                rollout.engine,
+                prompts,
+                rollout.scorer,
+                params,
+                pl_module.spec,
+                pl_module.description.tokenizer,
+                self.samples,
+                device=str(pl_module.device),
+                progress=bar.update,
+            )
+        return result.metrics
 
     def state_dict(self) -> dict:
         return {"history": self.history}

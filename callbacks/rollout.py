@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +17,11 @@ from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.rewards import Reward, Scorer
 from dirl.rl.advantage import AdvantageMode
+from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
 from dirl.rollout import RolloutEngine
-from dirl.types import write_trajectories
+from dirl.rollout.engine import EnginesLostError
+from dirl.types import StepBatch, write_trajectories
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +43,9 @@ class Rollout(L.Callback):
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
         on_reward_error: `raise`, or `drop_group` and count it.
+        overlap: generate the next epoch's rollout while the trainer works on this one's, with the weights from before:
+            at most one policy version old, which needs the truncated importance weight (`loss.importance_cap`) and
+            an engine that does not sleep. What is left over (`oversample`) is dropped then.
         save_trajectories: folder, relative to `trainer.default_root_dir`, that gets every epoch's trajectories as
             JSON Lines; None: not written.
         seed: of the requests.
@@ -55,6 +62,7 @@ class Rollout(L.Callback):
         reward_workers: int = 2,
         reward_timeout_s: float = 10.0,
         on_reward_error: Literal["raise", "drop_group"] = "raise",
+        overlap: bool = False,
         save_trajectories: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -67,7 +75,7 @@ class Rollout(L.Callback):
         self.engine = engine
         self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error)
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
-        self.advantage = advantage
+        self.advantage, self.overlap = advantage, overlap
         self.save_trajectories, self.seed = save_trajectories, seed
         self.pending: dict[str, float] = {}
 
@@ -76,6 +84,8 @@ class Rollout(L.Callback):
             raise ValueError("the Rollout callback works with dirl.modules.DiPOModule and dirl.data.rl.RLDataModule")
         if stage != "fit":
             return
+        self._check_overlap(pl_module)
+        self.ahead = CollectionAhead()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
         self.engine.setup(description.config, description.tokenizer, description.spec, device)
@@ -106,11 +116,21 @@ class Rollout(L.Callback):
     def regenerate(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
         """One rollout: push, generate, score, cut into steps, score by the old policy, fill the buffer."""
         data: RLDataModule = trainer.datamodule
-        push_s = push_weights(self.engine, trainer, pl_module)
-        collection = self._collect(trainer, pl_module, data)
-        data.surplus = collection.surplus
-        started = time.perf_counter()
-        steps = [
+        pl_module.before_rollout()
+        try:
+            collection, times = self._next_collection(trainer, pl_module)
+            data.surplus = collection.surplus
+            started = time.perf_counter()
+            steps = self._steps(collection, pl_module, data)
+            data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
+            times["score_s"] = time.perf_counter() - started
+        finally:
+            pl_module.after_rollout()
+        self.pending = self._values(trainer, pl_module, collection, times)
+
+    @staticmethod
+    def _steps(collection: Collection, pl_module: DiPOModule, data: RLDataModule) -> list[StepBatch]:
+        return [
             step_batch(
                 groups,
                 pl_module.spec,
@@ -121,18 +141,53 @@ class Rollout(L.Callback):
             )
             for groups in cut_steps(collection.groups, data.steps_per_rollout)
         ]
-        data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
-        times = {"push_s": push_s, "score_s": time.perf_counter() - started}
-        self.pending = self._values(pl_module, collection, times)
 
-    def _collect(self, trainer: L.Trainer, pl_module: DiPOModule, data: RLDataModule) -> Collection:
+    def _next_collection(self, trainer: L.Trainer, pl_module: DiPOModule) -> tuple[Collection, dict[str, float]]:
+        """This epoch's groups, made now or ahead; with `overlap`, the next epoch's are begun before it returns."""
+        data: RLDataModule = trainer.datamodule
+        epoch, started = trainer.current_epoch, time.perf_counter()
+        push_s = 0.0
+        if data.resume_point is None:
+            data.resume_point = data.stream.state_dict()
+        with self.engines_lost_together(trainer, pl_module):
+            collection = self.ahead.take(epoch)
+        if collection is None:
+            with self.engines_lost_together(trainer, pl_module):
+                push_s += push_weights(self.engine, trainer, pl_module)
+                collection = self._collect(trainer, pl_module, epoch)
+        waited = time.perf_counter() - started - push_s
+        if self.overlap and epoch + 1 != trainer.max_epochs:
+            with self.engines_lost_together(trainer, pl_module):
+                push_s += push_weights(self.engine, trainer, pl_module)
+            data.resume_point = data.stream.state_dict()
+            self.ahead.start(epoch + 1, lambda go_on: self._collect(trainer, pl_module, epoch + 1, go_on))
+        else:
+            data.resume_point = None
+            self.engine.rest()
+        return collection, {"push_s": push_s, "rollout_s": waited}
+
+    def _collect(
+        self,
+        trainer: L.Trainer,
+        pl_module: DiPOModule,
+        epoch: int,
+        go_on: Callable[[int], None] | None = None,
+    ) -> Collection:
+        data: RLDataModule = trainer.datamodule
         wanted = data.groups_per_rank(trainer.world_size)
-        epoch = trainer.current_epoch
-        total = wanted * data.group_size
-        with tqdm(total=total, desc=f"rollout {epoch}", disable=not trainer.is_global_zero, leave=False) as bar:
+        hidden = go_on is not None or not trainer.is_global_zero
+        with tqdm(total=wanted * data.group_size, desc=f"rollout {epoch}", disable=hidden, leave=False) as bar:
             collection = self.collector.collect(
-                data.stream, wanted, pl_module.decoding, data.surplus, epoch=epoch, progress=bar.update
+                data.stream,
+                wanted,
+                pl_module.decoding,
+                () if self.overlap else data.surplus,
+                epoch=epoch,
+                progress=go_on or bar.update,
             )
+        if self.overlap:
+            collection.counts["dropped_stale"] += len(collection.surplus)
+            collection.surplus = []
         if self.save_trajectories is not None:
             name = f"epoch{epoch:04d}-rank{trainer.global_rank}.jsonl"
             write_trajectories(
@@ -140,6 +195,26 @@ class Rollout(L.Callback):
                 (t for g in collection.groups for t in g),
             )
         return collection
+
+    @contextmanager
+    def engines_lost_together(self, trainer: L.Trainer, pl_module: DiPOModule) -> Iterator[None]:
+        """If the engines of any rank are lost in here, all ranks write a checkpoint and end the run."""
+        lost: EnginesLostError | None = None
+        try:
+            yield
+        except EnginesLostError as error:
+            lost = error
+        if pl_module.sum_over_ranks(torch.tensor(float(lost is not None))) == 0:
+            return
+        pl_module.after_rollout()
+        epochs = trainer.fit_loop.epoch_progress.current
+        if epochs.started < epochs.ready:
+            # At the start of an epoch the last one's counts still stand; resumed with them, Lightning would skip it.
+            trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
+        path = Path(trainer.default_root_dir) / "engines_lost.ckpt"
+        trainer.save_checkpoint(path)
+        reason = lost or "another process has lost its engines"
+        raise EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}") from lost
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
@@ -150,7 +225,9 @@ class Rollout(L.Callback):
             )
         self.pending = {}
 
-    def _values(self, pl_module: DiPOModule, collection: Collection, times: dict[str, float]) -> dict[str, float]:
+    def _values(
+        self, trainer: L.Trainer, pl_module: DiPOModule, collection: Collection, times: dict[str, float]
+    ) -> dict[str, float]:
         self.metrics.to(pl_module.device)
         self.metrics.reset()
         self.metrics.update(collection.sampled)
@@ -161,10 +238,12 @@ class Rollout(L.Callback):
             **{name: collection.counts[name] for name in COUNTS},
             "groups": len(collection.groups),
             "response_tokens": sum(t.response_length for t in collection.sampled),
-            "stale_groups": sum(g[0].policy_version != self.engine.policy_version for g in collection.groups),
+            "stale_groups": sum(g[0].policy_version != trainer.global_step for g in collection.groups),
+            "staleness": sum(trainer.global_step - g[0].policy_version for g in collection.groups),
         }
         summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
         sums = dict(zip(counts, summed.tolist(), strict=True))
+        sums["staleness"] /= max(sums["groups"], 1)  # optimizer steps that the policy has moved since it sampled
         if not sums["groups"]:
             log.warning(
                 "no group of this rollout has anything to learn from (%d without spread, %d with failed rewards): its "
@@ -174,13 +253,24 @@ class Rollout(L.Callback):
             )
         return values | {f"rollout/{name}": value for name, value in sums.items()}
 
+    def _check_overlap(self, pl_module: DiPOModule) -> None:
+        if self.overlap and pl_module.loss_config.importance_cap is None:
+            raise ValueError(
+                "rollout.overlap=true trains on samples of an older policy: set model.loss.importance_cap, e.g. to 2"
+            )
+        if self.overlap and getattr(self.engine, "sleep", False):
+            raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.ahead.close()
         self.engine.close()
         self.scorer.close()
 
 
 def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: DiPOModule) -> float:
-    """The trainer's weights into the engine, version = optimizer steps so far; returns seconds."""
+    """The trainer's weights into the engine unless it has them; version = optimizer steps so far; returns seconds."""
     started = time.perf_counter()
-    engine.update_weights(pl_module.full_weights(), trainer.global_step)
+    if engine.policy_version != trainer.global_step:
+        engine.update_weights(pl_module.full_weights(), trainer.global_step)
     return time.perf_counter() - started

@@ -18,7 +18,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dirl import commands
+from dirl.callbacks import Throughput
 from dirl.modules import BlockDiffusionModule, SFTModule
+from dirl.serve import serve
 
 PARSER_MODE = "omegaconf+"
 COMMANDS: dict[str, Callable] = {
@@ -26,6 +28,7 @@ COMMANDS: dict[str, Callable] = {
     "evaluate": commands.evaluate,
     "demo": commands.demo,
     "configs": commands.configs,
+    "serve": serve,
 }
 TRAINER_COMMANDS = ("fit", "validate")
 HARMLESS = (
@@ -35,6 +38,8 @@ HARMLESS = (
     "Experiment logs directory .* exists and is not empty",
     # no validation data
     "Total length of `list` across ranks is zero",
+    # on purpose: a step stays on the host until it is planned
+    "You have overridden `transfer_batch_to_device` in `LightningModule`",
     # lightning's use of torch's pytree
     ".*LeafSpec.*",
 )
@@ -50,6 +55,10 @@ def main(args: list[str] | None = None) -> int | None:
     if args and args[0] in TRAINER_COMMANDS:
         DirlCLI(args=args)
         return None
+    if args and args[0] == "plan":
+        from dirl.planning.command import plan  # not above: its parser is that of `fit`
+
+        return plan(args[1:])
     if args and args[0] in COMMANDS:
         return run_command(args[0], args[1:])
     print(overview(), file=sys.stdout if args and args[0] in ("-h", "--help") else sys.stderr)
@@ -61,6 +70,7 @@ def overview() -> str:
     lines = ["usage: dirl COMMAND ...   (or: lightning run COMMAND ...)", ""]
     lines += ["  fit        train: SFT or RL, as the config says (--config configs/sft.yaml)"]
     lines += ["  validate   the validation NELBO of an SFT config, without training"]
+    lines += ["  plan       what `fit` would cost with a config: memory by part, tokens and FLOPs per step"]
     lines += [f"  {name:<10} {fn.__doc__.splitlines()[0]}" for name, fn in COMMANDS.items()]
     return "\n".join([*lines, "", "dirl COMMAND --help lists the options of a command."])
 
@@ -76,7 +86,7 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     parser = CommandParser(prog=f"dirl {name}", description=fn.__doc__.splitlines()[0], parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(fn, fail_untyped=True, sub_configs=True)
-    config = parser.instantiate_classes(parser.parse_args(args))
+    config = parser.instantiate(parser.parse_args(args))
     config.pop("config")
     return dict(config)
 
@@ -135,11 +145,13 @@ class DirlCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
-        """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar for all phases."""
+        """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""
         trainer = self._get(self.config_init, "trainer")
         callbacks = trainer["callbacks"] = list(trainer["callbacks"] or [])
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar())  # the rollouts' bars are tqdm's too; two live displays would clash
+        if not any(isinstance(c, Throughput) for c in callbacks):
+            callbacks.append(Throughput())
         if trainer["logger"] in (None, True):
             root = trainer["default_root_dir"] or "."
             board = TensorBoardLogger(root, name="logs")

@@ -66,8 +66,13 @@ def test_the_evaluation_config_instantiates() -> None:
     assert options["rewards"][0].name == "accuracy"
 
 
+def test_the_serving_config_instantiates() -> None:
+    options = parse_command("serve", ["--config", str(ROOT / "serve.yaml")])
+    assert type(options["engine"]).__name__ == "LMDeployEngine"
+
+
 def test_no_config_is_left_untested() -> None:
-    tested = {*WHOLE, *(part for part, _ in PARTS), ROOT / "eval.yaml"}
+    tested = {*WHOLE, *(part for part, _ in PARTS), ROOT / "eval.yaml", ROOT / "serve.yaml"}
     assert set(ROOT.rglob("*.yaml")) == tested
 
 

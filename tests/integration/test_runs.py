@@ -75,7 +75,7 @@ def test_activation_checkpointing_and_another_attention_do_not_change_the_weight
     data = write_sft(tmp_path / "sft.jsonl")
     args = ["--config", CONFIGS / "debug" / "sft.yaml", f"--data.init_args.train={data}"]
     plain = fit(tmp_path / "plain", *args)
-    for option in ("activation_checkpointing=true", "attention=dense", "head_chunk=3"):
+    for option in ("activation_checkpointing=full", "attention=dense", "head_chunk=3"):
         other = fit(tmp_path / option, *args, f"--model.init_args.{option}")
         for name, value in weights(plain).items():
             torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=2e-5)

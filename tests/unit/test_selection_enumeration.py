@@ -40,7 +40,8 @@ class HeldLogits(nn.Module):
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = logits
-        self.lm_head = nn.Identity()
+        self.lm_head = nn.Linear(logits.shape[-1], logits.shape[-1], bias=False, dtype=logits.dtype)
+        nn.init.eye_(self.lm_head.weight)  # the hidden states are the logits
 
     def model(self, **inputs: Any) -> SimpleNamespace:
         return SimpleNamespace(last_hidden_state=self.logits[None])

@@ -88,7 +88,7 @@ def flex_forward(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, sca
 
     On a GPU it is compiled. On CPU it has no backward and holds [H, T, T] scores: meant for comparisons.
     """
-    attend = _compiled() if query.is_cuda else flex_attention
+    attend = _compiled() if query.is_cuda and not torch.compiler.is_compiling() else flex_attention
     return attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=True)
 
 

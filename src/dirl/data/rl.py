@@ -90,6 +90,8 @@ class RLDataModule(L.LightningDataModule):
         self.val_prompts: list[Prompt] = []
         self.surplus: list[list[Trajectory]] = []
         """Groups that the last rollout made beyond the wanted number."""
+        self.resume_point: dict[str, Any] | None = None
+        """Where in the stream a rollout began that is not yet in the buffer: a resumed run makes it anew."""
 
     def setup(self, stage: str) -> None:
         check_sampler(self.trainer)
@@ -111,7 +113,7 @@ class RLDataModule(L.LightningDataModule):
         """Every rank's place in the stream, surplus and, in mid-epoch, buffer. All ranks call it, the first has it."""
         used_up = steps_done(self.trainer)() >= len(self.buffer)
         own = {
-            "stream": self.stream.state_dict(),
+            "stream": self.resume_point or self.stream.state_dict(),
             "surplus": [[dataclasses.asdict(t) for t in group] for group in self.surplus],
             "buffer": RolloutBuffer(1, 1).state_dict() if used_up else self.buffer.state_dict(),
         }

@@ -1,72 +1,56 @@
 """The head on chosen positions alone: log-probabilities, entropies and selection factors, in chunks.
 
-Only the rows that are scored reach the vocabulary, and no more than one chunk of [rows, vocabulary] is
-alive at a time: chunks are recomputed in the backward pass.
+Only the rows that are scored reach the vocabulary, and no more than one chunk of [rows, vocabulary] is alive at a
+time: nothing of it is kept for the backward pass, which computes the logits of each chunk once more, its gradient in
+their place, and adds up the gradient of the head's weight in fp32.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from dirl.diffusion.sampling import cut_logits, cuts, scaled_logits
+from dirl.diffusion.sampling import cut_logits, cuts
+from dirl.models.chunked_head import RowScore, score_rows
 from dirl.types import DecodingParams
-
-LogitsFn = Callable[[Tensor], Tensor]
 
 LOG_FLOOR = -30.0
 """log F of a rejection that has become impossible under the current policy."""
 
 
 def target_scores(
-    logits_fn: LogitsFn,
+    weight: Tensor,
     hidden: Tensor,
     targets: Tensor,
     mask_token_id: int,
     params: DecodingParams,
-    chunk: int,
+    chunk: int | None = None,
     with_entropy: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score one target per row.
 
     Args:
-        logits_fn: the model's head, [n, D] -> [n, V].
-        hidden: [N, D]; targets: [N].
+        weight: [V, D] of the model's head; hidden: [N, D]; targets: [N].
+        chunk: rows that meet the vocabulary at a time; None: what `dirl.models.chunked_head.CHUNK_BYTES` allow.
 
     Returns:
         log-probability of the target under the distribution it was drawn from (temperature, cuts), nats;
         entropy of that distribution, nats, without gradient; confidence (design: before the cuts), without
         gradient. Each [N], fp32.
     """
-
-    def score(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        z = scaled_logits(logits_fn(rows), mask_token_id, params.temperature)
-        full = z.log_softmax(-1)
-        drawn = full
-        if cuts(params):
-            # The target was inside the cut when it was drawn; it stays scorable after the policy has moved.
-            keep = cut_logits(z.detach(), params) > float("-inf")
-            keep = keep.scatter(-1, ids[:, None], True)
-            drawn = z.masked_fill(~keep, float("-inf")).log_softmax(-1)
-        logprobs = drawn.gather(-1, ids[:, None]).squeeze(-1)
-        with torch.no_grad():
-            probs = drawn.exp() if with_entropy else None
-            entropy = torch.special.entr(probs).sum(-1) if with_entropy else torch.zeros_like(logprobs)
-            best = full.max(-1).values if params.confidence == "max" else full.gather(-1, ids[:, None]).squeeze(-1)
-        return logprobs, entropy, best.exp()
-
-    return _chunked(score, (hidden, targets), chunk)
+    score = _TargetScore(params, with_entropy)
+    return score_rows(weight, hidden, score, (targets,), mask_token_id, params.temperature, chunk)
 
 
 def selection_factors(
-    logits_fn: LogitsFn,
+    weight: Tensor,
     hidden: Tensor,
     bound: Tensor,
     inclusive: Tensor,
     mask_token_id: int,
     params: DecodingParams,
-    chunk: int,
+    chunk: int | None = None,
 ) -> Tensor:
     """log F_j: the probability that a masked position drew a candidate that was not committed.
 
@@ -74,35 +58,89 @@ def selection_factors(
     the confidence before top-k and top-p. The indicator is constant in the gradient.
 
     Args:
-        hidden: [N, D]; bound: [N] confidence; inclusive: [N] bool.
+        weight: [V, D] of the model's head; hidden: [N, D]; bound: [N] confidence; inclusive: [N] bool.
+        chunk: see `target_scores`.
 
     Returns:
         [N] log F in fp32; LOG_FLOOR, without gradient, where no token could have been rejected.
     """
-
-    def score(rows: Tensor, limit: Tensor, closed: Tensor) -> tuple[Tensor]:
-        z = scaled_logits(logits_fn(rows), mask_token_id, params.temperature)
-        with torch.no_grad():
-            confidence = z.softmax(-1)
-            loses = torch.where(closed[:, None], confidence <= limit[:, None], confidence < limit[:, None])
-            kept = cut_logits(z, params) > float("-inf")
-            impossible = ~(loses & kept).any(-1)  # only after the policy has moved: a constant, not a NaN
-            loses |= impossible[:, None]
-        drawn = z.masked_fill(~kept, float("-inf"))
-        log_factor = torch.logsumexp(drawn.masked_fill(~loses, float("-inf")), -1) - torch.logsumexp(drawn, -1)
-        return (log_factor.masked_fill(impossible, LOG_FLOOR),)
-
-    (log_factor,) = _chunked(score, (hidden, bound, inclusive), chunk)
-    return log_factor
+    score = _RejectionScore(params)
+    (log_factors,) = score_rows(weight, hidden, score, (bound, inclusive), mask_token_id, params.temperature, chunk)
+    return log_factors
 
 
-def _chunked(fn: Callable[..., tuple[Tensor, ...]], rows: tuple[Tensor, ...], chunk: int) -> tuple[Tensor, ...]:
-    """fn over chunks of rows, results concatenated; with more than one chunk, recomputed in the backward."""
-    count = len(rows[0])
-    if count <= chunk:
-        return fn(*rows)
-    parts = []
-    for start in range(0, count, chunk):
-        part = [r[start : start + chunk] for r in rows]
-        parts.append(checkpoint(fn, *part, use_reentrant=False) if torch.is_grad_enabled() else fn(*part))
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+@dataclass(frozen=True)
+class _TargetScore(RowScore):
+    params: DecodingParams
+    with_entropy: bool
+
+    @property
+    def bytes_per_logit(self) -> int:
+        return _SORTED_BYTES if cuts(self.params) else 8  # two in fp32
+
+    def numbers(self, logits: Callable[[], Tensor], ids: Tensor) -> tuple[Tensor, ...]:
+        full, drawn = self._log_probs(logits(), ids)
+        logprobs = _pick(drawn, ids)
+        best = full.amax(-1) if self.params.confidence == "max" else _pick(full, ids)
+        if not self.with_entropy:
+            return logprobs, torch.zeros_like(logprobs), best.exp()
+        del full
+        probs = drawn.exp()
+        del drawn
+        return logprobs, torch.special.entr(probs, out=probs).sum(-1), best.exp()
+
+    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, ids: Tensor) -> Tensor:
+        """d log q(y) / dz = [v = y] - q(v)."""
+        _, drawn = self._log_probs(logits(), ids)
+        pull = drawn.exp_().mul_(-gradient[:, None])
+        return pull.scatter_add_(-1, ids[:, None], gradient[:, None])
+
+    def _log_probs(self, z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Before the cuts and after them, [n, V] each; one tensor where there are none."""
+        full = z.log_softmax(-1)
+        if not cuts(self.params):
+            return full, full
+        # The target was inside the cut when it was drawn; it stays scorable after the policy has moved.
+        gone = cut_logits(z, self.params) == float("-inf")
+        gone.scatter_(-1, ids[:, None], False)
+        return full, z.masked_fill_(gone, float("-inf")).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class _RejectionScore(RowScore):
+    params: DecodingParams
+
+    @property
+    def bytes_per_logit(self) -> int:
+        return _SORTED_BYTES if cuts(self.params) else 14  # three in fp32, two bools
+
+    def numbers(self, logits: Callable[[], Tensor], bound: Tensor, inclusive: Tensor) -> tuple[Tensor, ...]:
+        drawn, wins, impossible = self._events(logits(), bound, inclusive)
+        total = drawn.logsumexp(-1)
+        log_factor = drawn.masked_fill_(wins, float("-inf")).logsumexp(-1) - total
+        return (log_factor.masked_fill_(impossible, LOG_FLOOR),)
+
+    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, bound: Tensor, inclusive: Tensor) -> Tensor:
+        """d log F / dz = q(v | rejected) - q(v)."""
+        drawn, wins, _ = self._events(logits(), bound, inclusive)  # an impossible row wins nowhere: its slope is 0
+        every = drawn.softmax(-1)
+        rejected = drawn.masked_fill_(wins, float("-inf")).softmax(-1)
+        return rejected.sub_(every).mul_(gradient[:, None])
+
+    def _events(self, z: Tensor, bound: Tensor, inclusive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z after the cuts; which tokens would have been committed; rows in which all would [n]."""
+        confidence = z.softmax(-1)
+        limit = bound[:, None]
+        wins = torch.where(inclusive[:, None], confidence > limit, confidence >= limit)
+        del confidence
+        z = cut_logits(z, self.params)
+        impossible = (wins | (z == float("-inf"))).all(-1)  # only after the policy has moved: a constant, not a NaN
+        return z, wins.masked_fill_(impossible[:, None], False), impossible
+
+
+_SORTED_BYTES = 40
+"""Per logit where top-k, top-p or min-p sort the vocabulary: values, int64 indices, and the sort's own copies."""
+
+
+def _pick(table: Tensor, ids: Tensor) -> Tensor:
+    return table.gather(-1, ids[:, None]).squeeze(-1)

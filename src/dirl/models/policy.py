@@ -1,5 +1,6 @@
 """The trainer's model: a packed batch in, log-probabilities of its scored positions out, in one forward."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,29 @@ class Scores:
     """[M] log F_j, with gradient."""
 
 
+@dataclass(frozen=True)
+class ScoringPlan:
+    """Where the head looks in a packed row. Made on the host, it spares a GPU every question of how many there are."""
+
+    positions: Tensor
+    """[N] positions with a target."""
+    rejected: Tensor
+    """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
+    position_views: Tensor
+    """[N] which view, counted along the row, a position belongs to; empty if M = 0."""
+    rejected_views: Tensor
+    """[M] the same."""
+    views: int
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "ScoringPlan":
+        moved = (fn(x) for x in (self.positions, self.rejected, self.position_views, self.rejected_views))
+        return ScoringPlan(*moved, self.views)
+
+    def without_factors(self) -> "ScoringPlan":
+        none = self.rejected[:0]
+        return ScoringPlan(self.positions, none, none, none, 0)
+
+
 class BlockDiffusionLM(nn.Module):
     """A transformers backbone under the block mask of a packed row.
 
@@ -38,49 +62,45 @@ class BlockDiffusionLM(nn.Module):
         backbone: Qwen3-shaped causal LM with `attn_implementation="dirl"`.
         spec: block size and token ids.
         attention: auto, flex, segments or dense; see `dirl.attention.build_mask`.
-        head_chunk: scored positions that meet the vocabulary at a time.
+        head_chunk: scored positions that meet the vocabulary at a time; None: what 2 GiB hold.
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, spec: ModelSpec, attention: Backend = "auto", head_chunk: int = 4096
+        self, backbone: PreTrainedModel, spec: ModelSpec, attention: Backend = "auto", head_chunk: int | None = None
     ) -> None:
         super().__init__()
         self.backbone, self.spec, self.attention, self.head_chunk = backbone, spec, attention, head_chunk
 
     def forward(
-        self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood = "tokens", entropy: bool = True
+        self,
+        batch: PackedBatch,
+        params: DecodingParams,
+        likelihood: Likelihood = "tokens",
+        entropy: bool = True,
+        plan: ScoringPlan | None = None,
     ) -> Scores:
         """Score the targets of a packed row under the decoding settings that drew them.
 
         Args:
             likelihood: `trajectory` also scores the positions that a denoising step did not commit.
             entropy: False saves its computation; `Scores.entropy` is then zero.
+            plan: `scoring_plan` of the same arguments; None: made here, for which the host waits for the device.
         """
+        if plan is None:
+            plan = scoring_plan(batch, self.spec, params, likelihood)
         hidden = self.hidden_states(batch)
-        positions = (batch.target_ids != IGNORE).nonzero().squeeze(1)
+        weight, mask_token_id = self.backbone.lm_head.weight, self.spec.mask_token_id
+        targets = batch.target_ids[plan.positions]
         logprobs, entropies, confidence = target_scores(
-            self.backbone.lm_head,
-            hidden[positions],
-            batch.target_ids[positions],
-            self.spec.mask_token_id,
-            params,
-            self.head_chunk,
-            entropy,
+            weight, hidden[plan.positions], targets, mask_token_id, params, self.head_chunk, entropy
         )
-        rejected = self._rejected(batch, params, likelihood)
-        if not len(rejected):
-            return Scores(positions, logprobs, entropies, rejected, logprobs.new_zeros(0))
-        bound, inclusive = rejection_bounds(batch, positions, confidence, rejected, params)
+        if not len(plan.rejected):
+            return Scores(plan.positions, logprobs, entropies, plan.rejected, logprobs.new_zeros(0))
+        bound, inclusive = rejection_bounds(plan, confidence, params)
         log_factors = selection_factors(
-            self.backbone.lm_head,
-            hidden[rejected],
-            bound,
-            inclusive,
-            self.spec.mask_token_id,
-            params,
-            self.head_chunk,
+            weight, hidden[plan.rejected], bound, inclusive, mask_token_id, params, self.head_chunk
         )
-        return Scores(positions, logprobs, entropies, rejected, log_factors)
+        return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors)
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """[T, D] last hidden states of a packed row."""
@@ -92,33 +112,46 @@ class BlockDiffusionLM(nn.Module):
         )
         return output.last_hidden_state[0]
 
-    def _rejected(self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood) -> Tensor:
-        """Masked positions without a target, where the choice of positions has a probability of its own."""
-        drawn = params.temperature > 0 and params.confidence == "sampled"
-        random_choice = drawn and params.strategy != "sequential"
-        if likelihood == "tokens" or not random_choice:
-            return batch.input_ids.new_zeros(0)
-        masked = (batch.view_ids > 0) & (batch.input_ids == self.spec.mask_token_id)
-        return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)
+
+def scoring_plan(
+    batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood = "tokens"
+) -> ScoringPlan:
+    """Computed and left where the batch lies; a batch on a GPU makes the host wait."""
+    positions = (batch.target_ids != IGNORE).nonzero().squeeze(1)
+    rejected = _rejected(batch, spec, params, likelihood)
+    if not len(rejected):
+        return ScoringPlan(positions, rejected, rejected, rejected, 0)
+    keys = torch.stack([batch.group_ids, batch.branch_ids, batch.block_ids, batch.view_ids])
+    _, view = torch.unique_consecutive(keys, dim=1, return_inverse=True)
+    return ScoringPlan(positions, rejected, view[positions], view[rejected], int(view[-1]) + 1)
 
 
-def rejection_bounds(
-    batch: PackedBatch, positions: Tensor, confidence: Tensor, rejected: Tensor, params: DecodingParams
-) -> tuple[Tensor, Tensor]:
+def _rejected(batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood) -> Tensor:
+    """Masked positions without a target, where the choice of positions has a probability of its own."""
+    drawn = params.temperature > 0 and params.confidence == "sampled"
+    random_choice = drawn and params.strategy != "sequential"
+    if likelihood == "tokens" or not random_choice:
+        return batch.input_ids.new_zeros(0)
+    masked = (batch.view_ids > 0) & (batch.input_ids == spec.mask_token_id)
+    return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)
+
+
+def rejection_bounds(plan: ScoringPlan, confidence: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
     """Which confidences a rejected candidate can have had, from those committed in the same view.
 
     With m the largest committed confidence, `low_confidence_dynamic` rejects below the threshold if m
     reaches it, else up to m; `low_confidence_static` rejects up to the smallest committed confidence.
 
+    Args:
+        confidence: [N] of the committed candidates.
+
     Returns:
         bound [M] and whether it is inclusive [M].
     """
-    keys = torch.stack([batch.group_ids, batch.branch_ids, batch.block_ids, batch.view_ids])
-    _, view = torch.unique_consecutive(keys, dim=1, return_inverse=True)
-    count = int(view[-1]) + 1
+    committed, rejected = plan.position_views, plan.rejected_views
     if params.strategy == "low_confidence_static":
-        smallest = confidence.new_full((count,), 1.0).scatter_reduce(0, view[positions], confidence, "amin")
-        return smallest[view[rejected]], torch.ones_like(rejected, dtype=torch.bool)
-    largest = confidence.new_zeros(count).scatter_reduce(0, view[positions], confidence, "amax")[view[rejected]]
+        smallest = confidence.new_full((plan.views,), 1.0).scatter_reduce(0, committed, confidence, "amin")
+        return smallest[rejected], torch.ones_like(rejected, dtype=torch.bool)
+    largest = confidence.new_zeros(plan.views).scatter_reduce(0, committed, confidence, "amax")[rejected]
     sure = largest >= params.threshold
     return largest.masked_fill(sure, params.threshold), ~sure

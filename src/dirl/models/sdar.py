@@ -11,6 +11,7 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from dirl.attention import register_attention
 
@@ -41,3 +42,6 @@ def register_models() -> None:
     for config, model in ((SDARConfig, SDARForCausalLM), (SDARMoeConfig, SDARMoeForCausalLM)):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModelForCausalLM.register(config, model, exist_ok=True)
+    # Checkpoints keep experts one by one, transformers' model keeps them together.
+    experts = get_checkpoint_conversion_mapping("qwen3_moe")
+    register_checkpoint_conversion_mapping(SDARMoeConfig.model_type, experts, overwrite=True)

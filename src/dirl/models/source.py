@@ -1,5 +1,6 @@
 """Where a model comes from and where it goes: a Hugging Face folder or hub name, or a new one of a given shape."""
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,7 +22,10 @@ from dirl.attention import ATTENTION_NAME
 from dirl.models.sdar import SDARConfig, register_models
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
+from dirl.models.weight_files import WeightFiles, holds_weight_files
 from dirl.types import ModelSpec
+
+log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 SUPPORTED = ("qwen3", "qwen3_moe", "sdar", "sdar_moe")
@@ -45,6 +50,10 @@ class ModelSource(ABC):
     @abstractmethod
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         """The backbone with its weights, on CPU; `config` is that of `describe`."""
+
+    def weight_files(self, config: PreTrainedConfig) -> WeightFiles | None:
+        """The same weights tensor by tensor, for processes that keep a part of the model; None: `build` alone."""
+        return None
 
 
 class PretrainedModel(ModelSource):
@@ -88,9 +97,28 @@ class PretrainedModel(ModelSource):
         return ModelDescription(config, tokenizer, spec)
 
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_pretrained(
-            os.path.expanduser(self.path), config=config, dtype=self.dtype, attn_implementation=ATTENTION_NAME
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            os.path.expanduser(self.path),
+            config=config,
+            dtype=self.dtype,
+            attn_implementation=ATTENTION_NAME,
+            output_loading_info=True,
         )
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(
+                f"model path={self.path!r} lacks {len(missing)} weights that its config asks for, {missing[0]!r} the "
+                "first: they would be random; use the files that belong to this config"
+            )
+        return model
+
+    def weight_files(self, config: PreTrainedConfig) -> WeightFiles | None:
+        folder = Path(self.path).expanduser()
+        if not folder.is_dir():
+            folder = Path(snapshot_download(self.path, allow_patterns=["*.safetensors", "*.safetensors.index.json"]))
+        if not holds_weight_files(folder):
+            log.warning("%s holds no safetensors files: every process builds the whole model in host memory", folder)
+            return None
+        return WeightFiles(folder, None if self.dtype == "auto" else getattr(torch, self.dtype))
 
 
 class NewModel(ModelSource):

@@ -16,14 +16,24 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
 from dirl.data.packing import empty_batch
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
-from dirl.modules.optimization import OptimizerConfig, build_optimizer, clip_gradients
-from dirl.types import ModelSpec, PackedBatch, StepBatch
+from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
+from dirl.models.weight_files import empty_backbone
+from dirl.modules.layers import Checkpointing, cast_weights, check_checkpointing, compile_layers, recompute_layers
+from dirl.modules.optimization import (
+    HostCopy,
+    OptimizerConfig,
+    build_optimizer,
+    clip_gradients,
+    offload_optimizer_state,
+    restore_optimizer_state,
+)
+from dirl.modules.sharding import reshard, shard
+from dirl.types import DecodingParams, ModelSpec, PackedBatch, StepBatch
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -35,8 +45,11 @@ class BlockDiffusionModule(L.LightningModule):
         source: where the model comes from.
         optimizer: AdamW and its schedule.
         attention: auto (FlexAttention on GPU), flex, segments or dense.
-        head_chunk: scored positions that meet the vocabulary at a time.
-        activation_checkpointing: recompute the layers in the backward pass instead of keeping activations.
+        head_chunk: scored positions that meet the vocabulary at a time; None: what 2 GiB hold.
+        activation_checkpointing: which layers are computed again in the backward pass instead of keeping their
+            activations: `none`, every one (`full`) or every second one (`selective`).
+        compile_layers: torch.compile of each decoder layer.
+        offload_optimizer: the optimizer's state waits in host memory while an engine makes a rollout.
     """
 
     def __init__(
@@ -44,15 +57,22 @@ class BlockDiffusionModule(L.LightningModule):
         source: ModelSource,
         optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 - frozen
         attention: Backend = "auto",
-        head_chunk: int = 4096,
-        activation_checkpointing: bool = False,
+        head_chunk: int | None = None,
+        activation_checkpointing: Checkpointing = "none",
+        compile_layers: bool = False,
+        offload_optimizer: bool = False,
     ) -> None:
         super().__init__()
+        if head_chunk is not None and head_chunk < 1:
+            raise ValueError(f"head_chunk={head_chunk}: use a positive number of positions, or null")
+        check_checkpointing(activation_checkpointing)
         self.automatic_optimization = False
         self.source, self.optimizer_config = source, optimizer
         self.attention, self.head_chunk = attention, head_chunk
-        self.activation_checkpointing = activation_checkpointing
+        self.activation_checkpointing, self.compile_layers = activation_checkpointing, compile_layers
+        self.offload_optimizer = offload_optimizer
         self.model: BlockDiffusionLM | None = None
+        self._on_host: list[HostCopy] = []
 
     @cached_property
     def description(self) -> ModelDescription:
@@ -77,20 +97,79 @@ class BlockDiffusionModule(L.LightningModule):
                     f"the model's weights are {dtype}, in which small updates vanish: set model.init_args.source."
                     "init_args.dtype=float32 (compute is bf16 with trainer.precision=bf16-mixed)"
                 )
-            if self.activation_checkpointing:
-                self.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def build_model(self, source: ModelSource, description: ModelDescription) -> BlockDiffusionLM:
-        backbone = source.build(description.config).train()
+    @property
+    def mixed(self) -> bool:
+        """Whether compute is bf16 on fp32 weights."""
+        return self.trainer.precision == "bf16-mixed"
+
+    def build_model(
+        self, source: ModelSource, description: ModelDescription, frozen: bool = False, on_host: bool = False
+    ) -> BlockDiffusionLM:
+        """A model of this family; sharded where there is a device mesh, then read from files layer by layer.
+
+        Args:
+            frozen: only to be scored with, so its weights have the dtype of compute; unsharded ones are on the host.
+            on_host: sharded weights stay in host memory, see `dirl.modules.sharding.shard`.
+        """
+        dtype = torch.bfloat16 if frozen and self.mixed else None
+        files = source.weight_files(description.config) if self.sharding_mesh is not None else None
+        if files is None:
+            with torch.device("cpu") if frozen else nullcontext():
+                backbone = source.build(description.config)
+            if dtype is not None:
+                cast_weights(backbone, dtype)
+        else:
+            files.dtype = dtype or files.dtype
+            backbone = empty_backbone(description.config, files.dtype or torch.float32)
+        backbone.train(not frozen).requires_grad_(not frozen)
+        recompute_layers(backbone.model.layers, self.activation_checkpointing)
+        if self.compile_layers:
+            compile_layers(backbone.model.layers)
         model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk)
-        if self.device_mesh is not None:
-            shard(model, self.device_mesh["data_parallel"], mixed=self.trainer.precision == "bf16-mixed")
+        if self.sharding_mesh is not None:
+            shard(model, self.sharding_mesh, self.mixed, files, on_host)
         return model
+
+    @property
+    def sharding_mesh(self) -> DeviceMesh | None:
+        return None if self.device_mesh is None else self.device_mesh["data_parallel"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = self.trainer.estimated_stepping_batches
         optimizer, scheduler = build_optimizer(list(self.model.parameters()), self.optimizer_config, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
+        """A step stays on the host: `place` moves one micro-batch at a time, when what it needs has been planned."""
+        if isinstance(batch, StepBatch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def place(
+        self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood = "tokens"
+    ) -> tuple[PackedBatch, ScoringPlan]:
+        """The micro-batch and where the head looks in it, on the module's device; from the host without waiting."""
+        plan = scoring_plan(batch, self.model.spec, params, likelihood)
+        return batch.map(self.placed), plan.map(self.placed)
+
+    def placed(self, value: Tensor) -> Tensor:
+        """The tensor on the module's device; it goes from the host through pinned memory, in the stream's order."""
+        if self.device.type == "cuda" and not value.is_cuda:
+            return value.pin_memory().to(self.device, non_blocking=True)
+        return value.to(self.device)
+
+    def before_rollout(self) -> None:
+        """Leave the device's memory to an engine, as far as the config says; on all ranks, with `after_rollout`."""
+        if self.offload_optimizer and not self._on_host:
+            self._on_host = offload_optimizer_state(self.optimizers(use_pl_optimizer=False))
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def after_rollout(self) -> None:
+        """Undo `before_rollout`; to be called before a step or a checkpoint, also after a rollout that failed."""
+        restore_optimizer_state(self._on_host)
+        self._on_host = []
 
     def optimize(self, step: StepBatch, loss_fn: Callable[[PackedBatch, Tensor], Tensor]) -> bool:
         """One optimizer step: backward over all micro-batches, clip, step, schedule.
@@ -126,12 +205,14 @@ class BlockDiffusionModule(L.LightningModule):
             "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
             "train/grad_norm": norm,
         }
-        packed = torch.tensor(float(sum(len(batch) for batch in step.micro_batches)))
+        packed = self.sum_over_ranks(torch.tensor(float(sum(len(batch) for batch in step.micro_batches))))
+        room = len(micro_batches) * self.trainer.world_size * self.trainer.datamodule.token_budget
         self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
                 "train/lr": scheduler.get_last_lr()[0],
-                "train/packed_tokens": self.sum_over_ranks(packed),
+                "train/packed_tokens": packed,
+                "data/fill_rate": packed / room,
                 "time/step_s": time.perf_counter() - started,
             }
         )
@@ -141,7 +222,7 @@ class BlockDiffusionModule(L.LightningModule):
         """Filled up with empty ones to the largest number on any rank: sharded forwards are collectives."""
         own = len(step.micro_batches)
         most = int(self.trainer.strategy.reduce(torch.tensor(own, device=self.device), reduce_op="max"))
-        return step.micro_batches + [empty_batch(self.spec).to(self.device)] * (most - own)
+        return step.micro_batches + [empty_batch(self.spec)] * (most - own)
 
     def _say_if_too_long(self, step: StepBatch) -> None:
         longest, budget = max(map(len, step.micro_batches), default=0), self.trainer.datamodule.token_budget
@@ -177,18 +258,3 @@ class BlockDiffusionModule(L.LightningModule):
                 f"the checkpoint was trained with block_size={saved}, the model has block_size={self.spec.block_size}: "
                 "resume with the block size of the checkpoint, or start a new run from its exported model"
             )
-
-
-def reshard(model: BlockDiffusionLM) -> None:
-    """Give back what FSDP2 gathered: after a forward without backward the root holds copies, perhaps in bf16."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def shard(model: BlockDiffusionLM, mesh: DeviceMesh, mixed: bool) -> None:
-    """FSDP2, layer by layer. `mixed`: fp32 shards, bf16 compute and gathers, fp32 gradient reduction."""
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
-    for layer in model.backbone.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)

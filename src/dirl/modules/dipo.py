@@ -1,17 +1,20 @@
 """Stage two: reinforcement learning with DiPO, every token scored at the step that committed it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dirl.attention.backend import Backend
 from dirl.losses.policy import PolicyLossConfig, clipped_surrogate, policy_loss
 from dirl.models import BlockDiffusionLM, ModelSource, Scores
 from dirl.models.head import LOG_FLOOR
-from dirl.modules.base import BlockDiffusionModule, reshard
+from dirl.modules.base import BlockDiffusionModule
+from dirl.modules.layers import Checkpointing
 from dirl.modules.optimization import OptimizerConfig
+from dirl.modules.sharding import reshard
 from dirl.types import DecodingParams, PackedBatch, StepBatch
 
 
@@ -21,7 +24,9 @@ class DiPOModule(BlockDiffusionModule):
     Args:
         loss: options of the DiPO loss.
         decoding: how rollouts sample, which is also the distribution that the trainer scores.
-        reference: model of the KL term; None: the one that training starts from.
+        reference: model of the KL term; None: the one that training starts from. Its weights have the dtype of
+            compute, so with `trainer.precision: bf16-mixed` they are bf16.
+        reference_on_host: its weights stay in host memory but for the time in which it scores.
     """
 
     def __init__(
@@ -32,15 +37,21 @@ class DiPOModule(BlockDiffusionModule):
         reference: ModelSource | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(lr=1e-6),  # noqa: B008 - frozen
         attention: Backend = "auto",
-        head_chunk: int = 4096,
-        activation_checkpointing: bool = False,
+        head_chunk: int | None = None,
+        activation_checkpointing: Checkpointing = "none",
+        compile_layers: bool = False,
+        offload_optimizer: bool = False,
+        reference_on_host: bool = False,
     ) -> None:
-        super().__init__(source, optimizer, attention, head_chunk, activation_checkpointing)
+        super().__init__(
+            source, optimizer, attention, head_chunk, activation_checkpointing, compile_layers, offload_optimizer
+        )
         if decoding.temperature == 0:
             raise ValueError(
                 "model.decoding.temperature=0: greedy rollouts give a group of equals and nothing to learn from; use 1"
             )
         self.loss_config, self.decoding, self.reference_source = loss, decoding, reference
+        self.reference_on_host = reference_on_host
         self._reference: list[BlockDiffusionLM] = []  # in a list: no part of the module's parameters or checkpoint
 
     def configure_model(self) -> None:
@@ -53,11 +64,11 @@ class DiPOModule(BlockDiffusionModule):
                     f"the reference model ({description.spec}) differs from the policy ({self.spec}): KL compares the "
                     "same tokens in the same blocks; use a reference of the same family"
                 )
-            self._reference.append(self.build_model(source, description).eval().requires_grad_(False))
-
-    @property
-    def reference(self) -> BlockDiffusionLM | None:
-        return self._reference[0].to(self.device) if self._reference else None
+            reference = self.build_model(source, description, frozen=True, on_host=self.reference_on_host)
+            on_gpu = self.trainer.strategy.root_device.type == "cuda"
+            if self.reference_on_host and on_gpu and self.sharding_mesh is None:
+                pin_weights(reference)
+            self._reference.append(reference)
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
         sums: dict[str, Tensor] = {}
@@ -75,67 +86,77 @@ class DiPOModule(BlockDiffusionModule):
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the step's loss, and sums over its scored tokens for the log."""
-        scores: Scores = self.model(batch, self.decoding, self.loss_config.likelihood)
+        likelihood = self.loss_config.likelihood
+        row, plan = self.place(batch, self.decoding, likelihood)
+        scores: Scores = self.model(row, self.decoding, likelihood, plan=plan)
         at = scores.positions
-        old = known_or(batch.old_logprobs[at], scores.logprobs)
         result = policy_loss(
             scores.logprobs,
-            old,
-            batch.behaviour_logprobs[at],
-            batch.reference_logprobs[at] if self._reference else None,
-            batch.advantages[at],
-            batch.loss_weights[at],
+            known_or(row.old_logprobs[at], scores.logprobs),
+            row.behaviour_logprobs[at],
+            row.reference_logprobs[at] if self._reference else None,
+            row.advantages[at],
+            row.loss_weights[at],
             divisor,
             self.loss_config,
         )
         sums = {**result.sums, "entropy": scores.entropy.sum()}
         if not len(scores.factor_positions):
             return result.loss, sums
-        return result.loss + self._factor_loss(batch, scores, divisor), sums
+        # A rejected position has no target, hence no weight of its own: it takes its trajectory's.
+        weights = self.placed(trajectory_weights(batch))[scores.factor_positions]
+        return result.loss + self._factor_loss(row, scores, weights, divisor), sums
 
-    def _factor_loss(self, batch: PackedBatch, scores: Scores, divisor: Tensor | float) -> Tensor:
+    def _factor_loss(self, row: PackedBatch, scores: Scores, weights: Tensor, divisor: Tensor | float) -> Tensor:
         """`likelihood: trajectory`: each rejection is an event of its own, with its own ratio and clip."""
         at = scores.factor_positions
-        old = known_or(batch.old_logprobs[at], scores.log_factors)
-        surrogate, _, _ = clipped_surrogate(scores.log_factors, old, batch.advantages[at], self.loss_config)
+        old = known_or(row.old_logprobs[at], scores.log_factors)
+        surrogate, _, _ = clipped_surrogate(scores.log_factors, old, row.advantages[at], self.loss_config)
         # What is or was impossible has no ratio to speak of: a step from the floor would be one of e^30.
         possible = (old > LOG_FLOOR) & (scores.log_factors > LOG_FLOOR)
-        # A rejected position has no target, hence no weight of its own: it takes its trajectory's.
-        weights = trajectory_weights(batch)[at]
         return -(surrogate.masked_fill(~possible, 0.0) * weights).sum() / divisor
 
     @torch.no_grad()
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:
         """Fill in the log-probs of the old policy (if it will move before they are used) and of the reference.
 
-        Called with the weights that begin the epoch, on all ranks.
+        Called with the weights that begin the epoch, on all ranks. Of the batches, only the filled fields are copied.
         """
         if not keep_old and not self._reference:
             return list(steps)
         scored = []
-        with self.trainer.precision_plugin.forward_context():
+        with self.trainer.precision_plugin.forward_context(), self._reference_at_work():
             for step in steps:
-                batches = [self._with_old(b, keep_old) for b in self.equal_micro_batches(step)]
-                scored.append(dataclasses.replace(step, micro_batches=batches[: len(step.micro_batches)]))
-        for model in self._reference:
+                found = [self._score(batch, keep_old) for batch in self.equal_micro_batches(step)]
+                batches = [fill_in(*pair) for pair in zip(step.micro_batches, found, strict=False)]
+                scored.append(dataclasses.replace(step, micro_batches=batches))
+        for model in (self.model, *self._reference):
             reshard(model)
         return scored
 
-    def _with_old(self, batch: PackedBatch, keep_old: bool) -> PackedBatch:
-        moved = batch.to(self.device)
-        old, reference = moved.old_logprobs.clone(), moved.reference_logprobs.clone()
+    def _score(self, batch: PackedBatch, keep_old: bool) -> dict[str, list[tuple[Tensor, Tensor]]]:
+        """Name of a field -> positions in it and the log-probs that belong there, on the device: nothing waits yet."""
+        likelihood = self.loss_config.likelihood if keep_old else "tokens"
+        row, plan = self.place(batch, self.decoding, likelihood)
+        found = {}
         if keep_old:
-            scores = self.model(moved, self.decoding, self.loss_config.likelihood, entropy=False)
-            old[scores.positions] = scores.logprobs
-            old[scores.factor_positions] = scores.log_factors
-        if self._reference:
-            scores = self.reference(moved, self.decoding, entropy=False)
-            reference[scores.positions] = scores.logprobs
-        return dataclasses.replace(
-            batch,
-            old_logprobs=old.to(batch.old_logprobs.device),
-            reference_logprobs=reference.to(batch.reference_logprobs.device),
-        )
+            scores = self.model(row, self.decoding, likelihood, entropy=False, plan=plan)
+            events = (scores.factor_positions, scores.log_factors)
+            found["old_logprobs"] = [(scores.positions, scores.logprobs), events]
+        for reference in self._reference:
+            plain = plan.without_factors()
+            scores = reference(row, self.decoding, entropy=False, plan=plain)
+            found["reference_logprobs"] = [(scores.positions, scores.logprobs)]
+        return found
+
+    def _reference_at_work(self) -> AbstractContextManager:
+        """The reference's weights on the device; sharded ones come by themselves."""
+        if not self._reference or self.sharding_mesh is not None:
+            return nullcontext()
+        if self.reference_on_host:
+            return visiting(self._reference[0], self.placed)
+        self._reference[0].to(self.device)
+        return nullcontext()
 
     def _log_means(self, sums: dict[str, Tensor]) -> None:
         names = sorted(sums)
@@ -149,6 +170,35 @@ class DiPOModule(BlockDiffusionModule):
 def known_or(stored: Tensor, current: Tensor) -> Tensor:
     """The old policy's log-probs where they were stored, else the current ones (the policy has not moved)."""
     return torch.where(stored.isnan(), current.detach(), stored)
+
+
+def fill_in(batch: PackedBatch, found: dict[str, list[tuple[Tensor, Tensor]]]) -> PackedBatch:
+    """The batch with log-probs written into copies of the named fields."""
+    fields = {}
+    for name, events in found.items():
+        fields[name] = getattr(batch, name).clone()
+        for positions, logprobs in events:
+            fields[name][positions.to(fields[name].device)] = logprobs.to(fields[name])
+    return dataclasses.replace(batch, **fields)
+
+
+@contextmanager
+def visiting(model: nn.Module, placed: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The model's tensors are moved by `placed` for the time of the block; those at home are kept."""
+    home = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    for tensor, data in home:
+        tensor.data = placed(data)
+    try:
+        yield
+    finally:
+        for tensor, data in home:
+            tensor.data = data
+
+
+def pin_weights(model: nn.Module) -> None:
+    """Move the tensors of a model on the host into pinned memory, from where a GPU takes them at full speed."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.pin_memory()
 
 
 def trajectory_weights(batch: PackedBatch) -> Tensor:

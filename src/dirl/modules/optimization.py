@@ -1,13 +1,14 @@
-"""AdamW with warm-up and a constant or cosine schedule."""
+"""AdamW with warm-up and a constant or cosine schedule, and its state's stay on the host while an engine works."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor, UntypedStorage
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
@@ -64,7 +65,60 @@ def build_optimizer(
     return optimizer, get_scheduler(name, optimizer, config.warmup_steps, steps)
 
 
-def clip_gradients(parameters: list[Parameter], max_norm: float | None) -> torch.Tensor:
+def clip_gradients(parameters: list[Parameter], max_norm: float | None) -> Tensor:
     """Scale the gradients to at most `max_norm`; returns the global norm from before, over all shards."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+@dataclass(frozen=True)
+class HostCopy:
+    """Bytes of a tensor whose own memory has been given back."""
+
+    storage: UntypedStorage
+    copy: Tensor
+
+
+def offload_optimizer_state(optimizer: Optimizer) -> list[HostCopy]:
+    """Move the optimizer's moments to (pinned) host memory; their device memory goes back to the allocator.
+
+    The tensors of `optimizer.state`, sharded or not, stay the same objects, without contents until
+    `restore_optimizer_state`: no step and no checkpoint may happen in between. Pinned memory comes in powers of two.
+    """
+    storages: dict[int, UntypedStorage] = {}
+    for state in optimizer.state.values():
+        for value in state.values():
+            if torch.is_tensor(value) and value.dim():  # step counters are no load
+                local = value.to_local() if isinstance(value, DTensor) else value
+                storage = local.untyped_storage()
+                assert storage.nbytes() or not local.numel(), "the optimizer's state is on the host already"
+                if storage.nbytes():  # a shard may be empty
+                    storages[storage.data_ptr()] = storage
+    copies = [HostCopy(storage, _host_copy(storage)) for storage in storages.values()]
+    _wait(copies)
+    for each in copies:
+        each.storage.resize_(0)
+    return copies
+
+
+def restore_optimizer_state(copies: list[HostCopy]) -> None:
+    """Undo `offload_optimizer_state`."""
+    for each in copies:
+        each.storage.resize_(each.copy.numel())
+        _bytes(each.storage).copy_(each.copy, non_blocking=True)
+    _wait(copies)
+
+
+def _host_copy(storage: UntypedStorage) -> Tensor:
+    on_gpu = storage.device.type == "cuda"
+    copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
+    return copy.copy_(_bytes(storage), non_blocking=on_gpu)
+
+
+def _bytes(storage: UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+def _wait(copies: list[HostCopy]) -> None:
+    if any(each.storage.device.type == "cuda" for each in copies):
+        torch.cuda.synchronize()

@@ -20,8 +20,9 @@ class SFTModule(BlockDiffusionModule):
         self.optimize(step, self.loss)
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:
-        scores = self.model(batch, _PLAIN, entropy=False)
-        return weighted_cross_entropy(scores.logprobs, batch.loss_weights[scores.positions], divisor)
+        row, plan = self.place(batch, _PLAIN)
+        scores = self.model(row, _PLAIN, entropy=False, plan=plan)
+        return weighted_cross_entropy(scores.logprobs, row.loss_weights[scores.positions], divisor)
 
     def validation_step(self, step: StepBatch, batch_idx: int) -> None:
         """Negative evidence lower bound per response token, nats, on noise that is fixed per example."""

@@ -50,6 +50,10 @@ class RolloutEngine(ABC):
         """Give back what the engine holds."""
 
 
+class EnginesLostError(RuntimeError):
+    """No engine is left that could make the trajectories; the message says which, why, and what to do."""
+
+
 def request_seed(*parts: object) -> int:
     """A 63-bit seed from whatever identifies a request, the same on every machine and in every run."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()

@@ -25,9 +25,12 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 from dirl.models import register_models
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
+from dirl.rollout.weight_transfer import buckets
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 if TYPE_CHECKING:
+    from lmdeploy.pytorch.engine.engine import Engine
+
     from dirl.rollout.lmdeploy_changes import Trace
 
 log = logging.getLogger(__name__)
@@ -80,6 +83,7 @@ class LMDeployEngine(RolloutEngine):
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
         self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
         self._loop: _LoopThread | None = None
+        self.engine: Engine | None = None
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self._check_settings(spec, device)
@@ -96,10 +100,14 @@ class LMDeployEngine(RolloutEngine):
         self._sessions = itertools.count(1)
         self._turn = _Turn()
         self._checked = not self.check
-        self._loop = _LoopThread(self.device)
         self._folder = tempfile.TemporaryDirectory()
         write_model_folder(Path(self._folder.name), config, tokenizer, self.dtype_name)
-        self._loop.call(self._start, self._folder.name, spec.block_size)
+        self._loop = _LoopThread(self.device)
+        try:
+            self._loop.call(self._start, self._folder.name, spec.block_size)
+        except BaseException:
+            self.close()
+            raise
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         """Copies them in place, in buckets; no request may be under way."""
@@ -107,7 +115,7 @@ class LMDeployEngine(RolloutEngine):
             self.policy_version = -1
             self._loop.call(self._wake, "weights")
             missing = set(self.shapes)
-            for bucket in buckets(self._known(weights, missing), self.bucket_mb << 20):
+            for bucket in buckets(one_expert_each(self._known(weights, missing)), self.bucket_mb << 20):
                 self._loop.call(self._load, bucket)
             if missing:
                 raise ValueError(f"the weight update left out {sorted(missing)}; an update must carry all weights")
@@ -118,8 +126,6 @@ class LMDeployEngine(RolloutEngine):
             self._checked = True
 
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        if self.policy_version < 0:
-            raise ValueError("the engine has no weights: call update_weights before generate")
         self._check_lengths(requests, params)
         yield from self._stream(requests, params, self.spec.stop_token_ids)
 
@@ -127,6 +133,8 @@ class LMDeployEngine(RolloutEngine):
         self, requests: Sequence[GenerationRequest], params: DecodingParams, stop_tokens: tuple[int, ...]
     ) -> Iterator[Trajectory]:
         with self._turn.shared(params):
+            if self.policy_version < 0:
+                raise ValueError("the engine has no weights: call update_weights before generate")
             self.tracing.params = params
             self._loop.call(self._wake, "kv_cache")
             done: queue.SimpleQueue[Trajectory | BaseException] = queue.SimpleQueue()
@@ -143,15 +151,17 @@ class LMDeployEngine(RolloutEngine):
                 work.result()
 
     def rest(self) -> None:
-        if self.sleep and self.policy_version >= 0:
-            with self._turn.alone():
+        if not self.sleep:
+            return
+        with self._turn.alone():
+            if self.policy_version >= 0:
                 self.policy_version = -1
                 self._loop.run(self.engine.sleep(level=2))
 
     def close(self) -> None:
         if self._loop is not None:
             self._loop.close(self._stop)
-            self._loop = None
+            self._loop = self.engine = None
             self._folder.cleanup()
 
     def _check_settings(self, spec: ModelSpec, device: str) -> None:
@@ -229,7 +239,8 @@ class LMDeployEngine(RolloutEngine):
         self.engine.complete_weights_update()
 
     def _stop(self) -> None:
-        self.engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
     async def _run_all(
         self,
@@ -302,8 +313,8 @@ class LMDeployEngine(RolloutEngine):
         if len(samples) < 8:
             self.close()
             raise RuntimeError(
-                f"LMDeploy gave {len(samples)} different samples for a group of 8: it does not draw them independently, "
-                "so its rollouts cannot be trained from; use dirl.rollout.TorchEngine"
+                f"LMDeploy gave {len(samples)} different samples for a group of 8, not drawn independently, "
+                "so that its rollouts cannot be trained from: use dirl.rollout.TorchEngine"
             )
 
 
@@ -355,12 +366,14 @@ class _Turn:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.sharing = 0
+        self.waiting = 0
+        """For a turn alone: no further generation begins before they had it."""
         self.params: DecodingParams | None = None
 
     @contextmanager
     def shared(self, params: DecodingParams) -> Iterator[None]:
         with self.changed:
-            self.changed.wait_for(lambda: self.sharing == 0 or (self.sharing > 0 and self.params == params))
+            self.changed.wait_for(lambda: not self.waiting and self._suits(params))
             self.sharing, self.params = self.sharing + 1, params
         try:
             yield
@@ -370,12 +383,17 @@ class _Turn:
     @contextmanager
     def alone(self) -> Iterator[None]:
         with self.changed:
+            self.waiting += 1
             self.changed.wait_for(lambda: self.sharing == 0)
+            self.waiting -= 1
             self.sharing = -1
         try:
             yield
         finally:
             self._leave(-1)
+
+    def _suits(self, params: DecodingParams) -> bool:
+        return self.sharing == 0 or (self.sharing > 0 and self.params == params)
 
     def _leave(self, weight: int) -> None:
         with self.changed:
@@ -393,7 +411,7 @@ def weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
 def write_model_folder(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
     """The folder that LMDeploy starts from: config and tokenizer, no weights."""
     values = config.to_dict()
-    moe = "num_experts" in values
+    moe = hasattr(config, "num_experts")
     values["model_type"], values["dtype"] = ("sdar_moe" if moe else "sdar"), dtype
     values["architectures"] = ["SDARMoeForCausalLM" if moe else "SDARForCausalLM"]
     values.setdefault("sliding_window", None)
@@ -401,18 +419,17 @@ def write_model_folder(folder: Path, config: PreTrainedConfig, tokenizer: PreTra
     tokenizer.save_pretrained(folder)
 
 
-def buckets(weights: Iterable[tuple[str, Tensor]], limit: int) -> Iterator[list[tuple[str, Tensor]]]:
-    """Named tensors in lists of at most `limit` bytes; a larger tensor stands alone."""
-    bucket: list[tuple[str, Tensor]] = []
-    size = 0
+def one_expert_each(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Experts that transformers keeps together, [E, 2I, D] and [E, D, I], as views under the names of checkpoints."""
     for name, value in weights:
-        if bucket and size + value.nbytes > limit:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, value))
-        size += value.nbytes
-    if bucket:
-        yield bucket
+        owner, _, kind = name.rpartition(".")
+        if not owner.endswith(".experts"):
+            yield name, value
+            continue
+        for index, expert in enumerate(value):
+            parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
+            for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
+                yield f"{owner}.{index}.{part}.weight", matrix
 
 
 def trajectory(request: GenerationRequest, trace: "Trace", spec: ModelSpec, limit: int, version: int) -> Trajectory:

@@ -5,6 +5,8 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
+from packaging.version import Version
+
 TESTED = {
     "0.18.0": {
         "configurations/sdar.py": "c4144a255cc4b5f8",
@@ -14,6 +16,11 @@ TESTED = {
         "engine/executor/__init__.py": "8a455a33750d9569",
         "engine/executor/uni_executor.py": "d437e156c1beb403",
         "engine/model_agent/agent.py": "99fb1968a3fb086d",
+        "consts.py": "2024b56760fe2801",
+        "models/sdar.py": "620293db038fb29a",
+        "models/sdar_moe.py": "a1a66ec07eeb04b2",
+        "strategies/ar/sampling.py": "89f9fabe4274aff9",
+        "weight_loader/model_weight_loader.py": "2d3269ac76761482",
         "messages.py": "663c32417be85345",
         "strategies/__init__.py": "d317c081f8f9f0c9",
         "strategies/dllm/__init__.py": "c0acb97b2221df2f",
@@ -30,7 +37,7 @@ def check_lmdeploy() -> None:
     """Raise ImportError unless an LMDeploy is installed whose sources are those this package was tested with."""
     supported = ", ".join(sorted(TESTED))
     try:
-        version = importlib.metadata.version("lmdeploy")
+        version = importlib.metadata.version("lmdeploy").partition("+")[0]  # without the name of a build
     except importlib.metadata.PackageNotFoundError:
         raise ImportError(
             f"the LMDeploy engine needs lmdeploy ({supported}), which is not installed: pip install 'dirl[lmdeploy]', "
@@ -39,7 +46,7 @@ def check_lmdeploy() -> None:
     if version not in TESTED:
         raise ImportError(
             f"lmdeploy {version} is installed; this package works with {supported}: pip install lmdeploy=="
-            f"{max(TESTED)}, or use the engine dirl.rollout.TorchEngine"
+            f"{max(TESTED, key=Version)}, or use the engine dirl.rollout.TorchEngine"
         )
     changed = [name for name, wanted in TESTED[version].items() if fingerprint(_folder() / name) != wanted]
     if changed:
@@ -56,5 +63,6 @@ def fingerprint(path: Path) -> str:
 
 def _folder() -> Path:
     spec = importlib.util.find_spec("lmdeploy")
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise ImportError("lmdeploy is installed, but its package is not found: reinstall it")
     return Path(spec.origin).parent / "pytorch"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.reference import Token, dense_mask
 from tokenizers import Tokenizer, models
 from torch import nn
@@ -24,8 +25,10 @@ from transformers import (
 )
 
 from dirl.attention.backend import Backend
-from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, save_model
+from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, register_models, save_model
+from dirl.models.sdar import SDARMoeConfig, SDARMoeForCausalLM
 from dirl.models.tokenizer import new_tokenizer
+from dirl.rollout.lmdeploy_engine import one_expert_each
 from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
 
 ALPHABET = "0123456789+= "
@@ -223,6 +226,25 @@ def test_a_plain_qwen3_needs_a_block_size_and_keeps_it_when_saved(moe: bool, tmp
     assert again.describe().spec == description.spec
     assert_equal_weights(again.build(again.describe().config), published)
     assert config_of(tmp_path / "new")["model_type"] == published.config.model_type
+
+
+def test_a_published_sdar_moe_with_its_experts_one_by_one_loads_as_it_is(tmp_path: Path) -> None:
+    register_models()
+    spec_source = new_model(block_size=4)
+    description = spec_source.describe()
+    config = SDARMoeConfig(**(SHAPE | EXPERTS), vocab_size=description.config.vocab_size, block_size=4)
+    config.architectures = ["SDARMoeForCausalLM"]
+    model = SDARMoeForCausalLM(config)
+    with torch.no_grad():
+        for i, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+    config.save_pretrained(tmp_path)
+    description.tokenizer.save_pretrained(tmp_path)
+    separate = {name: value.contiguous() for name, value in one_expert_each(model.state_dict().items())}
+    assert "model.layers.1.mlp.experts.3.up_proj.weight" in separate
+    save_file(separate, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    source = PretrainedModel(str(tmp_path), block_size=4)
+    assert_equal_weights(source.build(source.describe().config), model)
 
 
 def test_a_configured_mask_token_is_taken_and_saved(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Bytes per token that autograd keeps for the backward pass of transformers' Qwen3 layers, tensor by tensor.
+
+Eager layers under FlexAttention, which keeps its inputs, its output and one fp32 number per query and head.
+`compile_layers` keeps less: what is counted here is then an upper bound.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dirl.modules.layers import Checkpointing
+from dirl.planning.flops import recomputed_layers
+from dirl.planning.shape import ModelShape
+
+Compute = Literal["fp32", "autocast", "fsdp_bf16"]
+"""Of the layers: fp32; bf16 by autocast over fp32 weights; bf16 by FSDP2, residual stream and norms included."""
+
+INDEX_BYTES = 8
+"""Of a token or position id."""
+
+
+@dataclass(frozen=True)
+class ActivationBytes:
+    """Per token of a packed row."""
+
+    kept: float
+    """From the forward until the backward comes to each layer, all layers together."""
+    once: float
+    """Once a row: what the last norm and the rotary embedding keep, and the last hidden states."""
+    at_work: float
+    """On top, at the worst moment of the backward: a layer computed anew, and gradients of activations."""
+
+
+def activation_bytes(shape: ModelShape, compute: Compute, checkpointing: Checkpointing) -> ActivationBytes:
+    """What a row costs per token."""
+    layer, entry = layer_bytes(shape, compute), shape.hidden_size * residual_bytes(compute)
+    layers = shape.num_hidden_layers
+    recomputed = recomputed_layers(layers, checkpointing)
+    kept = recomputed * entry + (layers - recomputed) * layer
+    shared = entry if compute != "fsdp_bf16" else 0  # a layer computed anew keeps its input, here as a copy in fp32
+    kept_first = checkpointing == "none" or (checkpointing == "selective" and layers % 2 == 0)
+    anew = 0 if kept_first else layer - shared  # where the last layer was kept, it is freed before one is recomputed
+    last_norm = 20 * shape.hidden_size  # fp32 gradients of its five intermediate results, before any layer is freed
+    wide = shape.intermediate_size if shape.dense_layers else 0  # experts work one after the other
+    gradients = 2 * wide * element_bytes(compute)
+    at_work = max(anew + gradients, last_norm)
+    return ActivationBytes(kept, _once(shape, compute), at_work)
+
+
+def element_bytes(compute: Compute) -> int:
+    """Of the results of matrix products."""
+    return 4 if compute == "fp32" else 2
+
+
+def residual_bytes(compute: Compute) -> int:
+    """Of the stream that the layers add to: autocast leaves the fp32 of the embedding in it."""
+    return 2 if compute == "fsdp_bf16" else 4
+
+
+def layer_bytes(shape: ModelShape, compute: Compute) -> float:
+    """Mean over the layers, where dense ones and ones with experts alternate."""
+    size = element_bytes(compute)
+    dense, sparse = _mlp_bytes(shape, compute), _experts_bytes(shape, compute) if shape.sparse_layers else 0
+    mlp = (shape.dense_layers * dense + shape.sparse_layers * sparse) / shape.num_hidden_layers
+    norms = 2 * _norm_bytes(shape.hidden_size, 1, residual_bytes(compute))
+    per_head = _norm_bytes(shape.query_size, shape.num_attention_heads, size) + _norm_bytes(
+        shape.key_size, shape.num_key_value_heads, size
+    )
+    attention = size * (2 * shape.query_size + 2 * shape.key_size) + 4 * shape.num_attention_heads
+    return norms + _input_bytes(shape, compute, 3) + per_head + attention + mlp
+
+
+def _once(shape: ModelShape, compute: Compute) -> float:
+    residual = residual_bytes(compute)
+    rotary = 2 * shape.head_dim * residual
+    return _norm_bytes(shape.hidden_size, 1, residual) + shape.hidden_size * residual + rotary + INDEX_BYTES
+
+
+def _norm_bytes(width: int, norms: int, size: int) -> int:
+    """RMSNorm of a `size`-byte input: the input in fp32, the normalised in the input's dtype, and 1 / rms."""
+    return 4 * width + size * width + 4 * norms
+
+
+def _input_bytes(shape: ModelShape, compute: Compute, consumers: int) -> int:
+    """The output of a norm, kept by the matrix products that read it; under autocast each has a bf16 copy."""
+    copies = consumers if compute == "autocast" else 1
+    return copies * element_bytes(compute) * shape.hidden_size
+
+
+def _mlp_bytes(shape: ModelShape, compute: Compute) -> int:
+    """Gate, its SiLU, up, and their product."""
+    return _input_bytes(shape, compute, 2) + 4 * element_bytes(compute) * shape.intermediate_size
+
+
+def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
+    """For each expert of a token: its input, gate and up together, SiLU, product, output, and what is added to the
+    stream; and the router's probabilities."""
+    size, hidden = element_bytes(compute), shape.hidden_size
+    each = size * (2 * hidden + 4 * shape.expert_size) + residual_bytes(compute) * hidden + 4 * INDEX_BYTES
+    return shape.experts_per_token * each + 4 * shape.experts + _input_bytes(shape, compute, 1)

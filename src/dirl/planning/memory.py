@@ -1,0 +1,211 @@
+"""Memory of one device by part, at the moments of a run that can be its peak.
+
+Bytes of tensors. What is no tensor (CUDA context, NCCL's buffers, holes between the allocator's blocks) is the one
+allowance, `reserve`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dirl.models.chunked_head import CHUNK_BYTES
+from dirl.modules.layers import Checkpointing
+from dirl.planning.activations import Compute, activation_bytes, element_bytes, residual_bytes
+from dirl.planning.engines import EngineMemory
+from dirl.planning.shape import ModelShape
+
+StrategyName = Literal["single", "ddp", "fsdp2"]
+Part = Literal[
+    "weights",
+    "reference model",
+    "gradients",
+    "optimizer state",
+    "casts, gathered layers",
+    "activations",
+    "a layer at work",
+    "head: logits, gradient",
+    "engine weights",
+    "KV cache",
+    "engine: logits",
+    "reserve",
+]
+Moment = Literal["head", "layer", "end", "rollout", "push"]
+MOMENTS: dict[Moment, str] = {
+    "head": "backward begins",
+    "layer": "backward of a layer",
+    "end": "backward ends",
+    "rollout": "rollout",
+    "push": "weight push",
+}
+BYTES_PER_LOGIT = 8
+"""Two fp32 tables of a chunk's [rows, vocabulary], in the forward and in the backward."""
+TILE = 128
+"""Token budgets are planned in multiples of it."""
+
+Parts = dict[Part, float]
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What the memory of training depends on.
+
+    Args:
+        devices: in all; FSDP2 shards over every one of them.
+        mixed: bf16 compute over fp32 weights.
+        tokens: of the largest row.
+        scored_share: of a row's tokens that meet the vocabulary.
+        head_chunk: rows that meet it at a time; None: what `CHUNK_BYTES` hold.
+        several_rows: more than one micro-batch in an optimizer step.
+        bucket_view: DDP's gradients lie in its buckets, which are a copy of them otherwise.
+        reference: where the frozen model of the KL term has its weights.
+        offload_optimizer: its state is on the host in rollouts and pushes.
+    """
+
+    shape: ModelShape
+    strategy: StrategyName
+    devices: int
+    mixed: bool
+    checkpointing: Checkpointing
+    tokens: int
+    scored_share: float
+    head_chunk: int | None = None
+    several_rows: bool = True
+    bucket_view: bool = False
+    reference: Literal["none", "device", "host"] = "none"
+    offload_optimizer: bool = False
+
+    @property
+    def compute(self) -> Compute:
+        if not self.mixed:
+            return "fp32"
+        return "fsdp_bf16" if self.strategy == "fsdp2" else "autocast"
+
+    @property
+    def shards(self) -> int:
+        return self.devices if self.strategy == "fsdp2" else 1
+
+
+def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve: float) -> dict[Moment, Parts]:
+    """Bytes by part at each moment; the peak of a run is the greatest sum. Engine None: no rollouts (SFT)."""
+    always = {"weights": _weights(setup), "reference model": _reference(setup), "reserve": reserve}
+    moved = 0.0 if setup.offload_optimizer else _optimizer(setup)
+    kept = activation_bytes(setup.shape, setup.compute, setup.checkpointing)
+    training = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
+    stored = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
+    moments: dict[Moment, Parts] = {
+        "head": {**stored, "head: logits, gradient": _head(setup), "casts, gathered layers": _copies_at_head(setup)},
+        "layer": {
+            **stored,
+            "a layer at work": kept.at_work * setup.tokens,
+            "casts, gathered layers": _copies_in_layer(setup),
+        },
+        "end": {
+            **training,
+            "a layer at work": 0.0 if setup.strategy == "fsdp2" else kept.at_work * setup.tokens,
+            "casts, gathered layers": _copies_at_end(setup, kept.at_work * setup.tokens),
+        },
+    }
+    if engine is None:
+        return moments
+    for parts in moments.values():
+        parts |= {"engine weights": engine.resident_weights, "KV cache": engine.resident_cache}
+    resting = {**always, "optimizer state": moved, "engine weights": engine.weights}
+    moments["rollout"] = {**resting, "KV cache": engine.cache, "engine: logits": engine.logits}
+    gathered = 4.0 * setup.shape.embedding_parameters if setup.strategy == "fsdp2" else 0.0
+    moments["push"] = {**resting, "KV cache": engine.resident_cache, "casts, gathered layers": gathered}
+    return moments
+
+
+def peak(moments: Mapping[Moment, Parts]) -> tuple[Moment, float]:
+    """The moment of the greatest sum, and that sum."""
+    moment = max(moments, key=lambda name: sum(moments[name].values()))
+    return moment, sum(moments[moment].values())
+
+
+def largest_budget(setup: TrainingSetup, engine: EngineMemory | None, reserve: float, memory: float) -> int:
+    """The most tokens of a row, in multiples of `TILE`, with which every moment fits; 0 if none does."""
+
+    def fits(tiles: int) -> bool:
+        return peak(memory_by_moment(replace(setup, tokens=tiles * TILE), engine, reserve))[1] <= memory
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while fits(high) and high * TILE < 2**30:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * TILE
+
+
+def _weights(setup: TrainingSetup) -> float:
+    return 4.0 * setup.shape.parameters / setup.shards
+
+
+def _reference(setup: TrainingSetup) -> float:
+    """Frozen, in the precision of compute."""
+    return _weights(setup) * (0.5 if setup.mixed else 1.0) if setup.reference == "device" else 0.0
+
+
+def _gradients(setup: TrainingSetup) -> float:
+    buckets = setup.strategy == "ddp" and not setup.bucket_view
+    return _weights(setup) * (2 if buckets else 1)
+
+
+def _optimizer(setup: TrainingSetup) -> float:
+    """AdamW's two moments; the fused step makes no tables of its own."""
+    return 2 * _weights(setup)
+
+
+def _head(setup: TrainingSetup) -> float:
+    """Scored rows and their gradient, one chunk of logits, and the fp32 gradient of the head's weight."""
+    shape, compute = setup.shape, setup.compute
+    scored = setup.scored_share * setup.tokens
+    rows = setup.head_chunk or CHUNK_BYTES // (BYTES_PER_LOGIT * shape.vocab_size)
+    logits = BYTES_PER_LOGIT * min(rows, scored) * shape.vocab_size
+    hidden = scored * shape.hidden_size * (element_bytes(compute) + residual_bytes(compute))
+    rounded = {"fp32": 0, "autocast": 2, "fsdp_bf16": 2}[compute]  # the weight before, the gradient after
+    return logits + hidden + (4 + rounded) * shape.embedding_parameters
+
+
+def _copies_at_head(setup: TrainingSetup) -> float:
+    """Autocast keeps its bf16 weights until the step ends; FSDP2 has the root gathered, and a layer ahead."""
+    shape = setup.shape
+    if setup.strategy == "fsdp2":
+        return _gathered_bytes(setup) * (shape.root_parameters + shape.layer_parameters)
+    return 2.0 * (shape.parameters - shape.root_parameters) if setup.mixed else 0.0
+
+
+def _copies_in_layer(setup: TrainingSetup) -> float:
+    """FSDP2 holds up to three layers while one is at work; the gradient of the head's weight waits for the end."""
+    shape = setup.shape
+    if setup.strategy == "fsdp2":
+        gathered = shape.root_parameters + shape.embedding_parameters + 3 * shape.layer_parameters
+        return _gathered_bytes(setup) * gathered
+    largest = shape.dense_mlp_weights / 3 if shape.dense_layers else shape.experts * shape.expert_weights * 2 / 3
+    if not setup.mixed:
+        return 4.0 * largest
+    return _copies_at_head(setup) + 6.0 * largest
+
+
+def _copies_at_end(setup: TrainingSetup, at_work: float) -> float:
+    """FSDP2: the root's gradient in compute precision, and in fp32 on its way into the reduction. Else the table of
+    the embedding's gradient, which follows on the first layer's work."""
+    shape = setup.shape
+    if setup.strategy == "fsdp2":
+        return (_gathered_bytes(setup) + 4.0) * shape.root_parameters
+    copies = _copies_at_head(setup) + _late_gradients(setup) if setup.mixed else 0.0
+    return max(0.0, 4.0 * shape.embedding_parameters - at_work) + copies
+
+
+def _gathered_bytes(setup: TrainingSetup) -> float:
+    return 2.0 if setup.mixed else 4.0
+
+
+def _late_gradients(setup: TrainingSetup) -> float:
+    """From the second row of a step on, gradients of autocast's kept copies wait, in bf16, for the backward's end.
+
+    The copies are older than everything else in the row's graph, and autograd visits the youngest nodes first.
+    """
+    return 2.0 * (setup.shape.parameters - setup.shape.root_parameters) if setup.several_rows else 0.0

@@ -1,0 +1,186 @@
+"""The plan of a run: its tokens, FLOPs and memory, from the settings of its config and assumed lengths.
+
+A step is what a user counts: in RL a rollout with all its updates, in SFT an optimizer step.
+"""
+
+from dataclasses import dataclass
+
+from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
+from dirl.planning.flops import Flops, Work, forward_flops, training_flops
+from dirl.planning.memory import (
+    Moment,
+    Parts,
+    TrainingSetup,
+    largest_budget,
+    memory_by_moment,
+    peak,
+)
+from dirl.planning.settings import Settings
+from dirl.planning.workload import (
+    GroupLoad,
+    Lengths,
+    SequenceLoad,
+    decoding_work,
+    group_load,
+    response_load,
+    rl_views,
+    rows,
+    sft_views,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Numbers of a step are those of all devices together; memory is that of one device, in bytes."""
+
+    settings: Settings
+    lengths: Lengths
+    sequence: SequenceLoad
+    load: GroupLoad
+    groups: int
+    """Groups (RL) or conversations (SFT) of a step."""
+    rows: int
+    """Micro-batches of a device in an optimizer step."""
+    flops: dict[str, Flops]
+    """What a step computes, by purpose."""
+    setup: TrainingSetup
+    engine: EngineMemory | None
+    moments: dict[Moment, Parts]
+    largest_budget: int
+    """The most `data.token_budget` with which the run fits; 0: none."""
+    memory: float
+    notes: tuple[str, ...]
+
+    @property
+    def peak(self) -> tuple[Moment, float]:
+        return peak(self.moments)
+
+    @property
+    def clean(self) -> Work:
+        return self.load.clean * self.groups
+
+    @property
+    def noised(self) -> Work:
+        return self.load.noised * self.groups
+
+    @property
+    def work(self) -> Work:
+        """One pass over the step's data."""
+        return self.clean + self.noised
+
+
+def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: float) -> Plan:
+    """Args: memory, reserve: bytes of a device, and of it what no tensor takes."""
+    data, stage = settings.data, settings.stage
+    groups = data["prompts_per_rollout"] if stage == "rl" else data["global_batch_size"]
+    _check_division(settings, groups)
+    sequence, load = _loads(settings, lengths)
+    per_update = groups / settings.devices / (data["steps_per_rollout"] if stage == "rl" else 1)
+    row_count = rows(load, per_update, data["token_budget"])
+    setup = TrainingSetup(
+        shape=settings.shape,
+        strategy=settings.strategy,
+        devices=settings.devices,
+        mixed=settings.mixed,
+        checkpointing=settings.checkpointing,
+        tokens=max(data["token_budget"], round(load.longest)),
+        scored_share=load.work.scored / load.work.tokens,
+        head_chunk=settings.model["head_chunk"],
+        several_rows=row_count > 1,
+        bucket_view=settings.bucket_view,
+        reference=_reference(settings),
+        offload_optimizer=bool(settings.model.get("offload_optimizer")),
+    )
+    engine = _engine(settings, setup, memory - reserve)
+    largest = largest_budget(setup, engine, reserve, memory)
+    return Plan(
+        settings=settings,
+        lengths=lengths,
+        sequence=sequence,
+        load=load,
+        groups=groups,
+        rows=row_count,
+        flops=_flops(settings, lengths, sequence, load.work * groups, groups),
+        setup=setup,
+        engine=engine,
+        moments=memory_by_moment(setup, engine, reserve),
+        largest_budget=largest,
+        memory=memory,
+        notes=_notes(settings, load, engine, largest),
+    )
+
+
+def _check_division(settings: Settings, groups: int) -> None:
+    name = "prompts_per_rollout" if settings.stage == "rl" else "global_batch_size"
+    parts = settings.devices * (settings.data["steps_per_rollout"] if settings.stage == "rl" else 1)
+    if groups % parts:
+        raise ValueError(
+            f"data.{name}={groups} does not divide among {settings.devices} devices"
+            + (f" and {parts // settings.devices} optimizer steps" if parts > settings.devices else "")
+            + f": use a multiple of {parts}"
+        )
+
+
+def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoad]:
+    size, data = settings.block_size, settings.data
+    if settings.stage == "rl":
+        views, scored = rl_views(lengths, size)
+    else:
+        views, scored = sft_views(lengths, size, settings.noise)
+    sequence = response_load(lengths, size, views, scored)
+    members, share = (data["group_size"], data["share_prompt"]) if settings.stage == "rl" else (1, True)
+    return sequence, group_load(sequence, members, data["token_budget"], share)
+
+
+def _reference(settings: Settings) -> str:
+    if not settings.kl:
+        return "none"
+    return "host" if settings.model.get("reference_on_host") else "device"
+
+
+def _engine(settings: Settings, setup: TrainingSetup, room: float) -> EngineMemory | None:
+    if settings.engine is None:
+        return None
+    data = settings.data
+    size = RolloutSize(
+        requests=data["prompts_per_rollout"] // settings.devices * data["group_size"],
+        longest=data["max_prompt_tokens"] + settings.model["decoding"]["max_response_tokens"],
+        block_size=settings.block_size,
+    )
+    free = room - 4.0 * settings.shape.parameters / setup.shards
+    return engine_memory(*settings.engine, settings.shape, size, settings.half_weights, free)
+
+
+def _flops(settings: Settings, lengths: Lengths, sequence: SequenceLoad, work: Work, groups: int) -> dict[str, Flops]:
+    """Of a step, by purpose; `work` is one pass over its data."""
+    passes = settings.data["passes"] if settings.stage == "rl" else 1
+    training = training_flops(settings.shape, work * passes, settings.checkpointing)
+    found = {"forward": training.forward, "backward": training.backward, "recomputed": training.recomputed}
+    if settings.stage == "sft":
+        return found
+    scoring = forward_flops(settings.shape, work)
+    if settings.updates > 1:
+        found["old log-probs"] = scoring
+    if settings.kl:
+        found["reference log-probs"] = scoring
+    decoding = decoding_work(lengths, settings.block_size) * settings.data["group_size"] + sequence.prompt
+    found["rollout"] = forward_flops(settings.shape, decoding * groups)
+    return found
+
+
+def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, largest: int) -> tuple[str, ...]:
+    budget, notes = settings.data["token_budget"], []
+    if load.longest > budget:
+        notes.append(
+            f"a response with its prompt takes {load.longest:,.0f} tokens, over data.token_budget={budget:,}: it gets "
+            "a row of its own, and memory is planned for that row"
+        )
+    if 0 < largest < load.longest:
+        notes.append(f"a row of {load.longest:,.0f} tokens does not fit: assume shorter responses, or free memory")
+    if settings.model.get("compile_layers"):
+        notes.append("compile_layers keeps fewer activations than the eager layers that are counted here")
+    if settings.stage == "rl" and settings.model["loss"]["likelihood"] == "trajectory":
+        notes.append("likelihood: trajectory also takes the rejected positions to the head; they are not counted")
+    if engine is not None:
+        notes.append(engine.note)
+    return tuple(notes)

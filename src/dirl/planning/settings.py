@@ -1,0 +1,178 @@
+"""A parsed config read as what a plan needs; nothing of it is instantiated but the source of a new model."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig
+
+from dirl.diffusion.noise import NoiseConfig
+from dirl.models import NewModel, register_models
+from dirl.modules.layers import Checkpointing, check_checkpointing
+from dirl.planning.memory import StrategyName
+from dirl.planning.shape import SHAPES, ModelShape, named_or_file
+
+Config = Mapping[str, Any]
+STRATEGIES: dict[str, StrategyName] = {
+    "FSDP2Strategy": "fsdp2",
+    "ModelParallelStrategy": "fsdp2",
+    "DDPStrategy": "ddp",
+    "SingleDeviceStrategy": "single",
+    "ddp": "ddp",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a config, with the defaults of the classes that it names."""
+
+    stage: Literal["sft", "rl"]
+    shape: ModelShape
+    block_size: int
+    half_weights: bool
+    """The model's own dtype is of two bytes."""
+    devices: int
+    strategy: StrategyName
+    bucket_view: bool
+    mixed: bool
+    model: Config
+    """Options of the module, as in `model.init_args`."""
+    data: Config
+    engine: tuple[str, Config] | None
+    """Class and options."""
+
+    @property
+    def checkpointing(self) -> Checkpointing:
+        value = self.model["activation_checkpointing"]
+        mode = {True: "full", False: "none"}.get(value, value)
+        check_checkpointing(mode)
+        return mode
+
+    @property
+    def noise(self) -> NoiseConfig:
+        return NoiseConfig(**self.data["noise"])
+
+    @property
+    def kl(self) -> bool:
+        """Whether a reference model is held."""
+        return self.stage == "rl" and self.model["loss"]["kl_coef"] > 0
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps between rollouts."""
+        return self.data["steps_per_rollout"] * self.data["passes"] if self.stage == "rl" else 1
+
+
+def read_settings(config: Config, devices: int | None, model_config: str | None) -> Settings:
+    """Of a config that `fit` has parsed.
+
+    Args:
+        devices: in all; None: as many as the config says.
+        model_config: stands for the model of the config; see `dirl.planning.shape.named_or_file`.
+    """
+    trainer, model, data = config["trainer"], config["model"], config["data"]
+    stage = {"SFTModule": "sft", "DiPOModule": "rl"}.get(_class_name(model))
+    if stage is None:
+        raise ValueError(f"model {_class_name(model)!r} is unknown to plan: it knows SFTModule and DiPOModule")
+    if data is None:
+        raise ValueError("the config names no data: put a recipe below your overlay, e.g. --config configs/rl.yaml")
+    count = devices if devices is not None else _devices(trainer)
+    if count < 1:
+        raise ValueError(f"devices={count}: use at least 1")
+    strategy, options = _strategy(trainer["strategy"], count)
+    precision = str(trainer["precision"] or "32-true")
+    if precision not in ("32-true", "32", "bf16-mixed"):
+        raise ValueError(f"trainer.precision={precision!r}: plan knows 32-true and bf16-mixed")
+    shape, block_size, half = _model(model["init_args"]["source"], model_config)
+    return Settings(
+        stage=stage,
+        shape=shape,
+        block_size=block_size,
+        half_weights=half,
+        devices=count,
+        strategy=strategy,
+        bucket_view=bool(options.get("gradient_as_bucket_view")),
+        mixed=precision == "bf16-mixed",
+        model=model["init_args"],
+        data=data["init_args"],
+        engine=_engine(trainer["callbacks"] or []) if stage == "rl" else None,
+    )
+
+
+def _devices(trainer: Config) -> int:
+    """Per host, times hosts."""
+    devices = trainer["devices"]
+    per_host = len(devices) if isinstance(devices, list) else devices
+    if isinstance(per_host, str) and per_host.isdigit():
+        per_host = int(per_host)
+    if not isinstance(per_host, int) or per_host < 1:
+        raise ValueError(f"trainer.devices={devices!r} is no number: say how many devices in all with --devices")
+    return per_host * int(trainer["num_nodes"])
+
+
+def _strategy(value: object, devices: int) -> tuple[StrategyName, Config]:
+    if value == "auto":
+        return ("single" if devices == 1 else "ddp"), {}
+    name, options = (value, {}) if isinstance(value, str) else (_class_name(value), value.get("init_args") or {})
+    if name not in STRATEGIES:
+        raise ValueError(f"trainer.strategy={name!r}: plan knows a single device, DDP and FSDP2")
+    if STRATEGIES[name] == "single" and devices > 1:
+        raise ValueError(f"trainer.strategy={name!r} runs on one device, devices={devices}: choose DDP or FSDP2")
+    return STRATEGIES[name], {**options, **(options.get("dict_kwargs") or {})}
+
+
+def _model(source: Config, model_config: str | None) -> tuple[ModelShape, int, bool]:
+    """Shape, block size, and whether the model's dtype has two bytes."""
+    name, options = _class_name(source), source["init_args"]
+    half = True
+    if model_config is not None:
+        shape, known = named_or_file(model_config)
+    elif name == "NewModel":
+        description = NewModel(**options).describe()
+        shape, known, half = ModelShape.of(description.config), options["block_size"], options["dtype"] != "float32"
+    elif name == "PretrainedModel":
+        register_models()
+        config = _reachable(options["path"])
+        shape, known = ModelShape.of(config), getattr(config, "block_size", None)
+        half = config.dtype in (torch.bfloat16, torch.float16)
+    else:
+        raise ValueError(f"model source {name!r} is unknown to plan: give its shape with --model_config")
+    block_size = options.get("block_size") or known
+    if block_size is None:
+        raise ValueError("block_size: the model's config has none; set --model.init_args.source.init_args.block_size")
+    return shape, block_size, half
+
+
+def _reachable(path: str) -> Any:
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the config of the model {path!r} is neither here nor on the hub: give its shape with --model_config, a "
+            f"config.json or one of {', '.join(SHAPES)}"
+        ) from error
+
+
+def _engine(callbacks: list[Config]) -> tuple[str, Config]:
+    rollouts = [c for c in callbacks if _class_name(c) == "Rollout"]
+    if len(rollouts) != 1:
+        raise ValueError(f"trainer.callbacks holds {len(rollouts)} Rollout callbacks: an RL config needs one")
+    engine = rollouts[0]["init_args"]["engine"]
+    return engine["class_path"], engine["init_args"]
+
+
+def _class_name(value: Config) -> str:
+    return value["class_path"].rsplit(".", 1)[-1]
+
+
+UNITS = {"GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20, "TB": 10**12}
+
+
+def parse_bytes(text: str, name: str) -> float:
+    """80GB, 79.6GiB, 512MiB."""
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in UNITS:
+        raise ValueError(f"{name}={text!r}: use a number and a unit, e.g. 80GB or 79GiB")
+    return float(match[1]) * UNITS[match[2].upper()]

@@ -1,0 +1,51 @@
+"""Engines that misbehave on purpose, or watch."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import ClassVar
+
+import lightning as L
+
+from dirl.rollout import TorchEngine
+from dirl.rollout.engine import EnginesLostError
+from dirl.types import DecodingParams, GenerationRequest, Trajectory
+
+
+class LostEngine(TorchEngine):
+    """Is lost in the middle of its `lost_at`-th rollout, counted from 0."""
+
+    def __init__(self, lost_at: int) -> None:
+        super().__init__()
+        self.left = lost_at
+
+    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+        self.left -= 1
+        if self.left < 0:
+            yield from islice(super().generate(requests, params), 3)
+            raise EnginesLostError("every server is gone")
+        yield from super().generate(requests, params)
+
+
+class PatientEngine(TorchEngine):
+    """From its second rollout on it waits for an optimizer step that is made while it works."""
+
+    step_made: ClassVar[threading.Event] = threading.Event()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rollouts = 0
+
+    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+        self.rollouts += 1
+        if self.rollouts > 1 and not self.step_made.wait(timeout=30):
+            raise RuntimeError("the trainer waited for the rollout")
+        self.step_made.clear()
+        yield from super().generate(requests, params)
+
+
+class TellOfSteps(L.Callback):
+    """Lets a `PatientEngine` go on."""
+
+    def on_train_batch_end(self, *args: object) -> None:
+        PatientEngine.step_made.set()

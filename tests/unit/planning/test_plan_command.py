@@ -1,0 +1,137 @@
+"""The command `plan`: the configs of `fit`, its own options, and what it says of both."""
+
+from pathlib import Path
+
+import pytest
+
+from dirl.cli import main
+from dirl.planning.command import read_plan
+from dirl.planning.flops import forward_flops
+from dirl.planning.plan import Plan
+from dirl.planning.settings import parse_bytes
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+WHOLE = [CONFIGS / "sft.yaml", CONFIGS / "rl.yaml", *sorted((CONFIGS / "recipe").glob("*.yaml"))]
+GPU_8B = ["--memory=80GB", "--model_config=sdar-8b"]
+
+
+def planned(config: str, *options: str) -> Plan:
+    return read_plan(["--config", str(CONFIGS / config), *options])
+
+
+@pytest.mark.parametrize("config", WHOLE, ids=lambda path: path.name)
+def test_every_recipe_can_be_planned_without_a_gpu_or_the_hub(config: Path) -> None:
+    plan = planned(str(config), "--devices=8", *GPU_8B)
+    assert plan.settings.shape.parameters / 1e9 == pytest.approx(8.19, abs=0.01)
+    assert plan.settings.stage == ("rl" if config.stem.endswith("rl") else "sft")
+    assert plan.settings.mixed
+    assert plan.settings.checkpointing != "none"
+
+
+def test_options_and_several_configs_are_those_of_fit() -> None:
+    plan = planned(
+        "debug/rl.yaml",
+        f"--config={CONFIGS / 'strategy' / 'fsdp.yaml'}",
+        *("--memory=16GiB", "--devices=2", "--data.init_args.group_size=8", "--trainer.precision=bf16-mixed"),
+    )
+    assert (plan.settings.strategy, plan.settings.devices, plan.settings.mixed) == ("fsdp2", 2, True)
+    assert plan.settings.data["group_size"] == 8
+    assert plan.settings.data["token_budget"] == 512, "as in the first config"
+    assert plan.memory == 16 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy"),
+    [([], "single"), (["--trainer.devices=2"], "ddp"), (["--trainer.devices=2", "--trainer.strategy=ddp"], "ddp")],
+)
+def test_devices_and_strategy_are_the_configs(options: list[str], strategy: str) -> None:
+    assert planned("debug/rl.yaml", "--memory=1GB", *options).settings.strategy == strategy
+
+
+def test_devices_of_the_config_count_on_all_hosts() -> None:
+    plan = planned("debug/rl.yaml", "--memory=1GB", "--trainer.num_nodes=2", "--trainer.strategy=ddp")
+    assert plan.settings.devices == 2
+
+
+@pytest.mark.parametrize(("value", "mode"), [("none", "none"), ("full", "full"), ("selective", "selective")])
+def test_checkpointing_modes_reach_the_plan(value: str, mode: str) -> None:
+    plan = planned("debug/sft.yaml", "--memory=1GB", f"--model.init_args.activation_checkpointing={value}")
+    assert plan.setup.checkpointing == mode
+
+
+def test_numbers_of_a_step_follow_from_the_assumed_lengths() -> None:
+    lengths = ["--prompt_tokens=8", "--response_tokens=16", "--tokens_per_step=2"]
+    plan = planned("debug/rl.yaml", "--memory=1GB", *lengths)
+    # 4 groups of 4: a prompt of 2 blocks once, responses of 4 blocks: 3 clean, 2 views of each
+    assert plan.clean.tokens == 4 * (8 + 4 * 12)
+    assert plan.noised.tokens == 4 * 4 * 32
+    assert plan.work.scored == 4 * 4 * 16
+    assert plan.flops["forward"] == forward_flops(plan.settings.shape, plan.work)
+    assert plan.flops["backward"].total == 2 * plan.flops["forward"].total
+    assert plan.flops["old log-probs"] == plan.flops["forward"], "two updates a rollout: the policy moves in between"
+    assert "reference log-probs" not in plan.flops
+    twice = planned("debug/rl.yaml", "--memory=1GB", *lengths, "--data.init_args.passes=2")
+    assert twice.flops["backward"].total == 2 * plan.flops["backward"].total
+    assert twice.flops["rollout"] == plan.flops["rollout"]
+    kl = planned("debug/rl.yaml", "--memory=1GB", *lengths, "--model.init_args.loss.kl_coef=0.1")
+    assert kl.flops["reference log-probs"] == plan.flops["forward"]
+
+
+def test_a_longer_response_than_the_budget_is_planned_as_a_row_of_its_own() -> None:
+    plan = planned("debug/rl.yaml", "--memory=1GB", "--response_tokens=2000")
+    assert plan.setup.tokens == round(plan.load.longest) > 512
+    assert any("over data.token_budget=512" in note for note in plan.notes)
+
+
+def test_the_command_prints_its_assumptions_every_part_and_the_largest_budget(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["plan", "--config", str(CONFIGS / "debug" / "rl.yaml"), "--memory=1GB", "--reserve=100MB"])
+    out = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "assumed: 1,024 prompt tokens, 16 response tokens, 2 tokens per denoising step",
+        "weights",
+        "gradients",
+        "optimizer state",
+        "activations",
+        "head: logits",
+        "engine weights",
+        "KV cache",
+        "reserve",
+        "largest data.token_budget that fits",
+        "recomputed",
+        "visible pairs",
+    ):
+        assert said in out, said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--memory=80"], "memory='80': use a number and a unit"),
+        (["--memory=1GB", "--model_config=nowhere.json"], "model_config='nowhere.json' is no file here"),
+        (["--memory=1GB", "--devices=3"], "prompts_per_rollout=4 does not divide among 3 devices and 2 optimizer"),
+        (["--memory=1GB", "--trainer.devices=auto"], "trainer.devices='auto' is no number.*--devices"),
+        (["--memory=1GB", "--trainer.strategy=deepspeed"], "trainer.strategy='deepspeed': plan knows"),
+        (["--memory=1GB", "--trainer.precision=16-mixed"], "trainer.precision='16-mixed': plan knows"),
+        (["--memory=1GB", "--tokens_per_step=5"], "tokens_per_step=5: a denoising step commits 1 to block_size=4"),
+        (["--memory=1GB", "--response_tokens=0"], "response_tokens=0"),
+    ],
+)
+def test_what_cannot_be_planned_is_an_error_that_says_what_to_do(options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        planned("debug/rl.yaml", *options)
+
+
+def test_a_model_out_of_reach_is_an_error_that_names_the_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source = ["--model.init_args.source=dirl.models.PretrainedModel", "--model.init_args.source.path=no/such/model"]
+    with pytest.raises(ValueError, match=r"'no/such/model' is neither here nor on the hub: .*--model_config.*sdar-8b"):
+        planned("debug/sft.yaml", "--memory=1GB", *source)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("80GB", 80e9), ("79.5GiB", 79.5 * 2**30), ("512 MiB", 2**29), ("1tb", 1e12)]
+)
+def test_sizes_are_read_with_their_units(text: str, size: float) -> None:
+    assert parse_bytes(text, "memory") == size

@@ -1,0 +1,270 @@
+"""Memory as planned against training steps whose every byte is counted, at the sizes of real models."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.unit.planning.rehearsal import LiveBytes, autocast, build, fake_tensors, mesh_of, row
+from tests.unit.planning.test_planned_workload import trajectory
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from dirl.data.packing import group_segments, pack
+from dirl.models import BlockDiffusionLM, NewModel, chunked_head
+from dirl.models.head import target_scores
+from dirl.modules.layers import recompute_layers
+from dirl.planning import SHAPES, ModelShape, layout_work
+from dirl.planning.activations import Compute, activation_bytes
+from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
+from dirl.planning.memory import (
+    TrainingSetup,
+    largest_budget,
+    memory_by_moment,
+    peak,
+)
+from dirl.rollout.slot_cache import SlotCache
+from dirl.types import DecodingParams
+
+GREEDY = DecodingParams()
+MODES = ("none", "full", "selective")
+
+
+def shallow(name: str, layers: int, vocab_size: int | None = None) -> ModelShape:
+    """A named shape with fewer layers: memory is linear in them, and a rehearsal's time too."""
+    shape = SHAPES[name]
+    return replace(shape, num_hidden_layers=layers, dense_layers=layers, vocab_size=vocab_size or shape.vocab_size)
+
+
+def kept_per_token(shape: ModelShape, compute: Compute, mode: str, tokens: int = 4096) -> float:
+    """Bytes that live between forward and backward, the weights and their copies left out."""
+    kept = []
+    for length in (tokens, 2 * tokens):
+        with fake_tensors():
+            dtype = torch.bfloat16 if compute == "fsdp_bf16" else torch.float32
+            model = build(shape, dtype)
+            recompute_layers(model.model.layers, mode)
+            live, args = LiveBytes(), row(length)
+            live.hold([*model.parameters(), args["input_ids"]])
+            with live, autocast(compute != "fp32"):
+                before = live.now
+                hidden = model.model(**args).last_hidden_state
+                kept.append(live.now - before)
+                del hidden
+    return (kept[1] - kept[0]) / tokens
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
+@pytest.mark.parametrize("name", ["sdar-1.7b", "sdar-8b"])
+def test_kept_activations_are_exact(name: str, compute: Compute, mode: str) -> None:
+    shape = shallow(name, 5, vocab_size=64)
+    planned = activation_bytes(shape, compute, mode)
+    assert planned.kept + planned.once == pytest.approx(kept_per_token(shape, compute, mode), rel=1e-3)
+
+
+@pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
+def test_kept_activations_of_experts_are_planned_to_two_per_cent(compute: Compute) -> None:
+    """With real tensors, as the router's choice decides on shapes."""
+    shape = ModelShape(128, 192, 2, 4, 2, 32, 64, False, 8, 4, 48)
+    model = build(shape, torch.bfloat16 if compute == "fsdp_bf16" else torch.float32)
+    kept = []
+    for tokens in (1000, 3000):
+        live, args = LiveBytes(), row(tokens)
+        live.hold([*model.parameters(), args["input_ids"]])
+        with live, autocast(compute != "fp32"):
+            before = live.now
+            hidden = model.model(**args).last_hidden_state
+            kept.append(live.now - before)
+            del hidden
+    planned = activation_bytes(shape, compute, "none")
+    assert planned.kept + planned.once == pytest.approx((kept[1] - kept[0]) / 2000, rel=0.02)
+
+
+class Whole(nn.Module):
+    """What FSDP2 wraps: backbone and head in one root."""
+
+    def __init__(self, shape: ModelShape, mode: str) -> None:
+        super().__init__()
+        self.backbone = build(shape)
+        recompute_layers(self.backbone.model.layers, mode)
+
+    def forward(self, args: dict[str, Tensor], scored: int) -> Tensor:
+        hidden = self.backbone.model(**args).last_hidden_state[0, :scored]
+        targets = torch.zeros(scored, dtype=torch.long)
+        return target_scores(self.backbone.lm_head.weight, hidden, targets, 0, GREEDY)[0]
+
+
+def rehearsed_peak(model: nn.Module, live: LiveBytes, tokens: int, scored: int, mixed: bool) -> int:
+    """The greatest number of bytes in a step of two micro-batches, the weights and gradients that stay included."""
+    args = row(tokens)
+    with live, autocast(mixed):
+        for _ in range(2):
+            model(args, scored).sum().backward()
+    return live.peak
+
+
+@pytest.fixture
+def head_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the head multiplies bf16 with an fp32 result; elsewhere it needs fp32 copies of its operands."""
+    monkeypatch.setattr(chunked_head, "_operand", lambda value, dtype: value.to(dtype))
+    monkeypatch.setattr(chunked_head, "_product", lambda a, b: torch.empty(len(a), b.shape[1], dtype=torch.float32))
+
+
+def gradients(model: nn.Module) -> Iterator[Tensor]:
+    """Of a step before: where they exist, autograd adds to them."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+        yield parameter.grad
+
+
+def planned_peak(setup: TrainingSetup) -> float:
+    """Without the optimizer, which the rehearsal leaves out."""
+    moments = memory_by_moment(setup, None, 0.0)
+    return peak({name: {**parts, "optimizer state": 0.0} for name, parts in moments.items()})[1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mixed", "tokens"), [(False, 16384), (True, 512), (True, 32768)])
+@pytest.mark.usefixtures("head_as_on_a_gpu")
+def test_the_peak_of_a_step_on_one_device_is_planned_to_five_per_cent(mode: str, mixed: bool, tokens: int) -> None:
+    shape = shallow("sdar-8b", 3)
+    with fake_tensors():
+        model, live = Whole(shape, mode), LiveBytes()
+        live.hold([*model.parameters(), *gradients(model)])
+        measured = rehearsed_peak(model, live, tokens, tokens // 3, mixed)
+    setup = TrainingSetup(shape, "single", 1, mixed, mode, tokens, 1 / 3)
+    assert planned_peak(setup) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.usefixtures("head_as_on_a_gpu")
+def test_gradients_of_autocasts_copies_wait_for_the_end_of_the_backward() -> None:
+    """From a step's second micro-batch on; with few tokens and a small vocabulary they are the peak."""
+    shape = replace(shallow("sdar-8b", 6), vocab_size=1024)
+    with fake_tensors():
+        model, live = Whole(shape, "full"), LiveBytes()
+        live.hold([*model.parameters(), *gradients(model)])
+        measured = rehearsed_peak(model, live, 256, 64, True)
+    setup = TrainingSetup(shape, "single", 1, True, "full", 256, 1 / 4)
+    assert planned_peak(setup) == pytest.approx(measured, rel=0.07)
+    assert planned_peak(replace(setup, several_rows=False)) < 0.9 * measured
+
+
+@pytest.mark.parametrize(
+    ("mixed", "tokens", "scored", "mode", "error"),
+    [
+        (True, 1024, 8, "full", 0.01),  # the peak is at the end: what is in no layer is reduced
+        *((True, 16384, 5000, mode, 0.1) for mode in MODES),
+        (False, 8192, 2500, "full", 0.05),
+    ],
+)
+@pytest.mark.usefixtures("head_as_on_a_gpu")
+def test_the_peak_of_a_sharded_step_is_planned_to_ten_per_cent(
+    mixed: bool, tokens: int, scored: int, mode: str, error: float
+) -> None:
+    """FSDP2 over eight processes, of which one is rehearsed."""
+    shape, processes = shallow("sdar-8b", 3), 8
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
+    with mesh_of(processes) as mesh, fake_tensors():
+        model, live = Whole(shape, mode), LiveBytes()
+        for layer in model.backbone.model.layers:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh, mp_policy=policy)
+        live.hold(model.parameters())
+        measured = rehearsed_peak(model, live, tokens, scored, mixed)
+    setup = TrainingSetup(shape, "fsdp2", processes, mixed, mode, tokens, scored / tokens)
+    assert planned_peak(setup) == pytest.approx(measured, rel=error)
+
+
+def test_adam_states_and_gradients_have_the_planned_bytes() -> None:
+    shape = ModelShape(64, 96, 2, 4, 2, 16, 100, True, dense_layers=2)
+    model = build(shape, attention="eager")
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(input_ids=torch.zeros(1, 8, dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    parts = memory_by_moment(TrainingSetup(shape, "single", 1, False, "none", 8, 1.0), None, 0.0)["head"]
+    assert parts["gradients"] == sum(p.grad.nbytes for p in model.parameters())
+    moments = [v for state in optimizer.state.values() for v in state.values() if v.dim()]
+    assert parts["optimizer state"] == sum(v.nbytes for v in moments)
+
+
+def test_ddp_holds_a_second_copy_of_the_gradients_unless_they_lie_in_its_buckets() -> None:
+    shape = SHAPES["sdar-1.7b"]
+    setup = TrainingSetup(shape, "ddp", 8, True, "full", 1024, 0.3)
+    bytes_of = {
+        view: memory_by_moment(replace(setup, bucket_view=view), None, 0.0)["head"]["gradients"]
+        for view in (False, True)
+    }
+    assert bytes_of == {False: 8 * shape.parameters, True: 4 * shape.parameters}
+
+
+def test_the_largest_budget_fits_and_one_tile_more_does_not() -> None:
+    setup = TrainingSetup(SHAPES["sdar-8b"], "fsdp2", 8, True, "full", 16384, 0.3)
+    memory = 60e9
+    largest = largest_budget(setup, None, 2e9, memory)
+    used = [peak(memory_by_moment(replace(setup, tokens=largest + more), None, 2e9))[1] for more in (0, 128)]
+    assert used[0] <= memory < used[1]
+    assert largest_budget(setup, None, 2e9, 1e9) == 0
+
+
+def test_offload_and_reference_move_bytes_between_the_moments() -> None:
+    shape = SHAPES["sdar-1.7b"]
+    engine = EngineMemory(1e9, 5e9, 1e8, 1e9, 0.0)
+    setup = TrainingSetup(shape, "single", 1, True, "full", 4096, 0.3)
+    plain = memory_by_moment(setup, engine, 0.0)
+    assert plain["rollout"]["optimizer state"] == 8 * shape.parameters
+    assert plain["rollout"]["KV cache"] == 5e9
+    assert plain["layer"]["KV cache"] == 0.0
+    moved = memory_by_moment(replace(setup, offload_optimizer=True, reference="device"), engine, 0.0)
+    assert moved["rollout"]["optimizer state"] == 0.0
+    assert moved["layer"]["optimizer state"] == 8 * shape.parameters
+    assert moved["rollout"]["reference model"] == 2 * shape.parameters
+    assert memory_by_moment(replace(setup, reference="host"), engine, 0.0)["layer"]["reference model"] == 0.0
+
+
+def test_the_torch_engines_cache_is_what_its_slots_take() -> None:
+    shape = ModelShape(64, 96, 2, 4, 2, 16, 100, True, dense_layers=2)
+    options = {"dtype": "bfloat16", "max_batch_size": 8}
+    found = engine_memory("dirl.rollout.TorchEngine", options, shape, RolloutSize(5, 30, 4), True, 0.0)
+    cache = SlotCache(build(shape).config, slots=5, length=32, device="cpu", dtype=torch.bfloat16)
+    assert found.cache == cache.keys.nbytes + cache.values.nbytes
+    assert found.weights == found.resident_weights == 2 * shape.parameters
+
+
+def test_an_engine_elsewhere_takes_nothing_and_an_unknown_one_is_an_error() -> None:
+    shape, size = SHAPES["sdar-8b"], RolloutSize(64, 4096, 4)
+    assert engine_memory("dirl.rollout.ServerEngine", {}, shape, size, True, 0.0).weights == 0
+    with pytest.raises(ValueError, match=r"engine 'my\.Engine' is unknown to plan"):
+        engine_memory("my.Engine", {}, shape, size, True, 0.0)
+
+
+@pytest.mark.parametrize("sleep", [True, False])
+def test_lmdeploys_cache_is_its_blocks_or_a_share_of_what_is_free(sleep: bool) -> None:
+    shape, size = SHAPES["sdar-8b"], RolloutSize(64, 4096, 4)
+    options = {"max_batch_size": 64, "kv_blocks": 100, "kv_memory_share": 0.5, "page_tokens": 64, "sleep": sleep}
+    path = "dirl.rollout.LMDeployEngine"
+    fixed = engine_memory(path, options, shape, size, True, 100e9)
+    assert fixed.cache == 100 * 64 * 2 * 36 * 8 * 128 * 2
+    assert fixed.resident_cache == (0 if sleep else fixed.cache)
+    assert fixed.resident_weights == (0 if sleep else 2 * shape.parameters)
+    shared = engine_memory(path, options | {"kv_blocks": 0}, shape, size, True, 100e9)
+    assert shared.cache == 0.5 * (100e9 - 2 * shape.parameters)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_peak_of_a_real_row_through_the_model_is_planned_to_ten_per_cent(mode: str) -> None:
+    """Real tensors: packed trajectories, the structured attention of the CPU, the head in chunks."""
+    source = NewModel(hidden_size=128, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2)
+    description = source.describe()
+    model = BlockDiffusionLM(source.build(description.config).train(), description.spec, "segments", head_chunk=128)
+    recompute_layers(model.backbone.model.layers, mode)
+    responses = [trajectory(50, 160, 4, 2, i) for i in range(4)]
+    (batch,) = pack(group_segments(responses, description.spec, [1.0] * 4, 9999, True), 9999)
+    live = LiveBytes()
+    live.hold([*model.parameters(), *gradients(model), *batch.tensors().values()])
+    with live:
+        model(batch, GREEDY).logprobs.sum().backward()
+    shape, work = ModelShape.of(description.config), layout_work(batch)
+    share = work.scored / work.tokens
+    setup = TrainingSetup(shape, "single", 1, False, mode, len(batch), share, head_chunk=128)
+    assert planned_peak(setup) == pytest.approx(live.peak, rel=0.1)
