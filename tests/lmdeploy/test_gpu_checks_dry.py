@@ -117,7 +117,7 @@ def test_a_push_that_changes_nothing_is_noticed() -> None:
 def test_an_engine_that_does_not_sleep_is_noticed() -> None:
     with patch.object(LMDeployEngine, "rest", lambda self: None), pytest.raises(Broken) as broken:
         checks.sleep_and_wake(*HERE)
-    assert "allocated_" in broken.value.conditions
+    assert "allocated_given_back" in broken.value.conditions
 
 
 def test_seeds_that_do_not_reproduce_are_noticed() -> None:

@@ -10,6 +10,7 @@ from tests.lmdeploy.cpu import lmdeploy_on_cpu
 from tests.tiny import TinyModel, prompt
 
 from dirl.rollout import LMDeployEngine, TorchEngine
+from dirl.rollout.engine import EnginesLostError
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 ATOL = 1e-5
@@ -212,6 +213,16 @@ def test_an_update_must_carry_all_weights_and_no_others(pair: Pair) -> None:
         pair.engine.update_weights([(pair.weights[0][0], torch.zeros(1))], policy_version=8)
     pair.engine.update_weights(pair.weights, policy_version=7)
     pair.compare(some_requests(2, 0), DecodingParams(max_response_tokens=8))
+
+
+@pytest.mark.parametrize("pair", [of(4)], indirect=True)
+def test_an_engine_that_breaks_says_why(pair: Pair) -> None:
+    def broken(*args: object) -> dict:
+        raise RuntimeError("CUDA out of memory")
+
+    agent = pair.engine.engine.executor.model_agent
+    with patch.object(agent, "_forward_impl", broken), pytest.raises(EnginesLostError, match="CUDA out of memory"):
+        list(pair.engine.generate(some_requests(3, 0), DecodingParams(max_response_tokens=8)))
 
 
 @pytest.mark.parametrize("pair", [of(4, kv_blocks=16)], indirect=True)

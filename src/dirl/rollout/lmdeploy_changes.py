@@ -71,6 +71,8 @@ def changed(tracing: Tracing) -> Iterator[None]:
         patch(f"{base}.engine.build_strategy_factory", build),
         patch(f"{base}.model_agent.agent.build_strategy_factory", build),
         patch(f"{base}.engine.build_executor", _build_empty_executor),
+        # It asks for versions of packages that its engine does not use.
+        patch("lmdeploy.pytorch.envs.enable_check_env", False),
     ):
         yield
 

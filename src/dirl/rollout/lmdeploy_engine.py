@@ -5,10 +5,10 @@ weights are copied into the running engine on its loop, device to device.
 """
 
 import asyncio
+import gc
 import itertools
 import json
 import logging
-import os
 import queue
 import tempfile
 import threading
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models import register_models
-from dirl.rollout.engine import RolloutEngine
+from dirl.rollout.engine import EnginesLostError, RolloutEngine
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
 from dirl.rollout.weight_transfer import buckets
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
@@ -42,8 +42,8 @@ class LMDeployEngine(RolloutEngine):
     Args:
         max_batch_size: sequences that are decoded at a time.
         kv_blocks: pages of the KV cache, `page_tokens` tokens each; 0: as many as fit into `kv_memory_share`.
-        kv_memory_share: of the memory that is free when the cache is made. Set `kv_blocks` where the trainer's needs
-            vary: what is free then decides here.
+        kv_memory_share: of the memory that is free at the first weight update, when the trainer's model is there, but
+            not yet its optimizer's state and activations. `kv_blocks` says it outright.
         page_tokens: tokens per page.
         prefill_tokens: tokens of prompts per forward; longer prompts are prefilled in pieces.
         cuda_graphs: replay the decoding forward from CUDA graphs, captured for batch sizes as LMDeploy chooses.
@@ -87,7 +87,6 @@ class LMDeployEngine(RolloutEngine):
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self._check_settings(spec, device)
-        os.environ.setdefault("LMDEPLOY_ENABLE_CHECK_ENV", "0")  # it wants pinned versions of packages it does not use
         check_lmdeploy()
         logging.getLogger("lmdeploy").setLevel(logging.WARNING)
         register_models()
@@ -103,20 +102,19 @@ class LMDeployEngine(RolloutEngine):
         self._folder = tempfile.TemporaryDirectory()
         write_model_folder(Path(self._folder.name), config, tokenizer, self.dtype_name)
         self._loop = _LoopThread(self.device)
-        try:
-            self._loop.call(self._start, self._folder.name, spec.block_size)
-        except BaseException:
-            self.close()
-            raise
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        """Copies them in place, in buckets; no request may be under way."""
+        """Copies them in place, in buckets, when no request is under way. The first update starts the engine."""
         with self._turn.alone():
             self.policy_version = -1
+            if self.engine is None:
+                self._loop.call(self._start, self._folder.name, self.spec.block_size)
             self._loop.call(self._wake, "weights")
             missing = set(self.shapes)
             for bucket in buckets(one_expert_each(self._known(weights, missing)), self.bucket_mb << 20):
-                self._loop.call(self._load, bucket)
+                ready = torch.cuda.Event()
+                ready.record(torch.cuda.current_stream(self.device))  # the engine copies on a stream of its own
+                self._loop.call(self._load, bucket, ready)
             if missing:
                 raise ValueError(f"the weight update left out {sorted(missing)}; an update must carry all weights")
             self._loop.call(self._finish_update)
@@ -210,8 +208,10 @@ class LMDeployEngine(RolloutEngine):
             empty_init=True,
             enable_metrics=False,
         )
+        collection = gc.get_threshold()
         with changed(self.tracing):
             self.engine = Engine(folder, config)
+        gc.set_threshold(*collection)  # LMDeploy changes it for the whole process
         trace_samples(self.engine, self.tracing)
         self.engine._sleeping_tags.discard("weights")  # allocated; their values are awaited
         self.engine.start()
@@ -220,8 +220,9 @@ class LMDeployEngine(RolloutEngine):
         if what in self.engine._sleeping_tags:
             self.engine.wakeup([what])
 
-    def _load(self, bucket: list[tuple[str, Tensor]]) -> None:
+    def _load(self, bucket: list[tuple[str, Tensor]], ready: torch.cuda.Event) -> None:
         agent = self.engine.executor.model_agent
+        ready.wait()
         with agent.all_context():
             agent._load_updated_weight_bucket(bucket, "dirl")
             torch.cuda.synchronize()  # the trainer may change or free its tensors now
@@ -283,13 +284,24 @@ class LMDeployEngine(RolloutEngine):
                 self.progress += 1
                 status = output.status
             if status != ResponseType.FINISH:
-                raise RuntimeError(f"LMDeploy ended request {request.prompt_id}#{request.sample_index} with {status}")
+                raise self._stopped(request, status)
             trace = self.tracing.traces.pop(session)
             done.put(trajectory(request, trace, self.spec, params.max_response_tokens, self.policy_version))
         except Exception as error:  # raised again where the trajectories are awaited
             done.put(error)
         finally:
             self.tracing.traces.pop(session, None)
+
+    def _stopped(self, request: GenerationRequest, status: object) -> EnginesLostError:
+        """What to say of a request that came to no end."""
+        work = self.engine._loop_main
+        cause = work.exception() if work is not None and work.done() and not work.cancelled() else None
+        error = EnginesLostError(
+            f"LMDeploy ended request {request.prompt_id}#{request.sample_index} with {status}"
+            + (f": its engine stopped after {type(cause).__name__}: {cause}" if cause is not None else "")
+        )
+        error.__cause__ = cause
+        return error
 
     # End of what runs there.
 
@@ -336,7 +348,10 @@ class _LoopThread:
         """Run a function on the loop's thread; returns or raises what it does."""
 
         async def run() -> Any:
-            return function(*args)
+            try:
+                return function(*args)
+            except SystemExit as exit:  # LMDeploy's checks end so, which would kill the thread without a word
+                raise RuntimeError("LMDeploy gave up; what it logged above says why") from exit
 
         return self.run(run())
 
