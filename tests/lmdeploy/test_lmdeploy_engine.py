@@ -217,7 +217,7 @@ def test_an_update_must_carry_all_weights_and_no_others(pair: Pair) -> None:
 
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)
 def test_an_engine_that_breaks_says_why(pair: Pair) -> None:
-    def broken(*args: object) -> dict:
+    def broken(*args: object, **kwargs: object) -> dict:
         raise RuntimeError("CUDA out of memory")
 
     agent = pair.engine.engine.executor.model_agent
