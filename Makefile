@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test test-lmdeploy test-gpu demo lint wheel clean force
+.PHONY: help venv install test test-lmdeploy test-gpu bench bench-gpu demo lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,8 +47,16 @@ $(LMDEPLOY_STAMP): $(STAMP) requirements/lmdeploy.txt
 	$(BIN)/python -m pip install --no-deps lmdeploy==0.18.0
 	touch $@
 
-test-gpu: $(STAMP)  ## Run the tests that need a CUDA device (they skip without one)
+test-gpu: $(LMDEPLOY_STAMP)  ## Run the tests that need a CUDA device (they skip without one)
 	$(BIN)/python -m pytest tests/gpu
+
+bench: $(STAMP)  ## Benchmarks on CPU, about 12 minutes: tables, and JSON in benchmarks/results
+	for part in fill view_order engine scaling layouts; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit; done
+
+bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minutes
+	for part in rates attention layouts; do $(BIN)/python -m benchmarks.gpu $$part || exit; done
+	for model in sdar-1.7b sdar-4b sdar-8b; do $(BIN)/python -m benchmarks.gpu train --models $$model || exit; done
+	for part in speed push step; do $(BIN)/python -m benchmarks.rollout_gpu $$part $(ROLLOUT_ARGS) || exit; done
 
 demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
 	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)
