@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 	touch $@
 
 test: $(STAMP)  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/lmdeploy
 
 test-lmdeploy: $(LMDEPLOY_STAMP)  ## Run the tests of LMDeploy's engine, on a CPU; installs it first
 	OMP_NUM_THREADS=1 LMDEPLOY_ENABLE_CHECK_ENV=0 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/lmdeploy

@@ -34,6 +34,8 @@ class SDARForCausalLM(Qwen3ForCausalLM):
 
 class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
     config_class = SDARMoeConfig
+    # transformers caches what it finds for Qwen3-MoE, and a subclass would inherit it or not by the order of loading.
+    _can_set_experts_implementation_cached_value = False
 
 
 def register_models() -> None:

@@ -23,9 +23,18 @@ def planned(config: str, *options: str) -> Plan:
 def test_every_recipe_can_be_planned_without_a_gpu_or_the_hub(config: Path) -> None:
     plan = planned(str(config), "--devices=8", *GPU_8B)
     assert plan.settings.shape.parameters / 1e9 == pytest.approx(8.19, abs=0.01)
-    assert plan.settings.stage == ("rl" if config.stem.endswith("rl") else "sft")
+    assert plan.settings.stage == ("rl" if "rl" in config.stem.split("_") else "sft")
     assert plan.settings.mixed
     assert plan.settings.checkpointing != "none"
+
+
+def test_the_recipe_for_one_gpu_fits_into_it_trainer_and_engine_taking_turns() -> None:
+    plan = planned("recipe/sdar_8b_rl_one_gpu.yaml", "--memory=139.8GiB", "--model_config=sdar-8b")
+    assert plan.peak[1] < plan.memory
+    moments = plan.moments
+    assert moments["rollout"]["engine weights"] > 15 * 2**30
+    assert moments["head"]["engine weights"] == 0, "asleep"
+    assert moments["rollout"]["optimizer state"] == 0, "on the host"
 
 
 def test_options_and_several_configs_are_those_of_fit() -> None:
