@@ -1,4 +1,4 @@
-"""LMDeploy's engine behind HTTP: several calls at once share its batch, and it sleeps and wakes by the trainer's word."""
+"""LMDeploy's engine behind HTTP: calls share its batch, and it sleeps and wakes by the trainer's word."""
 
 import pytest
 from tests.lmdeploy.cpu import lmdeploy_on_cpu

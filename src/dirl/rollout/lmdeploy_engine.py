@@ -7,24 +7,22 @@ weights are copied into the running engine on its loop, device to device.
 import asyncio
 import gc
 import itertools
-import json
 import logging
 import queue
 import tempfile
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models import register_models
 from dirl.rollout.engine import EnginesLostError, RolloutEngine
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
+from dirl.rollout.lmdeploy_model import one_expert_each, weight_shapes, write_model_folder
+from dirl.rollout.loop_thread import LoopThread, Turn
 from dirl.rollout.weight_transfer import buckets
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
     from lmdeploy.pytorch.engine.engine import Engine
 
     from dirl.rollout.lmdeploy_changes import Trace
-
-log = logging.getLogger(__name__)
 
 
 class LMDeployEngine(RolloutEngine):
@@ -82,7 +78,7 @@ class LMDeployEngine(RolloutEngine):
         self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
         self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
-        self._loop: _LoopThread | None = None
+        self._loop: LoopThread | None = None
         self.engine: Engine | None = None
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
@@ -97,11 +93,11 @@ class LMDeployEngine(RolloutEngine):
         self.tracing = Tracing(spec)
         self.policy_version, self.progress = -1, 0
         self._sessions = itertools.count(1)
-        self._turn = _Turn()
+        self._turn = Turn()
         self._checked = not self.check
         self._folder = tempfile.TemporaryDirectory()
         write_model_folder(Path(self._folder.name), config, tokenizer, self.dtype_name)
-        self._loop = _LoopThread(self.device)
+        self._loop = LoopThread(self.device)
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         """Copies them in place, in buckets, when no request is under way. The first update starts the engine."""
@@ -328,123 +324,6 @@ class LMDeployEngine(RolloutEngine):
                 f"LMDeploy gave {len(samples)} different samples for a group of 8, not drawn independently, "
                 "so that its rollouts cannot be trained from: use dirl.rollout.TorchEngine"
             )
-
-
-class _LoopThread:
-    """An event loop in a thread that works on one device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._serve, name="lmdeploy", daemon=True)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        if self.device.index is not None:
-            torch.cuda.set_device(self.device)
-        self.loop.run_forever()
-
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function on the loop's thread; returns or raises what it does."""
-
-        async def run() -> Any:
-            try:
-                return function(*args)
-            except SystemExit as exit:  # LMDeploy's checks end so, which would kill the thread without a word
-                raise RuntimeError("LMDeploy gave up; what it logged above says why") from exit
-
-        return self.run(run())
-
-    def run(self, work: Awaitable[Any]) -> Any:
-        return self.start(work).result()
-
-    def start(self, work: Awaitable[Any]) -> Future:
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
-
-    def close(self, last: Callable[[], None]) -> None:
-        self.call(last)
-        self.run(self._end_tasks())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-    async def _end_tasks(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _Turn:
-    """Generations with equal settings go together; everything else goes alone."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.sharing = 0
-        self.waiting = 0
-        """For a turn alone: no further generation begins before they had it."""
-        self.params: DecodingParams | None = None
-
-    @contextmanager
-    def shared(self, params: DecodingParams) -> Iterator[None]:
-        with self.changed:
-            self.changed.wait_for(lambda: not self.waiting and self._suits(params))
-            self.sharing, self.params = self.sharing + 1, params
-        try:
-            yield
-        finally:
-            self._leave(1)
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        with self.changed:
-            self.waiting += 1
-            self.changed.wait_for(lambda: self.sharing == 0)
-            self.waiting -= 1
-            self.sharing = -1
-        try:
-            yield
-        finally:
-            self._leave(-1)
-
-    def _suits(self, params: DecodingParams) -> bool:
-        return self.sharing == 0 or (self.sharing > 0 and self.params == params)
-
-    def _leave(self, weight: int) -> None:
-        with self.changed:
-            self.sharing -= weight
-            self.changed.notify_all()
-
-
-def weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
-    """Parameter shapes by transformers name, without allocating any."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(type(config).from_dict(config.to_dict()))
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
-
-
-def write_model_folder(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
-    """The folder that LMDeploy starts from: config and tokenizer, no weights."""
-    values = config.to_dict()
-    moe = hasattr(config, "num_experts")
-    values["model_type"], values["dtype"] = ("sdar_moe" if moe else "sdar"), dtype
-    values["architectures"] = ["SDARMoeForCausalLM" if moe else "SDARForCausalLM"]
-    values.setdefault("sliding_window", None)
-    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
-    tokenizer.save_pretrained(folder)
-
-
-def one_expert_each(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Experts that transformers keeps together, [E, 2I, D] and [E, D, I], as views under the names of checkpoints."""
-    for name, value in weights:
-        owner, _, kind = name.rpartition(".")
-        if not owner.endswith(".experts"):
-            yield name, value
-            continue
-        for index, expert in enumerate(value):
-            parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
-            for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
-                yield f"{owner}.{index}.{part}.weight", matrix
 
 
 def trajectory(request: GenerationRequest, trace: "Trace", spec: ModelSpec, limit: int, version: int) -> Trajectory:

@@ -28,7 +28,7 @@ from dirl.attention.backend import Backend
 from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, register_models, save_model
 from dirl.models.sdar import SDARMoeConfig, SDARMoeForCausalLM
 from dirl.models.tokenizer import new_tokenizer
-from dirl.rollout.lmdeploy_engine import one_expert_each
+from dirl.rollout.lmdeploy_model import one_expert_each
 from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
 
 ALPHABET = "0123456789+= "

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from dirl.models import SDARConfig, SDARMoeConfig, register_models
 from dirl.rollout import LMDeployEngine
-from dirl.rollout.lmdeploy_engine import one_expert_each, trajectory, weight_shapes, write_model_folder
+from dirl.rollout.lmdeploy_engine import trajectory
+from dirl.rollout.lmdeploy_model import one_expert_each, weight_shapes, write_model_folder
 from dirl.types import GenerationRequest, ModelSpec
 
 SHAPE = dict(

@@ -1,0 +1,98 @@
+"""An event loop in a thread of its own, and turns for those who use what runs on it."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from dirl.types import DecodingParams
+
+
+class LoopThread:
+    """An event loop in a thread that works on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self._serve, name="lmdeploy", daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)
+        self.loop.run_forever()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a function on the loop's thread; returns or raises what it does."""
+
+        async def run() -> Any:
+            try:
+                return function(*args)
+            except SystemExit as exit:  # LMDeploy's checks end so, which would kill the thread without a word
+                raise RuntimeError("LMDeploy gave up; what it logged above says why") from exit
+
+        return self.run(run())
+
+    def run(self, work: Awaitable[Any]) -> Any:
+        return self.start(work).result()
+
+    def start(self, work: Awaitable[Any]) -> Future:
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def close(self, last: Callable[[], None]) -> None:
+        self.call(last)
+        self.run(self._end_tasks())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def _end_tasks(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Turn:
+    """Generations with equal settings go together; everything else goes alone."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.sharing = 0
+        self.waiting = 0
+        """For a turn alone: no further generation begins before they had it."""
+        self.params: DecodingParams | None = None
+
+    @contextmanager
+    def shared(self, params: DecodingParams) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.waiting and self._suits(params))
+            self.sharing, self.params = self.sharing + 1, params
+        try:
+            yield
+        finally:
+            self._leave(1)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self.changed:
+            self.waiting += 1
+            self.changed.wait_for(lambda: self.sharing == 0)
+            self.waiting -= 1
+            self.sharing = -1
+        try:
+            yield
+        finally:
+            self._leave(-1)
+
+    def _suits(self, params: DecodingParams) -> bool:
+        return self.sharing == 0 or (self.sharing > 0 and self.params == params)
+
+    def _leave(self, weight: int) -> None:
+        with self.changed:
+            self.sharing -= weight
+            self.changed.notify_all()
