@@ -55,7 +55,7 @@ SHOWN = {
 }
 """What the table has of the numbers, and how it calls them."""
 
-Run = Callable[..., None]
+Run = Callable[..., Numbers]
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def measured(request: pytest.FixtureRequest) -> Iterator[dict[str, dict[str, Any
 def run(request: pytest.FixtureRequest, measured: dict[str, dict[str, Any]]) -> Run:
     """Calls a check on the device; its numbers are kept if it fails, too."""
 
-    def call(check: Callable[..., Numbers], shape: Shape, **options: object) -> None:
+    def call(check: Callable[..., Numbers], shape: Shape, **options: object) -> Numbers:
         started = time.perf_counter()
         numbers: dict[str, Any] = {}
         try:
@@ -86,6 +86,7 @@ def run(request: pytest.FixtureRequest, measured: dict[str, dict[str, Any]]) -> 
         finally:
             seconds = time.perf_counter() - started
             measured[request.node.name.removeprefix("test_")] = {"seconds": seconds} | numbers
+        return numbers
 
     return call
 
@@ -130,4 +131,6 @@ def test_groups_are_distinct_and_seeds_reproduce_them(run: Run, graphs: bool) ->
 
 @pytest.mark.parametrize("sleep", [False, True], ids=["awake", "sleep"])
 def test_an_rl_run(run: Run, sleep: bool) -> None:
-    run(rl_run, SMALL, sleep=sleep)
+    numbers = run(rl_run, SMALL, sleep=sleep)  # raises where one of its bounds is broken
+    assert numbers["rollout/staleness"] == 0
+    assert numbers["train/grad_norm"] > 0

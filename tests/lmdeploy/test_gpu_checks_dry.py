@@ -58,12 +58,7 @@ class StaleEngine(LMDeployHere):
         self.policy_version = policy_version
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +88,10 @@ def test_seeds_give_the_same_group_again() -> None:
 
 @pytest.mark.parametrize("sleep", [False, True])
 def test_an_rl_run_ends_with_its_metrics(sleep: bool) -> None:
-    rl_run(*HERE, sleep=sleep, engine=f"{__name__}.LMDeployHere")
+    numbers = rl_run(*HERE, sleep=sleep, engine=f"{__name__}.LMDeployHere")
+    assert numbers["rollout/staleness"] == 0
+    assert numbers["train/grad_norm"] > 0
+    assert numbers["train/mismatch_abs"] < 1e-5
 
 
 def test_responses_of_other_weights_are_no_parity() -> None:

@@ -7,7 +7,7 @@ break ties otherwise than the torch engine, which takes the leftmost.
 import dataclasses
 import functools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -37,12 +37,7 @@ NO_TIE = 1e-6
 """Confidences at which a commit is decided are farther apart; the engines' logits differ by rounding alone."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---------------------------------------------------------------------------------------- random cases

@@ -3,7 +3,7 @@
 import dataclasses
 import heapq
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -28,12 +28,7 @@ ATOL = 1e-5
 """fp32 log-probs; the engine's batched and cached forwards add in another order than the oracle's."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny_model(seed: int = 0, scale: float = 0.3) -> SDARForCausalLM:
