@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dirl.data.packing import Segment, join, pack
+from dirl.data.packing import join, pack
+from dirl.data.segments import Segment
 from dirl.data.steps import step_batch
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 

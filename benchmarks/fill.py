@@ -11,8 +11,12 @@ from typing import Any
 from benchmarks import record
 from benchmarks.shapes import TOYS, model_spec
 from benchmarks.workload import Load, make_groups
+from dirl.data.division import prompt_and_responses
+from dirl.data.filling import Lengths, fewest_rows
 from dirl.data.packing import fill_rate
+from dirl.data.segments import group_segments
 from dirl.data.steps import step_batch
+from dirl.types import ModelSpec, Trajectory
 
 LOADS = [
     Load(block, tokens, groups, size, prompt, low, high)
@@ -45,10 +49,17 @@ def measure(load: Load, token_budget: int) -> dict[str, Any]:
         "token_budget": token_budget,
         "tokens": tokens,
         "rows": len(batches),
+        "fewest": fewest_rows([_lengths(group, spec) for group in groups], token_budget),
         "fill": fill_rate(batches, token_budget),
         "repeated_prompt": (prompts - once) / tokens,
         "seconds": seconds,
     }
+
+
+def _lengths(group: Sequence[Trajectory], spec: ModelSpec) -> Lengths:
+    (segment,) = group_segments(group, spec, [1.0] * len(group), share_prompt=True)
+    prompt, responses = prompt_and_responses(segment)
+    return len(prompt), list(map(len, responses))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [measure(load, budget) for load in loads for budget in BUDGETS]
     names = [name for name in rows[0] if name != "tokens"]
     cells = [[f"{row[n]:.1%}" if n in ("fill", "repeated_prompt") else row[n] for n in names] for row in rows]
-    note = f"repeated prompt: share of all tokens. Lowest fill {min(row['fill'] for row in rows):.1%}."
+    lowest = min(row["fill"] for row in rows)
+    note = f"fewest: no plan has fewer rows; repeated prompt: share of all tokens. Lowest fill {lowest:.1%}."
     record.show("packed rows of one optimizer step", [n.replace("_", " ") for n in names], cells, note)
     print("written to", record.save("fill", {"budgets": BUDGETS}, rows))
 

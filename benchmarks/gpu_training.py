@@ -22,7 +22,8 @@ from benchmarks.update import accumulate_gradient, computed_pairs, scored_tokens
 from benchmarks.workload import Load, make_groups
 from dirl.attention import build_mask
 from dirl.data.chat import Encoded
-from dirl.data.packing import conversation_segment, pack
+from dirl.data.packing import pack
+from dirl.data.segments import conversation_segment
 from dirl.data.steps import step_batch
 from dirl.diffusion.noise import NoiseConfig
 from dirl.losses.supervised import weighted_cross_entropy

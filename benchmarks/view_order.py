@@ -16,7 +16,8 @@ from benchmarks.record import save, show
 from benchmarks.workload import Load, make_groups
 from dirl.attention import visible
 from dirl.attention.flex import TILE
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.types import Layout, ModelSpec
 
 LOADS = {
@@ -59,7 +60,7 @@ def one_row(load: Load, token_budget: int) -> Layout:
     spec = ModelSpec(load.block_size, mask_token_id=999, stop_token_ids=(998,), pad_token_id=998, vocab_size=1000)
     segments = []
     for group in make_groups(load, spec):
-        segments += group_segments(group, spec, [1.0] * len(group), token_budget, share_prompt=True)
+        segments += group_segments(group, spec, [1.0] * len(group), share_prompt=True)
     layout = max((batch.layout for batch in pack(segments, token_budget)), key=len)
     return layout[:: load.block_size]
 

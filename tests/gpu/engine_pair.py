@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dirl.attention import ATTENTION_NAME
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, ModelDescription, NewModel
 from dirl.rollout import LMDeployEngine, TorchEngine
 from dirl.rollout.engine import request_seed
@@ -136,7 +137,7 @@ class Pair:
     def trainer_distances(self, trajectories: Sequence[Trajectory], params: DecodingParams) -> Tensor:
         """|log-prob of the engine - log-prob of the trainer's packed forward|, one per committed token."""
         spec = self.description.spec
-        segments = [s for t in trajectories for s in group_segments([t], spec, [1.0], 8192, share_prompt=True)]
+        segments = [s for t in trajectories for s in group_segments([t], spec, [1.0], share_prompt=True)]
         model = BlockDiffusionLM(self.backbone, spec)
         distances = []
         for batch in pack(segments, 8192):

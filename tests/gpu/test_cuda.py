@@ -9,7 +9,8 @@ from tests.tiny import flat_gradient
 
 from dirl.attention import build_mask
 from dirl.attention.backend import masked_attention
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, PackedBatch, Trajectory
@@ -33,7 +34,7 @@ def sample(device: str, dtype: str = "float32") -> list[list[Trajectory]]:
 
 def packed(groups: list[list[Trajectory]]) -> PackedBatch:
     spec = SOURCE.describe().spec
-    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * len(group), 10**6, True)]
+    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * len(group), True)]
     (batch,) = pack(segments, 10**6)
     return batch.to("cuda")
 

@@ -2,12 +2,17 @@
 
 Responses to one prompt share its tokens only within a row, so dividing a group costs a copy of the prompt. A row takes
 the subset of a group's responses that fills it best (subset sums, exact), then whole groups that fit, then part of one.
-Four plans are made and the one of fewest rows, then of fewest prompt tokens, is taken: a row begins with the group that
-is already begun, which repeats few prompts, or with the longest response left, which is the hardest to place; and the
-rest of a row takes part of a group, or only whole ones.
+Four plans are made by two rules for all rows: a row begins with the group that is already begun, which repeats few
+prompts, or with the longest response left, which is the hardest to place; and the rest of a row takes part of a group,
+or only whole ones. While there are more rows than `fewest_rows`, plans of random order and rules are tried too. Of all
+plans the one of fewest rows, then of fewest prompt tokens, is taken.
 """
 
-from collections.abc import Sequence
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 Lengths = tuple[int, Sequence[int]]
 """Tokens of a group: of its prompt, and of each response."""
@@ -18,28 +23,80 @@ GROUPS_TRIED = 32
 RESPONSES_TRIED = 128
 """For the rest of a row, and for a subset: more would fill hardly better, and take long."""
 
+RANDOM_PLANS = 256
+RESPONSES_PLACED = 32768
+"""Random plans tried, and the responses that all of them place together: some tenths of a second."""
+
+PIECES_COUNTED = 8
+"""Of so many responses in a row, equal lengths hardly leave room."""
+
+
+class Rules(NamedTuple):
+    """How one row is filled: whether it begins with the longest response left, and whether it may end with a part."""
+
+    longest: bool
+    parts: bool
+
 
 def fill_rows(groups: Sequence[Lengths], token_budget: int) -> list[Row]:
     """Every response of every group in one row, at most `token_budget` tokens in each.
 
-    A response that exceeds the budget with its prompt has a row of its own.
+    A response that exceeds the budget with its prompt has a row of its own. The same groups give the same rows.
     """
-    plans = [_fill(groups, token_budget, longest, parts) for longest in (False, True) for parts in (False, True)]
+    sizes = [prompt + sum(lengths) for prompt, lengths in groups]
+    order = sorted((number for number, (_, lengths) in enumerate(groups) if lengths), key=lambda n: -sizes[n])
+    plans = [_fill(groups, token_budget, order, itertools.repeat(Rules(*r))) for r in _EVERY_RULE]
+    fewest = fewest_rows(groups, token_budget)
+    rng, responses = random.Random(0), sum(len(lengths) for _, lengths in groups)
+    for _ in range(min(RANDOM_PLANS, RESPONSES_PLACED // max(1, responses))):
+        if min(map(len, plans)) <= fewest:
+            break
+        plans.append(_fill(groups, token_budget, rng.sample(order, len(order)), _random_rules(rng)))
     return min(plans, key=lambda rows: (len(rows), sum(groups[number][0] for row in rows for number, _ in row)))
 
 
-def _fill(groups: Sequence[Lengths], token_budget: int, longest: bool, parts: bool) -> list[Row]:
-    """One plan.
+def fewest_rows(groups: Sequence[Lengths], token_budget: int) -> int:
+    """A number of rows that no plan can be below; none may reach it.
 
-    Args:
-        longest: a row begins with the longest response left, else with the group already begun or the largest.
-        parts: the rest of a row may take part of a group.
+    The larger of two bounds. By tokens: rows hold all responses, the prompt of each group as often as the group needs
+    rows, and at least one prompt each. By pieces: of responses over 1/(k+1) of a row at most k share one. A response
+    over the budget counts as one that fills a row.
     """
+    begun = [(prompt, [min(n, token_budget - prompt) for n in lengths]) for prompt, lengths in groups if lengths]
+    begun = [(prompt, lengths) for prompt, lengths in begun if prompt < token_budget]
+    if not begun:
+        return sum(len(lengths) for _, lengths in groups)
+    shortest = min(prompt for prompt, _ in begun)
+    copies = [math.ceil(sum(lengths) / (token_budget - prompt)) for prompt, lengths in begun]
+    tokens = sum(n * prompt + sum(lengths) for n, (prompt, lengths) in zip(copies, begun, strict=True))
+    rows = math.ceil(tokens / token_budget)
+    while tokens + max(0, rows - sum(copies)) * shortest > rows * token_budget:
+        rows += 1
+    lengths = [n for _, lengths in begun for n in lengths]
+    pieces = (
+        math.ceil(sum((k + 1) * n > token_budget - shortest for n in lengths) / k) for k in range(1, PIECES_COUNTED)
+    )
+    return max(rows, *pieces)
+
+
+_EVERY_RULE = tuple(itertools.product((False, True), repeat=2))
+
+
+def _random_rules(rng: random.Random) -> Iterator[Rules]:
+    """Endless; how often each rule holds differs from plan to plan."""
+    longest, parts = rng.random(), rng.random()
+    while True:
+        yield Rules(rng.random() < longest, rng.random() < parts)
+
+
+def _fill(groups: Sequence[Lengths], token_budget: int, order: Sequence[int], rules: Iterable[Rules]) -> list[Row]:
+    """One plan: the groups in this order, each row by the next of the rules."""
     sizes = [prompt + sum(lengths) for prompt, lengths in groups]
-    numbers = sorted((g for g, (_, lengths) in enumerate(groups) if lengths), key=lambda g: -sizes[g])
-    left = {g: sorted(range(len(groups[g][1])), key=lambda i: -groups[g][1][i]) for g in numbers}
+    left = {g: sorted(range(len(groups[g][1])), key=lambda i: -groups[g][1][i]) for g in order}
     rows: list[Row] = []
-    while left:
+    for longest, parts in rules:
+        if not left:
+            break
         room, row = token_budget, []
         first = max(left, key=lambda g: groups[g][0] + groups[g][1][left[g][0]]) if longest else next(iter(left))
         found = first, _beginning(groups[first], left[first], room)

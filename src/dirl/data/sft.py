@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
-from dirl.data.packing import conversation_segment, empty_batch, pack
+from dirl.data.packing import empty_batch, pack
 from dirl.data.reading import check_messages, read_rows
+from dirl.data.segments import conversation_segment
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelDescription

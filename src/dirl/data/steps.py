@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.losses.policy import Normalization
 from dirl.types import IGNORE, ModelSpec, StepBatch, Trajectory
 
@@ -26,7 +27,7 @@ def step_batch(
     segments = []
     for group in groups:
         weights = [1 / len(t.response_ids) if normalization == "sequence" else 1.0 for t in group]
-        segments += group_segments(group, spec, weights, token_budget, share_prompt)
+        segments += group_segments(group, spec, weights, share_prompt)
     batches = pack(segments, token_budget)
     trajectories = sum(len(group) for group in groups)
     if normalization == "token":

@@ -228,8 +228,8 @@ class BlockDiffusionModule(L.LightningModule):
         longest, budget = max(map(len, step.micro_batches), default=0), self.trainer.datamodule.token_budget
         if longest > budget:
             rank_zero_warn(
-                f"a packed row has {longest} tokens, over data.token_budget={budget}: one sequence alone is that long; "
-                "if memory runs out, shorten responses or conversations, or raise the tokens per step"
+                f"a packed row has {longest} tokens, over data.token_budget={budget}: one view with all that it "
+                "attends to is that long; if memory runs out, shorten responses or conversations"
             )
 
     def gradient_sync(self, last: bool) -> AbstractContextManager:

@@ -172,8 +172,8 @@ def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, lar
     budget, notes = settings.data["token_budget"], []
     if load.longest > budget:
         notes.append(
-            f"a response with its prompt takes {load.longest:,.0f} tokens, over data.token_budget={budget:,}: it gets "
-            "a row of its own, and memory is planned for that row"
+            f"a view with its prompt and clean tokens takes {load.longest:,.0f} tokens, over data.token_budget="
+            f"{budget:,}: memory is planned for rows of that length"
         )
     if 0 < largest < load.longest:
         notes.append(f"a row of {load.longest:,.0f} tokens does not fit: assume shorter responses, or free memory")

@@ -29,6 +29,7 @@ class SequenceLoad:
     prompt: Work
     clean: Work
     noised: Work
+    block_size: int
 
     @property
     def response(self) -> Work:
@@ -42,7 +43,7 @@ class GroupLoad:
     clean: Work
     noised: Work
     longest: float
-    """Tokens of the longest piece that cannot be divided; a row is that long even if the budget is smaller."""
+    """Tokens of the last view with all that it attends to; a row is that long even if the budget is smaller."""
 
     @property
     def work(self) -> Work:
@@ -67,7 +68,7 @@ def response_load(lengths: Lengths, block_size: int, views: float, scored: float
     # block j of the response sees shared + j blocks before it, and itself
     clean = Work((blocks - 1) * size, before * _sum_of(shared + 1, blocks - 1))
     noised = Work(blocks * size, before * _sum_of(shared + 1, blocks)) * views
-    return SequenceLoad(prompt, clean, replace(noised, scored=scored))
+    return SequenceLoad(prompt, clean, replace(noised, scored=scored), size)
 
 
 def rl_views(lengths: Lengths, block_size: int) -> tuple[float, float]:
@@ -92,13 +93,34 @@ def sft_views(lengths: Lengths, block_size: int, noise: NoiseConfig) -> tuple[fl
 
 
 def group_load(sequence: SequenceLoad, group_size: int, token_budget: int, share_prompt: bool) -> GroupLoad:
-    """The responses to one prompt. A group that is spread over rows has a copy of its prompt in each of them."""
-    responses = group_size * sequence.response.tokens
+    """The responses to one prompt. A group that is spread over rows has a copy of its prompt in each of them.
+
+    A response that exceeds the budget is divided, see `dirl.data.division`.
+    """
     room = token_budget - sequence.prompt.tokens
-    spread = responses / room + 0.5 if room > 0 else group_size
-    copies = min(group_size, max(1.0, spread)) if share_prompt else group_size
-    longest = sequence.prompt.tokens + sequence.response.tokens
-    return GroupLoad(sequence.clean * group_size + sequence.prompt * copies, sequence.noised * group_size, longest)
+    parts = _clean_of_parts(sequence, room)
+    clean = sum(parts[1:], parts[0]) * group_size
+    most = group_size * len(parts)
+    spread = (clean.tokens + sequence.noised.tokens * group_size) / room + 0.5 if room > 0 else most
+    copies = min(most, max(1.0, spread)) if share_prompt else most
+    longest = sequence.prompt.tokens + sequence.clean.tokens + sequence.block_size
+    return GroupLoad(clean + sequence.prompt * copies, sequence.noised * group_size, longest)
+
+
+def _clean_of_parts(sequence: SequenceLoad, room: int) -> list[Work]:
+    """The clean tokens before the end of each part; one part if the response fits.
+
+    A part from share f of the response to share g of it has g of the clean tokens and g - f of the noised ones.
+    """
+    clean, response = sequence.clean, sequence.response.tokens
+    with_prompt = clean.tokens * sequence.prompt.tokens  # of the clean pairs; the others grow with the square
+    parts, end = [], 0.0
+    while end < 1:
+        left = room - end * clean.tokens
+        fits = response <= room or left < sequence.block_size  # nothing is divided, or a single view does not fit
+        end = 1.0 if fits else min(1.0, end + left / response)
+        parts.append(Work(end * clean.tokens, end * with_prompt + end * end * (clean.pairs - with_prompt)))
+    return parts
 
 
 def rows(load: GroupLoad, groups: float, token_budget: int) -> int:

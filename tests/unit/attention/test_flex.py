@@ -17,7 +17,8 @@ from dirl.attention import dense_mask, flex, visible
 from dirl.attention.flex import block_mask, flex_forward, mask_mod
 from dirl.attention.intervals import key_intervals
 from dirl.data.chat import Encoded
-from dirl.data.packing import conversation_segment, group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import conversation_segment, group_segments
 from dirl.diffusion.noise import NoiseConfig
 from dirl.types import Layout, ModelSpec, Trajectory
 
@@ -308,7 +309,7 @@ def packed_groups(seed: int) -> list[Layout]:
     for _ in range(3):
         prompt = tuple(rng.integers(0, 50, rng.integers(1, 24)).tolist())
         group = [trajectory(prompt, rng, sample) for sample in range(rng.integers(1, 6))]
-        segments += group_segments(group, SPEC, [1.0] * len(group), 300, share_prompt=bool(seed % 2))
+        segments += group_segments(group, SPEC, [1.0] * len(group), share_prompt=bool(seed % 2))
     return [row.layout for row in pack(segments, 300)]
 
 

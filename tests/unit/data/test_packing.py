@@ -8,16 +8,8 @@ import torch
 from tests.scripted_noise import ScriptedNoise
 
 from dirl.data.chat import Encoded
-from dirl.data.packing import (
-    Segment,
-    conversation_segment,
-    empty_batch,
-    fill_rate,
-    group_segments,
-    join,
-    pack,
-    whole_blocks,
-)
+from dirl.data.packing import empty_batch, fill_rate, join, pack
+from dirl.data.segments import Segment, conversation_segment, group_segments, whole_blocks
 from dirl.diffusion.noise import NoiseConfig
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 
@@ -138,7 +130,7 @@ GROUP = [
 
 def test_a_group_by_hand() -> None:
     """The prompt's whole block once; then, of each response, its clean blocks but the last, and a view per step."""
-    (segment,) = group_segments(GROUP, SPEC, [1.0, 0.5], 100, share_prompt=True)
+    (segment,) = group_segments(GROUP, SPEC, [1.0, 0.5], share_prompt=True)
     ids, positions, branches = columns(segment, "input_ids", "position_ids", "branch_ids")
     #       prompt| response 1: clean 1, block 1 step 1, block 2 steps 1 and 2 | response 2: block 1 step 1
     assert ids == [1, 2, 3, 10, 3, M, M, M, M, 12, 3, M]
@@ -155,7 +147,7 @@ def test_a_group_by_hand() -> None:
 
 
 def test_without_sharing_each_trajectory_has_its_own_prompt() -> None:
-    first, second = group_segments(GROUP, SPEC, [1.0, 1.0], 100, share_prompt=False)
+    first, second = group_segments(GROUP, SPEC, [1.0, 1.0], share_prompt=False)
     assert first.input_ids.tolist() == [1, 2, 3, 10, 3, M, M, M, M, 12]
     assert second.input_ids.tolist() == [1, 2, 3, M]
     assert set(second.branch_ids.tolist()) == {0, 1}
@@ -163,7 +155,7 @@ def test_without_sharing_each_trajectory_has_its_own_prompt() -> None:
 
 def test_a_prompt_shorter_than_a_block_is_part_of_each_response_alone() -> None:
     group = [trajectory(n, (1,), (10,), (1,)) for n in (1, 2)]
-    (segment,) = group_segments(group, SPEC, [1.0, 1.0], 100, share_prompt=True)
+    (segment,) = group_segments(group, SPEC, [1.0, 1.0], share_prompt=True)
     assert segment.input_ids.tolist() == [1, M, 1, M]
     assert segment.branch_ids.tolist() == [1, 1, 2, 2]
 
@@ -175,7 +167,7 @@ def test_a_prompt_shorter_than_a_block_is_part_of_each_response_alone() -> None:
 def test_a_group_is_divided_where_the_budget_ends_and_each_row_has_the_prompt(budget: int, lengths: list[int]) -> None:
     """A prompt of 2 tokens and three responses of one clean and two noised blocks, 6 tokens each."""
     group = [trajectory(n, (1, 2), (10, 11, 12, 13), (1, 1, 1, 1)) for n in (1, 2, 3)]
-    rows = pack(group_segments(group, SPEC, [1.0] * 3, budget, share_prompt=True), budget)
+    rows = pack(group_segments(group, SPEC, [1.0] * 3, share_prompt=True), budget)
     assert [len(row) for row in rows] == lengths
     assert all(row.input_ids[:2].tolist() == [1, 2] and not row.branch_ids[:2].any() for row in rows)
     assert all((row.branch_ids[2:] > 0).all() and row.group_ids.max() == 0 for row in rows)
@@ -184,7 +176,7 @@ def test_a_group_is_divided_where_the_budget_ends_and_each_row_has_the_prompt(bu
 
 def test_responses_without_a_common_block_of_the_prompt_are_divided_too() -> None:
     group = [trajectory(n, (1,), (10,), (1,)) for n in (1, 2, 3)]
-    rows = pack(group_segments(group, SPEC, [1.0] * 3, 4, share_prompt=True), 4)
+    rows = pack(group_segments(group, SPEC, [1.0] * 3, share_prompt=True), 4)
     assert [row.input_ids.tolist() for row in rows] == [[1, M, 1, M], [1, M]]
     assert all(len(set(row.branch_ids.tolist())) == len(row) // 2 for row in rows), "two responses in one branch"
 
@@ -203,9 +195,9 @@ def responses_of(rows: list[PackedBatch]) -> list[str]:
 @pytest.mark.parametrize("share_prompt", [True, False])
 def test_every_response_is_in_one_row_behind_its_prompt_whatever_the_budget(share_prompt: bool) -> None:
     groups = [[trajectory(10 * g + n, (g,) * 4, (10,) * 2 * n, (1, 2) * n) for n in (1, 2, 3, 4)] for g in range(5)]
-    wanted = responses_of(pack([s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, 0, False)], 10_000))
+    wanted = responses_of(pack([s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, False)], 10_000))
     assert len(wanted) == 20
-    segments = [s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, 0, share_prompt)]
+    segments = [s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, share_prompt)]
     for budget in (5, 40, 60, 100, 10_000):
         rows = pack(segments, budget)
         assert responses_of(rows) == wanted
@@ -265,7 +257,7 @@ def contents(rows: list[PackedBatch]) -> list[Any]:
 
 
 def test_what_is_packed_does_not_depend_on_order_or_budget() -> None:
-    segments = [*group_segments(GROUP, SPEC, [1.0, 0.5], 100, True), *(piece(n, mark=n) for n in range(1, 9))]
+    segments = [*group_segments(GROUP, SPEC, [1.0, 0.5], True), *(piece(n, mark=n) for n in range(1, 9))]
     wanted = contents(pack(segments, 30))
     assert len(wanted) == 9
     assert contents(pack(segments[::-1], 30)) == wanted
@@ -279,7 +271,7 @@ def test_each_segment_of_a_row_is_a_group_of_its_own() -> None:
 
 
 def test_a_packed_row_has_one_value_of_the_right_type_per_token_and_nan_for_what_is_not_known() -> None:
-    (row,) = pack(group_segments(GROUP, SPEC, [1.0, 1.0], 100, True), 100)
+    (row,) = pack(group_segments(GROUP, SPEC, [1.0, 1.0], True), 100)
     integers = {"input_ids", "position_ids", "group_ids", "branch_ids", "block_ids", "view_ids", "target_ids"}
     for name, value in row.tensors().items():
         assert value.shape == (12,)

@@ -18,7 +18,8 @@ from tests.tiny import TinyModel, prompt, sample_groups
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import Likelihood
 from dirl.types import DecodingParams, ModelSpec, PackedBatch, Trajectory
@@ -102,7 +103,7 @@ def world(params: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = Tr
 def packed(world: World, budget: int = 300, share_prompt: bool = True) -> list[PackedBatch]:
     segments = []
     for group in world.groups:
-        segments += group_segments(group, world.spec, [1.0] * len(group), budget, share_prompt)
+        segments += group_segments(group, world.spec, [1.0] * len(group), share_prompt)
     return pack(segments, budget)
 
 
@@ -191,6 +192,21 @@ def test_parity_holds_for_every_packing(budget: int) -> None:
     groups = [int(b.group_ids.max()) + 1 for b in batches]
     assert {1: max(groups) == 1, 100: len(groups) > 3, 260: groups == [2, 2], 10_000: groups == [4]}[budget], groups
     assert_same(scored(this, batches)[0], this.logprobs)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # as is meant on CPU
+@pytest.mark.parametrize("share_prompt", [True, False], ids=["shared prompt", "own prompts"])
+@pytest.mark.parametrize("attention", ["dense", "segments", "flex"])
+@torch.no_grad()  # FlexAttention has no backward on CPU
+def test_parity_holds_where_responses_are_divided(attention: str, share_prompt: bool) -> None:
+    this = world()
+    whole, batches = packed(this, 10_000, share_prompt), packed(this, 32, share_prompt)
+    longest = max(len(t.prompt_ids) + len(t.response_ids) for t in this.trajectories)
+    assert max(map(len, batches)) <= 32 and longest <= 32
+    assert sum(int((b.view_ids == 0).sum()) for b in batches) > 1.5 * sum(int((b.view_ids == 0).sum()) for b in whole)
+    found, factors = scored(this, batches, "trajectory", attention=attention)
+    assert_same(found, this.logprobs)
+    assert_same(factors, this.factors)
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -175,7 +175,7 @@ def test_without_old_logprobs_the_ratio_is_one_and_still_has_a_gradient(options:
 
 @pytest.mark.parametrize("name", ["everything, sequence, cold", "everything, constant, static"])
 @pytest.mark.parametrize(
-    ("budget", "share", "backwards"), [(1, True, False), (90, True, True), (10_000, False, True)], ids=str
+    ("budget", "share", "backwards"), [(32, True, False), (90, True, True), (10_000, False, True)], ids=str
 )
 def test_the_gradient_of_a_step_does_not_depend_on_micro_batches_sharing_or_order(
     name: str, budget: int, share: bool, backwards: bool

@@ -8,7 +8,8 @@ from tests.tiny import flat_gradient, prompt, sample_groups
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules import SFTModule
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
@@ -34,7 +35,7 @@ def batches() -> list[PackedBatch]:
     """Rows of several lengths."""
     spec = SOURCE.describe().spec
     groups = sample_groups(SOURCE, [prompt(n) for n in (3, 8, 6)], 2, PARAMS)
-    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * len(group), 1000, True)]
+    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * len(group), True)]
     rows = [pack([segment], 1000)[0] for segment in segments] + pack(segments, 1000)
     assert len({len(row) for row in rows}) >= 3
     return rows

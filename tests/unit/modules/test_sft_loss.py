@@ -13,7 +13,8 @@ from tests.tiny import TinyModel, flat_gradient, prompt
 from torch import Tensor, nn
 
 from dirl.data.chat import Encoded
-from dirl.data.packing import conversation_segment, pack, whole_blocks
+from dirl.data.packing import pack
+from dirl.data.segments import conversation_segment, whole_blocks
 from dirl.diffusion.noise import NoiseConfig, noise
 from dirl.models import BlockDiffusionLM
 from dirl.modules import SFTModule
@@ -140,7 +141,8 @@ def test_a_row_without_anything_masked_has_loss_zero_and_a_gradient() -> None:
     assert not flat_gradient(found, backbone.parameters()).any()
 
 
-def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches() -> None:
+@pytest.mark.parametrize("budget", [40, 14], ids=["several rows", "conversations in parts"])
+def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches(budget: int) -> None:
     backbone, spec = TinyModel().make()
     model = BlockDiffusionLM(backbone, spec)
     segments = []
@@ -148,8 +150,8 @@ def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches() -> None:
         encoded = Encoded(list(prompt(9, seed)), [False] * 3 + [True] * 6)
         segments.append(conversation_segment(encoded, spec, NoiseConfig(t_min=0.3), np.random.default_rng(seed))[0])
     (whole,) = pack(segments, 1000)
-    parts = pack(segments[::-1], 40)
-    assert len(parts) > 1
+    parts = pack(segments[::-1], budget)
+    assert (len(parts) > 1 and sum(map(len, parts)) == len(whole)) if budget == 40 else len(parts) > len(segments)
     summed = sum(loss_of(model, part, 24.0) for part in parts)
     one = loss_of(model, whole, 24.0)
     assert summed.item() == pytest.approx(one.item(), rel=1e-5)

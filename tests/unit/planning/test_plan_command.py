@@ -86,7 +86,7 @@ def test_numbers_of_a_step_follow_from_the_assumed_lengths() -> None:
     assert kl.flops["reference log-probs"] == plan.flops["forward"]
 
 
-def test_a_longer_response_than_the_budget_is_planned_as_a_row_of_its_own() -> None:
+def test_clean_tokens_over_the_budget_are_planned_as_a_row_of_their_length() -> None:
     plan = planned("debug/rl.yaml", "--memory=1GB", "--response_tokens=2000")
     assert plan.setup.tokens == round(plan.load.longest) > 512
     assert any("over data.token_budget=512" in note for note in plan.notes)

@@ -10,7 +10,8 @@ from tests.unit.planning.test_planned_workload import trajectory
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from dirl.data.packing import group_segments, pack
+from dirl.data.packing import pack
+from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel, chunked_head
 from dirl.models.head import target_scores
 from dirl.modules.layers import recompute_layers
@@ -259,7 +260,7 @@ def test_the_peak_of_a_real_row_through_the_model_is_planned_to_ten_per_cent(mod
     model = BlockDiffusionLM(source.build(description.config).train(), description.spec, "segments", head_chunk=128)
     recompute_layers(model.backbone.model.layers, mode)
     responses = [trajectory(50, 160, 4, 2, i) for i in range(4)]
-    (batch,) = pack(group_segments(responses, description.spec, [1.0] * 4, 9999, True), 9999)
+    (batch,) = pack(group_segments(responses, description.spec, [1.0] * 4, True), 9999)
     live = LiveBytes()
     live.hold([*model.parameters(), *gradients(model), *batch.tensors().values()])
     with live:

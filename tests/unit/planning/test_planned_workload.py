@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from dirl.data.chat import Encoded
-from dirl.data.packing import conversation_segment, group_segments, join, pack
+from dirl.data.packing import join, pack
+from dirl.data.segments import conversation_segment, group_segments
 from dirl.diffusion.noise import NoiseConfig
 from dirl.planning import layout_work
 from dirl.planning.workload import (
@@ -51,7 +52,7 @@ def test_a_response_behind_a_prompt_of_whole_blocks_is_counted_exactly(
     prompt *= block_size // 4
     lengths = Lengths(prompt, 80, per_step)
     load = response_load(lengths, block_size, *rl_views(lengths, block_size))
-    (segment,) = group_segments([trajectory(prompt, 80, block_size, per_step)], spec(block_size), [1.0], 9999, True)
+    (segment,) = group_segments([trajectory(prompt, 80, block_size, per_step)], spec(block_size), [1.0], True)
     assert load.prompt + load.response == layout_work(join([segment]))
 
 
@@ -59,7 +60,7 @@ def test_a_response_behind_a_prompt_of_whole_blocks_is_counted_exactly(
 def test_a_prompt_that_ends_within_a_block_is_counted_to_a_per_cent(prompt: int) -> None:
     lengths = Lengths(prompt, 500, 2)
     load = response_load(lengths, 4, *rl_views(lengths, 4))
-    (segment,) = group_segments([trajectory(prompt, 500, 4, 2)], spec(4), [1.0], 9999, True)
+    (segment,) = group_segments([trajectory(prompt, 500, 4, 2)], spec(4), [1.0], True)
     real, ours = layout_work(join([segment])), load.prompt + load.response
     assert ours.scored == real.scored
     assert ours.tokens == pytest.approx(real.tokens, rel=0.01)
@@ -80,7 +81,7 @@ def test_packed_groups_are_counted_to_three_per_cent(
         for group in sizes.tolist()
         for segment in group_segments(
             [trajectory(200, n, 4, 2, i) for i, n in enumerate(group)],
-            *(spec(4), [1.0] * group_size, budget, share_prompt),
+            *(spec(4), [1.0] * group_size, share_prompt),
         )
     ]
     batches = pack(segments, budget)
@@ -89,6 +90,21 @@ def test_packed_groups_are_counted_to_three_per_cent(
     assert load.work.tokens * 4 == pytest.approx(sum(w.tokens for w in works), rel=0.03)
     assert load.work.pairs * 4 == pytest.approx(sum(w.pairs for w in works), rel=0.1)  # grows with the lengths' spread
     assert rows(load, 4, budget) <= len(batches) <= rows(load, 4, budget) * 1.1 + 1
+
+
+@pytest.mark.parametrize(("response", "budget"), [(4000, 8192), (4000, 6000), (3000, 5000)])
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_divided_responses_are_counted_to_three_per_cent(response: int, budget: int, share_prompt: bool) -> None:
+    """Three tokens in a row for each of the response: its clean copy, and two steps for a block of 4."""
+    lengths = Lengths(200, response, 2)
+    group = [trajectory(200, response, 4, 2, i) for i in range(4)]
+    batches = pack(group_segments(group, spec(4), [1.0] * 4, share_prompt), budget)
+    load = group_load(response_load(lengths, 4, *rl_views(lengths, 4)), 4, budget, share_prompt)
+    works = [layout_work(batch) for batch in batches]
+    assert load.work.tokens == pytest.approx(sum(w.tokens for w in works), rel=0.03)
+    assert load.work.pairs == pytest.approx(sum(w.pairs for w in works), rel=0.03)
+    assert load.work.scored == sum(w.scored for w in works) == 4 * response
+    assert load.work.tokens > 1.1 * 4 * (200 + 3 * response) and load.longest <= max(map(len, batches)) <= budget
 
 
 @pytest.mark.parametrize(
