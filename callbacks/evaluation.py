@@ -60,9 +60,9 @@ class Evaluate(L.Callback):
         try:
             with rollout.engines_lost_together(trainer, pl_module):
                 push_weights(rollout.engine, trainer, pl_module)
-                for name, params in self.decoding.items():
-                    metrics = self._evaluate(rollout, trainer, pl_module, name, params)
-                    row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
+            for name, params in self.decoding.items():
+                metrics = self._evaluate(rollout, trainer, pl_module, name, params)
+                row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
             rollout.engine.rest()
         finally:
             pl_module.after_rollout()
@@ -89,6 +89,7 @@ class Evaluate(L.Callback):
                 self.samples,
                 device=str(pl_module.device),
                 progress=bar.update,
+                generating=rollout.engines_lost_together(trainer, pl_module),
             )
         return result.metrics
 

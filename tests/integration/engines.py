@@ -1,5 +1,6 @@
 """Engines that misbehave on purpose, or watch."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -13,11 +14,11 @@ from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 
 class LostEngine(TorchEngine):
-    """Is lost in the middle of its `lost_at`-th rollout, counted from 0."""
+    """Is lost in the middle of its `lost_at`-th rollout, counted from 0; with `rank`, in that process alone."""
 
-    def __init__(self, lost_at: int) -> None:
+    def __init__(self, lost_at: int, rank: int | None = None) -> None:
         super().__init__()
-        self.left = lost_at
+        self.left = lost_at if rank in (None, int(os.environ.get("LOCAL_RANK", "0"))) else 10**6
 
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
         self.left -= 1

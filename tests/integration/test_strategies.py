@@ -16,6 +16,13 @@ FAST = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=f
 
 
 def run(root: Path, strategy: str, *args: object) -> Path:
+    """A run that succeeds."""
+    done = start(root, strategy, *args)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return root
+
+
+def start(root: Path, strategy: str, *args: object) -> subprocess.CompletedProcess[str]:
     """`dirl fit` in processes of its own, as a user starts it."""
     devices = 1 if strategy == "single" else 2
     command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, args), *FAST]
@@ -23,9 +30,8 @@ def run(root: Path, strategy: str, *args: object) -> Path:
     command += [f"--trainer.default_root_dir={root}"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (devices == 2) == ("MEMBER: 2/2" in done.stderr + done.stdout)
-    return root
+    return done
 
 
 def assert_equal_runs(one: Path, two: Path) -> None:
@@ -93,6 +99,26 @@ def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(
     first, second = (load_file(root / "model" / "model.safetensors") for root in (whole, resumed))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+
+
+def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
+    tmp_path: Path, rl_args: list[object]
+) -> None:
+    """The other one must not wait for the metrics of the first, nor count its sums as theirs."""
+    engine = "{class_path: tests.integration.engines.LostEngine, init_args: {lost_at: 1, rank: 1}}"
+    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout=EVALUATE)
+    overlay.write_text(overlay.read_text().replace("{class_path: dirl.rollout.TorchEngine}", engine))
+    data = next(str(a).split("=", 1)[1] for a in rl_args if str(a).startswith("--data.init_args.train="))
+    done = start(tmp_path / "run", "ddp", *rl_args, "--config", overlay, f"--data.init_args.val={data}")
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "every server is gone" in said and "another process has lost its engines" in said
+    assert (tmp_path / "run" / "engines_lost.ckpt").exists()
+
+
+EVALUATE = """    - class_path: dirl.callbacks.Evaluate
+      init_args: {decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}}
+"""
 
 
 def test_the_token_budget_does_not_change_the_step(tmp_path: Path, sft_args: list[object], single_sft: Path) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from torchmetrics import SumMetric
@@ -32,15 +33,20 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
     progress: Callable[[int], None] = lambda count: None,
+    generating: AbstractContextManager = nullcontext(),  # noqa: B008 - it has no state
 ) -> Evaluation:
     """Sample `samples` responses per prompt with the engine's current weights; all ranks must call it.
 
     Greedy decoding gives equal samples: one per prompt is made then.
+
+    Args:
+        generating: entered while the engine works; ranks do not wait for one another within, only for the metrics.
     """
     count = 1 if params.temperature == 0 else samples
     started = time.perf_counter()
     collector = Collector(engine, scorer, tokenizer, spec, count, max_rounds=1, seed=seed)
-    result = collector.collect(iter(prompts), len(prompts), params, progress=progress)
+    with generating:
+        result = collector.collect(iter(prompts), len(prompts), params, progress=progress)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
     metrics = ResponseMetrics([r.name for r in scorer.rewards], spec.block_size, ks if count > 1 else ()).to(device)
     metrics.update(result.sampled)

@@ -1,0 +1,107 @@
+"""Gradients of two FSDP2 processes equal those of the unsharded model on all their micro-batches."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from tests.tiny import TinyModel, prompt, sample_groups
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from dirl.data.packing import empty_batch, pack
+from dirl.data.segments import group_segments
+from dirl.models import BlockDiffusionLM
+from dirl.models.policy import Likelihood
+from dirl.modules.layers import Checkpointing, recompute_layers
+from dirl.modules.optimization import clip_gradients
+from dirl.modules.sharding import reshard, shard
+from dirl.types import DecodingParams, PackedBatch
+
+PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)
+PROCESSES = 2
+CASES: list[tuple[bool, Likelihood, Checkpointing]] = list(
+    itertools.product((True, False), ("tokens", "trajectory"), ("none", "full"))
+)
+Found = dict[str, Tensor]
+
+
+def source(tied: bool) -> TinyModel:
+    return TinyModel(tied=tied)
+
+
+def rows(tied: bool) -> list[list[PackedBatch]]:
+    """Three micro-batches for each process; one process has nothing to learn from its last."""
+    spec = source(tied).describe().spec
+    groups = sample_groups(source(tied), [prompt(n) for n in (6, 3, 9, 4, 8)], 2, PARAMS)
+    packed = [pack([s], 1000)[0] for group in groups for s in group_segments(group, spec, [1.0] * 2, True)]
+    assert len(packed) == 5
+    return [packed[:3], [*packed[3:5], empty_batch(spec)]]
+
+
+def two_steps(model: BlockDiffusionLM, batches: list[PackedBatch], likelihood: Likelihood, scale: float) -> Found:
+    """Scores, clipped gradients of the second step and the norm before clipping; the first step moves the weights."""
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    for step in range(2):
+        optimizer.zero_grad()
+        for batch in batches:
+            scores = model(batch, PARAMS, likelihood, entropy=step == 0)
+            (scale * (scores.logprobs.sum() + 0.5 * scores.log_factors.sum())).backward()
+        norm = clip_gradients(parameters, 1.0)
+        with torch.no_grad():  # a pass between backward and step, as an old policy's or a validation's
+            old = model(batches[0], PARAMS, likelihood, entropy=False)
+        reshard(model)
+        if step == 0:
+            optimizer.step()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
+    return {**whole, "norm": norm, "old log-probs": old.logprobs}
+
+
+def build(tied: bool, mode: Checkpointing) -> BlockDiffusionLM:
+    description = source(tied).describe()
+    backbone = source(tied).build(description.config).train()
+    recompute_layers(backbone.model.layers, mode)
+    return BlockDiffusionLM(backbone, description.spec, "dense")
+
+
+def process(rank: int, folder: str) -> None:
+    """All cases one after the other; the first process writes what it found."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    found = []
+    for tied, likelihood, mode in CASES:
+        model = build(tied, mode)
+        shard(model, mesh, mixed=False)
+        found.append(two_steps(model, rows(tied)[rank], likelihood, scale=PROCESSES))  # FSDP2 takes the mean
+    if rank == 0:
+        torch.save(found, Path(folder) / "found.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    folder = tmp_path_factory.mktemp("fsdp")
+    torch.multiprocessing.spawn(process, (str(folder),), PROCESSES)
+    return torch.load(folder / "found.pt")
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=["-".join(map(str, case)) for case in CASES])
+def test_two_processes_have_the_gradients_of_one(case: int, sharded: list[Found]) -> None:
+    """Tied and untied, over micro-batches, clipping, an optimizer step, and passes without gradient; to 1e-6 of a
+    gradient's norm, as sums are taken in another order."""
+    tied, likelihood, mode = CASES[case]
+    wanted = two_steps(build(tied, mode), sum(rows(tied), []), likelihood, 1.0)
+    assert sharded[case].keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(sharded[case][name], value, rtol=0, atol=1e-6 * float(value.norm()))
+
+
+def test_likelihoods_differ(sharded: list[Found]) -> None:
+    """The factors have a part in the gradient."""
+    tokens, trajectory = (sharded[CASES.index((True, which, "none"))] for which in ("tokens", "trajectory"))
+    assert not torch.allclose(tokens["norm"], trajectory["norm"], rtol=1e-3)
