@@ -14,6 +14,7 @@ from transformers import (
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
 
 from dirl.attention import register_attention
+from dirl.models.experts import experts_implementation
 
 
 class SDARConfig(Qwen3Config):
@@ -34,8 +35,12 @@ class SDARForCausalLM(Qwen3ForCausalLM):
 
 class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
     config_class = SDARMoeConfig
-    # transformers caches what it finds for Qwen3-MoE, and a subclass would inherit it or not by the order of loading.
-    _can_set_experts_implementation_cached_value = False
+    # transformers reads this off a module's source and caches it: a subclass would inherit it by the order of loading.
+    _can_set_experts_implementation_cached_value = True
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """As `dirl.models.experts` computes them, unless the config says otherwise."""
+        return super().get_correct_experts_implementation(requested_experts or experts_implementation())
 
 
 def register_models() -> None:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from dirl.attention import ATTENTION_NAME
+from dirl.models.experts import Experts, choose_experts
 from dirl.models.sdar import SDARConfig, register_models
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
@@ -65,6 +66,8 @@ class PretrainedModel(ModelSource):
         mask_token: mask token or its id, where neither config nor tokenizer names it.
         stop_tokens: further tokens that end a response.
         dtype: of the weights; training wants float32, `auto` keeps the checkpoint's.
+        experts: of a Mixture of Experts: `grouped` is one product per projection (on a GPU in bf16 only), `loop` one
+            for each expert, for which the host waits; `auto` is grouped where that is possible.
     """
 
     def __init__(
@@ -74,9 +77,10 @@ class PretrainedModel(ModelSource):
         mask_token: str | int | None = None,
         stop_tokens: list[str] | None = None,
         dtype: Precision = "float32",
+        experts: Experts = "auto",
     ) -> None:
         self.path, self.block_size, self.mask_token, self.dtype = path, block_size, mask_token, dtype
-        self.stop_tokens = stop_tokens or []
+        self.stop_tokens, self.experts = stop_tokens or [], experts
 
     def describe(self) -> ModelDescription:
         register_models()
@@ -92,6 +96,7 @@ class PretrainedModel(ModelSource):
                 "not give it: correct the path, or train that model first"
             ) from error
         check_architecture(config, self.path)
+        choose_experts(config, self.experts, self.path)
         tokenizer = AutoTokenizer.from_pretrained(path)
         spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)
         return ModelDescription(config, tokenizer, spec)

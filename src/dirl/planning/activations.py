@@ -15,7 +15,10 @@ Compute = Literal["fp32", "autocast", "fsdp_bf16"]
 """Of the layers: fp32; bf16 by autocast over fp32 weights; bf16 by FSDP2, residual stream and norms included."""
 
 INDEX_BYTES = 8
-"""Of a token or position id."""
+"""Of a token or position id, or of the number of an expert."""
+
+ROW_BYTES = 4
+"""Of the number of a row among those of all experts."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class ActivationBytes:
     once: float
     """Once a row: what the last norm and the rotary embedding keep, and the last hidden states."""
     at_work: float
-    """On top, at the worst moment of the backward: a layer computed anew, and gradients of activations."""
+    """On top, at the worst moment: a layer computed anew, and gradients of activations."""
 
 
 def activation_bytes(shape: ModelShape, compute: Compute, checkpointing: Checkpointing) -> ActivationBytes:
@@ -35,15 +38,23 @@ def activation_bytes(shape: ModelShape, compute: Compute, checkpointing: Checkpo
     layer, entry = layer_bytes(shape, compute), shape.hidden_size * residual_bytes(compute)
     layers = shape.num_hidden_layers
     recomputed = recomputed_layers(layers, checkpointing)
-    kept = recomputed * entry + (layers - recomputed) * layer
+    routes = ROW_BYTES * shape.experts_per_token * shape.sparse_layers / layers  # kept of a recomputed layer too
+    kept = recomputed * (entry + routes) + (layers - recomputed) * layer
     shared = entry if compute != "fsdp_bf16" else 0  # a layer computed anew keeps its input, here as a copy in fp32
     kept_first = checkpointing == "none" or (checkpointing == "selective" and layers % 2 == 0)
     anew = 0 if kept_first else layer - shared  # where the last layer was kept, it is freed before one is recomputed
     last_norm = 20 * shape.hidden_size  # fp32 gradients of its five intermediate results, before any layer is freed
-    wide = shape.intermediate_size if shape.dense_layers else 0  # experts work one after the other
-    gradients = 2 * wide * element_bytes(compute)
-    at_work = max(anew + gradients, last_norm)
+    at_work = max(anew + _passing_bytes(shape, compute, kept_first), last_norm)
     return ActivationBytes(kept, _once(shape, compute), at_work)
+
+
+def _passing_bytes(shape: ModelShape, compute: Compute, kept_first: bool) -> int:
+    """What a layer's MLP makes on top of what it keeps: gradients of its two wide results in a dense one. Experts, for
+    each of a token: their output sorted by expert and by token at the end of the forward; where that is not computed
+    anew, the gradients of output and product."""
+    dense = 2 * shape.intermediate_size if shape.dense_layers else 0
+    sparse = shape.experts_per_token * (shape.hidden_size + (shape.hidden_size if kept_first else shape.expert_size))
+    return element_bytes(compute) * max(dense, sparse)
 
 
 def element_bytes(compute: Compute) -> int:
@@ -92,8 +103,8 @@ def _mlp_bytes(shape: ModelShape, compute: Compute) -> int:
 
 
 def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
-    """For each expert of a token: its input, gate and up together, SiLU, product, output, and what is added to the
-    stream; and the router's probabilities."""
-    size, hidden = element_bytes(compute), shape.hidden_size
-    each = size * (2 * hidden + 4 * shape.expert_size) + residual_bytes(compute) * hidden + 4 * INDEX_BYTES
-    return shape.experts_per_token * each + 4 * shape.experts + _input_bytes(shape, compute, 1)
+    """For each expert of a token: its input, gate and up together, SiLU, product, the product weighted, the weight, and
+    its places among the rows; and the router's probabilities and choices. Grouped as in `dirl.models.experts`."""
+    size = element_bytes(compute)
+    each = size * (shape.hidden_size + 5 * shape.expert_size + 1) + 2 * ROW_BYTES + INDEX_BYTES + 4
+    return shape.experts_per_token * each + 4 * shape.experts + 4 + _input_bytes(shape, compute, 1)
