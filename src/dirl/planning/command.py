@@ -18,6 +18,8 @@ def plan(args: list[str]) -> None:
 def read_plan(args: list[str]) -> Plan:
     """Parse the arguments of the command and plan."""
     config = PlanCLI(["fit", *args]).config["fit"]
+    if config["memory"] is None:
+        raise ValueError("memory: how much has a device? Add e.g. --memory=80GB")
     settings = read_settings(config, config["devices"], config["model_config"])
     lengths = assumed_lengths(settings, config["prompt_tokens"], config["response_tokens"], config["tokens_per_step"])
     return make_plan(
@@ -25,13 +27,19 @@ def read_plan(args: list[str]) -> Plan:
     )
 
 
+USAGE = """dirl plan --config CONFIG [--config CONFIG ...] --memory SIZE [--devices N] [--model_config NAME]
+                 [--prompt_tokens N] [--response_tokens N] [--tokens_per_step X] [--reserve SIZE]
+                 [any option of dirl fit]"""
+
+
 class PlanCLI(DirlCLI):
     """The parser of `fit` with the options of `plan` added; it instantiates and runs nothing."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         known = ", ".join(SHAPES)
+        parser.usage, parser.description = USAGE, "What `fit` would cost: memory by part, tokens and FLOPs per step."
         group = parser.add_argument_group("Options of plan")
-        group.add_argument("--memory", type=str, required=True, help="Of a device, e.g. 80GB or 79GiB.")
+        group.add_argument("--memory", type=str | None, default=None, help="Of a device, e.g. 80GB or 79GiB.")
         group.add_argument("--devices", type=int | None, default=None, help="In all hosts; default: as configured.")
         group.add_argument(
             "--model_config", type=str | None, default=None, help=f"In place of the model: config.json, {known}."

@@ -144,3 +144,25 @@ def test_a_model_out_of_reach_is_an_error_that_names_the_shapes(monkeypatch: pyt
 )
 def test_sizes_are_read_with_their_units(text: str, size: float) -> None:
     assert parse_bytes(text, "memory") == size
+
+
+def test_help_shows_the_options_of_plan_first(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    assert usage.startswith("usage: dirl plan --config CONFIG") and "[any option of dirl fit]" in usage
+    for option in (
+        "memory",
+        "devices",
+        "model_config",
+        "prompt_tokens",
+        "response_tokens",
+        "tokens_per_step",
+        "reserve",
+    ):
+        assert f"--{option}" in usage
+
+
+def test_a_plan_without_the_memory_of_a_device_says_how_to_give_it() -> None:
+    with pytest.raises(ValueError, match="--memory=80GB"):
+        planned("debug/rl.yaml")
