@@ -39,7 +39,7 @@ def measured_step(mode: str, mixed: bool) -> tuple[int, TrainingSetup]:
     for _ in range(2):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+        with torch.autocast("cuda", torch.bfloat16, enabled=mixed, cache_enabled=False):  # as Lightning does
             for _ in range(2):
                 (-model(batch, PARAMS).logprobs.mean()).backward()
         optimizer.step()

@@ -95,7 +95,7 @@ def test_two_processes_have_the_gradients_of_one(case: int, sharded: list[Found]
     """Tied and untied, over micro-batches, clipping, an optimizer step, and passes without gradient; to 1e-6 of a
     gradient's norm, as sums are taken in another order."""
     tied, likelihood, mode = CASES[case]
-    wanted = two_steps(build(tied, mode), sum(rows(tied), []), likelihood, 1.0)
+    wanted = two_steps(build(tied, mode), list(itertools.chain(*rows(tied))), likelihood, 1.0)
     assert sharded[case].keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(sharded[case][name], value, rtol=0, atol=1e-6 * float(value.norm()))

@@ -89,18 +89,35 @@ class BlockDiffusionLM(nn.Module):
         if plan is None:
             plan = scoring_plan(batch, self.spec, params, likelihood)
         hidden = self.hidden_states(batch)
-        weight, mask_token_id = self.backbone.lm_head.weight, self.spec.mask_token_id
-        targets = batch.target_ids[plan.positions]
-        logprobs, entropies, confidence = target_scores(
-            weight, hidden[plan.positions], targets, mask_token_id, params, self.head_chunk, entropy
-        )
-        if not len(plan.rejected):
-            return Scores(plan.positions, logprobs, entropies, plan.rejected, logprobs.new_zeros(0))
-        bound, inclusive = rejection_bounds(plan, confidence, params)
-        log_factors = selection_factors(
-            weight, hidden[plan.rejected], bound, inclusive, mask_token_id, params, self.head_chunk
+        rejected = hidden[plan.rejected] if len(plan.rejected) else None
+        logprobs, entropies, log_factors = self.at_head(
+            hidden[plan.positions], rejected, batch.target_ids[plan.positions], plan, params, entropy
         )
         return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors)
+
+    def at_head(
+        self,
+        scored: Tensor,
+        rejected: Tensor | None,
+        targets: Tensor,
+        plan: ScoringPlan,
+        params: DecodingParams,
+        entropy: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All that a forward asks of the head, in one call: under FSDP2 its weight is here from begin to end of it.
+
+        Args:
+            scored: [N, D] hidden states; rejected: [M, D], None if M = 0; targets: [N].
+
+        Returns:
+            log-probabilities [N], entropies [N] and log F [M] of `Scores`.
+        """
+        weight, options = self.backbone.lm_head.weight, (self.spec.mask_token_id, params, self.head_chunk)
+        logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
+        if rejected is None:
+            return logprobs, entropies, logprobs.new_zeros(0)
+        bound, inclusive = rejection_bounds(plan, confidence, params)
+        return logprobs, entropies, selection_factors(weight, rejected, bound, inclusive, *options)
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """[T, D] last hidden states of a packed row."""

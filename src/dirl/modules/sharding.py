@@ -1,8 +1,16 @@
-"""FSDP2: the model sharded layer by layer, filled while it is sharded, and what was gathered given back."""
+"""FSDP2: the model sharded part by part, filled while it is sharded, and what was gathered given back."""
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
 from dirl.models import BlockDiffusionLM
 from dirl.models.weight_files import WeightFiles
@@ -15,7 +23,7 @@ def shard(
     files: WeightFiles | None = None,
     on_host: bool = False,
 ) -> None:
-    """Shard layer by layer, then the rest.
+    """Shard embedding, every layer, last norm and head, each as a group that is gathered and reduced by itself.
 
     Args:
         mixed: compute and gathers in bf16, gradients reduced in fp32; the shards keep the model's dtype.
@@ -36,11 +44,49 @@ def shard(
         model.backbone.tie_weights()
         left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
         assert not left, f"weights without values: {left}"
+    # By itself: its reduction comes next after the head's, whose buffer FSDP2 keeps until the next reduction.
+    fully_shard(model.backbone.model.norm, reshard_after_forward=False, **options)
+    if model.backbone.lm_head.weight is model.backbone.model.embed_tokens.weight:
+        _shard_tied(model, options)
+    else:
+        _shard_untied(model, options)
     fully_shard(model, **options)
 
 
 def reshard(model: BlockDiffusionLM) -> None:
-    """Give back what FSDP2 gathered: after a forward without backward the root holds copies, perhaps in bf16."""
+    """Give back what FSDP2 gathered: after a forward without backward the head is still here, perhaps in bf16."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def _shard_untied(model: BlockDiffusionLM, options: dict) -> None:
+    embedding, head = model.backbone.model.embed_tokens, model.backbone.lm_head
+    fully_shard(embedding, **options)
+    embedding.set_unshard_in_backward(False)  # its gradient asks for the ids alone
+    fully_shard(head, reshard_after_forward=False, **options)  # the backward begins with it
+    _run_within(head, model, "at_head")
+
+
+def _shard_tied(model: BlockDiffusionLM, options: dict) -> None:
+    """One tensor, hence one group, that of the module which holds both; its own forward is never called.
+
+    Either use is a forward pass of the group, which is given back when the head's backward has ended. The gradient is
+    reduced once, at the end: autograd adds the embedding's part to the head's before it hands it on.
+    """
+    backbone, first = model.backbone, model.backbone.model.layers[0]
+    fully_shard(backbone, reshard_after_forward=False, **options)
+    _run_within(backbone, backbone.model.embed_tokens, "forward")
+    _run_within(backbone, model, "at_head")
+    first.set_modules_to_backward_prefetch([first])  # of none: the table would be gathered beside this layer's work
+
+
+def _run_within(group: FSDPModule, owner: nn.Module, method: str) -> None:
+    """`owner.method` becomes a forward pass of the group: its weights are here for it, and for its backward.
+
+    The method is replaced on the instance.
+    """
+    name = f"{type(owner).__name__}_{method}"
+    setattr(group, name, getattr(owner, method))
+    register_fsdp_forward_method(group, name)
+    setattr(owner, method, getattr(group, name))

@@ -12,6 +12,7 @@ from dirl.models.chunked_head import CHUNK_BYTES
 from dirl.modules.layers import Checkpointing
 from dirl.planning.activations import Compute, activation_bytes, element_bytes, residual_bytes
 from dirl.planning.engines import EngineMemory
+from dirl.planning.flops import recomputed_layers
 from dirl.planning.shape import ModelShape
 
 StrategyName = Literal["single", "ddp", "fsdp2"]
@@ -55,7 +56,6 @@ class TrainingSetup:
         tokens: of the largest row.
         scored_share: of a row's tokens that meet the vocabulary.
         head_chunk: rows that meet it at a time; None: what `CHUNK_BYTES` hold.
-        several_rows: more than one micro-batch in an optimizer step.
         bucket_view: DDP's gradients lie in its buckets, which are a copy of them otherwise.
         reference: where the frozen model of the KL term has its weights.
         offload_optimizer: its state is on the host in rollouts and pushes.
@@ -69,7 +69,6 @@ class TrainingSetup:
     tokens: int
     scored_share: float
     head_chunk: int | None = None
-    several_rows: bool = True
     bucket_view: bool = False
     reference: Literal["none", "device", "host"] = "none"
     offload_optimizer: bool = False
@@ -159,53 +158,49 @@ def _optimizer(setup: TrainingSetup) -> float:
 
 
 def _head(setup: TrainingSetup) -> float:
-    """Scored rows and their gradient, one chunk of logits, and the fp32 gradient of the head's weight."""
+    """Scored rows and their gradient, one chunk of logits, and the fp32 gradient of the head's weight. Under autocast a
+    copy of that weight in bf16; under FSDP2 its gradient is rounded to bf16 when the last chunk has gone."""
     shape, compute = setup.shape, setup.compute
     scored = setup.scored_share * setup.tokens
     rows = setup.head_chunk or CHUNK_BYTES // (BYTES_PER_LOGIT * shape.vocab_size)
     logits = BYTES_PER_LOGIT * min(rows, scored) * shape.vocab_size
     hidden = scored * shape.hidden_size * (element_bytes(compute) + residual_bytes(compute))
-    rounded = {"fp32": 0, "autocast": 2, "fsdp_bf16": 2}[compute]  # the weight before, the gradient after
-    return logits + hidden + (4 + rounded) * shape.embedding_parameters
+    table = shape.embedding_parameters
+    if compute == "fsdp_bf16":
+        return hidden + 4 * table + max(logits, 2 * table)
+    return hidden + (6 if compute == "autocast" else 4) * table + logits
 
 
 def _copies_at_head(setup: TrainingSetup) -> float:
-    """Autocast keeps its bf16 weights until the step ends; FSDP2 has the root gathered, and a layer ahead."""
+    """FSDP2 has the head gathered. Autograd keeps autocast's bf16 weights of the layers that are not recomputed."""
     shape = setup.shape
     if setup.strategy == "fsdp2":
-        return _gathered_bytes(setup) * (shape.root_parameters + shape.layer_parameters)
-    return 2.0 * (shape.parameters - shape.root_parameters) if setup.mixed else 0.0
+        return _gathered_bytes(setup) * shape.embedding_parameters
+    kept = 1 - recomputed_layers(shape.num_hidden_layers, setup.checkpointing) / shape.num_hidden_layers
+    return 2.0 * kept * (shape.parameters - shape.root_parameters) if setup.mixed else 0.0
 
 
 def _copies_in_layer(setup: TrainingSetup) -> float:
-    """FSDP2 holds up to three layers while one is at work; the gradient of the head's weight waits for the end."""
+    """FSDP2 holds up to three layers while one is at work; where embedding and head are one, the gradient of the head
+    waits for the embedding's. Else the largest weight's gradient, before it is added to the others."""
     shape = setup.shape
     if setup.strategy == "fsdp2":
-        gathered = shape.root_parameters + shape.embedding_parameters + 3 * shape.layer_parameters
-        return _gathered_bytes(setup) * gathered
+        waiting = shape.embedding_parameters if shape.tie_word_embeddings else 0
+        return _gathered_bytes(setup) * (waiting + 3 * shape.layer_parameters)
     largest = shape.dense_mlp_weights / 3 if shape.dense_layers else shape.experts * shape.expert_weights * 2 / 3
     if not setup.mixed:
         return 4.0 * largest
-    return _copies_at_head(setup) + 6.0 * largest
+    return max(_copies_at_head(setup), 2.0 * shape.layer_parameters) + 6.0 * largest
 
 
 def _copies_at_end(setup: TrainingSetup, at_work: float) -> float:
-    """FSDP2: the root's gradient in compute precision, and in fp32 on its way into the reduction. Else the table of
-    the embedding's gradient, which follows on the first layer's work."""
-    shape = setup.shape
+    """FSDP2: the embedding's gradient in compute precision, and in fp32 on its way into the reduction and out of it.
+    Else the table of that gradient, which follows on the first layer's work."""
+    table, shards = setup.shape.embedding_parameters, setup.shards
     if setup.strategy == "fsdp2":
-        return (_gathered_bytes(setup) + 4.0) * shape.root_parameters
-    copies = _copies_at_head(setup) + _late_gradients(setup) if setup.mixed else 0.0
-    return max(0.0, 4.0 * shape.embedding_parameters - at_work) + copies
+        return table * (8.0 if shards == 1 else _gathered_bytes(setup) + 4.0 + 4.0 / shards)
+    return max(0.0, 4.0 * table - at_work) + (2.0 * setup.shape.layer_parameters if setup.mixed else 0.0)
 
 
 def _gathered_bytes(setup: TrainingSetup) -> float:
     return 2.0 if setup.mixed else 4.0
-
-
-def _late_gradients(setup: TrainingSetup) -> float:
-    """From the second row of a step on, gradients of autocast's kept copies wait, in bf16, for the backward's end.
-
-    The copies are older than everything else in the row's graph, and autograd visits the youngest nodes first.
-    """
-    return 2.0 * (setup.shape.parameters - setup.shape.root_parameters) if setup.several_rows else 0.0

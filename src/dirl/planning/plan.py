@@ -86,7 +86,6 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
         tokens=max(data["token_budget"], round(load.longest)),
         scored_share=load.work.scored / load.work.tokens,
         head_chunk=settings.model["head_chunk"],
-        several_rows=row_count > 1,
         bucket_view=settings.bucket_view,
         reference=_reference(settings),
         offload_optimizer=bool(settings.model.get("offload_optimizer")),

@@ -93,6 +93,14 @@ def test_a_bf16_reference_scores_near_an_exact_one() -> None:
     assert 0 < difference.nanmean() < 0.05
 
 
+def test_no_bf16_copy_of_a_weight_outlives_its_use() -> None:
+    """Kept ones would fill memory until the step ends, and their gradients would wait for the end of each backward."""
+    module = made_module("bf16-mixed")
+    with module.trainer.precision_plugin.train_step_context():
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_autocast_cache_enabled()
+
+
 def test_a_visiting_model_goes_back_to_the_tensors_it_came_from() -> None:
     model = nn.BatchNorm1d(3)
     before = {name: value.data_ptr() for name, value in model.state_dict().items()}

@@ -19,8 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
 
-from dirl.models import SDARConfig, SDARMoeConfig, register_models
+from dirl.models import BlockDiffusionLM, SDARConfig, SDARMoeConfig, register_models
+from dirl.models.policy import ScoringPlan
+from dirl.modules.layers import Checkpointing, recompute_layers
 from dirl.planning import ModelShape
+from dirl.types import DecodingParams, ModelSpec
 
 
 class LiveBytes(TorchDispatchMode):
@@ -122,12 +125,29 @@ class _Fused(torch.autograd.Function):
         return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
 
+class Whole(BlockDiffusionLM):
+    """Backbone and head, without what depends on the values of a packed row."""
+
+    def __init__(self, shape: ModelShape, mode: Checkpointing = "none") -> None:
+        backbone = build(shape)
+        recompute_layers(backbone.model.layers, mode)
+        super().__init__(backbone, ModelSpec(4, 0, (1,), 0, shape.vocab_size))
+
+    def forward(self, args: dict[str, Tensor], scored: int) -> Tensor:
+        positions = torch.arange(scored)
+        none = positions[:0]
+        plan = ScoringPlan(positions, none, none, none, 0)
+        hidden = self.backbone.model(**args).last_hidden_state[0, positions]
+        return self.at_head(hidden, None, positions, plan, DecodingParams())[0]
+
+
 def fake_tensors() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def autocast(on: bool) -> AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16) if on else nullcontext()
+    """As Lightning enters it: weights are cast where they are used, and no copy is kept for later."""
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if on else nullcontext()
 
 
 def row(tokens: int) -> dict[str, Tensor]:

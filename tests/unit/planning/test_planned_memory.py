@@ -5,16 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.unit.planning.rehearsal import LiveBytes, autocast, build, fake_tensors, mesh_of, row
+from tests.unit.planning.rehearsal import LiveBytes, Whole, autocast, build, fake_tensors, mesh_of, row
 from tests.unit.planning.test_planned_workload import trajectory
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from dirl.data.packing import pack
 from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel, chunked_head
-from dirl.models.head import target_scores
 from dirl.modules.layers import recompute_layers
+from dirl.modules.sharding import shard
 from dirl.planning import SHAPES, ModelShape, layout_work
 from dirl.planning.activations import Compute, activation_bytes
 from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
@@ -82,20 +81,6 @@ def test_kept_activations_of_experts_are_planned_to_two_per_cent(compute: Comput
     assert planned.kept + planned.once == pytest.approx((kept[1] - kept[0]) / 2000, rel=0.02)
 
 
-class Whole(nn.Module):
-    """What FSDP2 wraps: backbone and head in one root."""
-
-    def __init__(self, shape: ModelShape, mode: str) -> None:
-        super().__init__()
-        self.backbone = build(shape)
-        recompute_layers(self.backbone.model.layers, mode)
-
-    def forward(self, args: dict[str, Tensor], scored: int) -> Tensor:
-        hidden = self.backbone.model(**args).last_hidden_state[0, :scored]
-        targets = torch.zeros(scored, dtype=torch.long)
-        return target_scores(self.backbone.lm_head.weight, hidden, targets, 0, GREEDY)[0]
-
-
 def rehearsed_peak(model: nn.Module, live: LiveBytes, tokens: int, scored: int, mixed: bool) -> int:
     """The greatest number of bytes in a step of two micro-batches, the weights and gradients that stay included."""
     args = row(tokens)
@@ -128,53 +113,52 @@ def planned_peak(setup: TrainingSetup) -> float:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("mixed", "tokens"), [(False, 16384), (True, 512), (True, 32768)])
 @pytest.mark.usefixtures("head_as_on_a_gpu")
-def test_the_peak_of_a_step_on_one_device_is_planned_to_five_per_cent(mode: str, mixed: bool, tokens: int) -> None:
+def test_the_peak_of_a_step_on_one_device_is_planned_to_six_per_cent(mode: str, mixed: bool, tokens: int) -> None:
     shape = shallow("sdar-8b", 3)
     with fake_tensors():
         model, live = Whole(shape, mode), LiveBytes()
         live.hold([*model.parameters(), *gradients(model)])
         measured = rehearsed_peak(model, live, tokens, tokens // 3, mixed)
     setup = TrainingSetup(shape, "single", 1, mixed, mode, tokens, 1 / 3)
-    assert planned_peak(setup) == pytest.approx(measured, rel=0.05)
+    assert planned_peak(setup) == pytest.approx(measured, rel=0.06)
 
 
+@pytest.mark.parametrize(("mode", "error"), [("full", 0.03), ("none", 0.02)])
 @pytest.mark.usefixtures("head_as_on_a_gpu")
-def test_gradients_of_autocasts_copies_wait_for_the_end_of_the_backward() -> None:
-    """From a step's second micro-batch on; with few tokens and a small vocabulary they are the peak."""
+def test_autocasts_copies_of_weights_are_planned_where_autograd_keeps_them(mode: str, error: float) -> None:
+    """With few tokens and a small vocabulary they are the greatest part: of all layers, or of the one computed anew."""
     shape = replace(shallow("sdar-8b", 6), vocab_size=1024)
     with fake_tensors():
-        model, live = Whole(shape, "full"), LiveBytes()
+        model, live = Whole(shape, mode), LiveBytes()
         live.hold([*model.parameters(), *gradients(model)])
         measured = rehearsed_peak(model, live, 256, 64, True)
-    setup = TrainingSetup(shape, "single", 1, True, "full", 256, 1 / 4)
-    assert planned_peak(setup) == pytest.approx(measured, rel=0.07)
-    assert planned_peak(replace(setup, several_rows=False)) < 0.9 * measured
+    setup = TrainingSetup(shape, "single", 1, True, mode, 256, 1 / 4)
+    assert planned_peak(setup) == pytest.approx(measured, rel=error)
 
 
 @pytest.mark.parametrize(
-    ("mixed", "tokens", "scored", "mode", "error"),
+    ("name", "processes", "mixed", "tokens", "scored", "mode"),
     [
-        (True, 1024, 8, "full", 0.01),  # the peak is at the end: what is in no layer is reduced
-        *((True, 16384, 5000, mode, 0.1) for mode in MODES),
-        (False, 8192, 2500, "full", 0.05),
+        ("sdar-8b", 8, True, 1024, 8, "full"),  # the tables of the head's gradient are the peak, not its logits
+        *(("sdar-8b", 8, True, 16384, 5000, mode) for mode in MODES),
+        ("sdar-8b", 8, False, 8192, 2500, "full"),
+        ("sdar-8b", 1, True, 8192, 2500, "full"),
+        *(("sdar-4b", processes, True, 16384, 5000, "full") for processes in (1, 8)),
     ],
 )
 @pytest.mark.usefixtures("head_as_on_a_gpu")
-def test_the_peak_of_a_sharded_step_is_planned_to_ten_per_cent(
-    mixed: bool, tokens: int, scored: int, mode: str, error: float
+def test_the_peak_of_a_sharded_step_is_planned_to_three_per_cent(
+    name: str, processes: int, mixed: bool, tokens: int, scored: int, mode: str
 ) -> None:
-    """FSDP2 over eight processes, of which one is rehearsed."""
-    shape, processes = shallow("sdar-8b", 3), 8
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
+    """FSDP2 over several processes, of which one is rehearsed; embedding and head are one tensor in the 4B model."""
+    shape = shallow(name, 3)
     with mesh_of(processes) as mesh, fake_tensors():
         model, live = Whole(shape, mode), LiveBytes()
-        for layer in model.backbone.model.layers:
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh, mp_policy=policy)
-        live.hold(model.parameters())
+        shard(model, mesh, mixed)
+        live.hold([*model.parameters(), *gradients(model)])
         measured = rehearsed_peak(model, live, tokens, scored, mixed)
     setup = TrainingSetup(shape, "fsdp2", processes, mixed, mode, tokens, scored / tokens)
-    assert planned_peak(setup) == pytest.approx(measured, rel=error)
+    assert planned_peak(setup) == pytest.approx(measured, rel=0.03)
 
 
 def test_adam_states_and_gradients_have_the_planned_bytes() -> None:
