@@ -98,6 +98,7 @@ def build(
     backbone = random_backbone(model_config(shape, block_size), dtype, device)
     recompute_layers(backbone.model.layers, mode)
     if compiled:
+        torch._dynamo.reset()  # what models before this one compiled counts against the limit of this one
         compile_layers(backbone.model.layers)
     return BlockDiffusionLM(backbone, model_spec(shape, block_size))
 
@@ -158,9 +159,8 @@ def _measure_all(
         if deadline.passed(f"{name} {kind} {tokens}"):
             continue
         batch = make_row(kind, model.spec, tokens).to(device)
-        try:
-            timing = timed(backward_pass(model, kind, batch), device)
-        except torch.OutOfMemoryError:
+        timing = _time(backward_pass(model, kind, batch), device)
+        if timing is None:
             too_large.append((kind, tokens))
             model.zero_grad()
             free(device)
@@ -168,6 +168,14 @@ def _measure_all(
         found = describe(named_shape(name), batch, timing, mode, rate, device)
         rows.append({"model": name, "kind": kind, "asked": tokens, **found})
     return too_large
+
+
+def _time(call: Callable[[], object], device: str) -> Timing | None:
+    """None where it does not fit. The error, which holds on to the tensors of all its frames, ends here."""
+    try:
+        return timed(call, device)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def describe(

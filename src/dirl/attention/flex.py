@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -18,6 +19,16 @@ from dirl.types import Layout
 
 TILE = 128
 """Tokens on a side of a tile, FlexAttention's own default; the kernels take multiples of it."""
+
+KERNEL_OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
+"""Rows of less than a tile would else get the kernel for decoding, whose tile is that many queries of a whole group of
+heads: it finds no way to run."""
+
+LEAST_WIDTH = 16
+"""Of a head, in the kernels: narrower ones, of toy models, get zeros beside their numbers."""
+
+COMPILATIONS = 64
+"""Of the kernel in one process, for as many kinds of inputs."""
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -89,13 +100,19 @@ def flex_forward(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, sca
     On a GPU it is compiled. On CPU it has no backward and holds [H, T, T] scores: meant for comparisons.
     """
     attend = _compiled() if query.is_cuda and not torch.compiler.is_compiling() else flex_attention
-    return attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=True)
+    width = query.shape[-1]
+    options = {"scale": scale or width**-0.5, "enable_gqa": True, "kernel_options": KERNEL_OPTIONS}
+    if width >= LEAST_WIDTH:
+        return attend(query, key, value, block_mask=mask, **options)
+    query, key, value = (F.pad(x, (0, LEAST_WIDTH - width)) for x in (query, key, value))
+    return attend(query, key, value, block_mask=mask, **options)[..., :width]
 
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    # fullgraph: at dynamo's limit of 8 compilations it must raise, for the eager fallback holds all T x T scores.
-    return torch.compile(flex_attention, fullgraph=True)
+    # fullgraph: at dynamo's limit of compilations it must raise, for the eager fallback holds all T x T scores. Its own
+    # limit of 8 would be met by two dtypes, with and without gradient: see `_vary`.
+    return torch._dynamo.config.patch(recompile_limit=COMPILATIONS)(torch.compile(flex_attention, fullgraph=True))
 
 
 def _vary(dim: int, *tensors: Tensor) -> None:

@@ -15,6 +15,9 @@ from torch.utils.checkpoint import checkpoint
 Checkpointing = Literal["none", "full", "selective"]
 LayerForward = Callable[..., Tensor]
 
+COMPILATIONS = 64
+"""Of the layers in one process, for as many kinds of inputs."""
+
 
 def check_checkpointing(mode: str) -> None:
     if mode not in get_args(Checkpointing):
@@ -38,10 +41,13 @@ def recompute_layers(layers: Iterable[nn.Module], mode: Checkpointing) -> None:
             layer.forward = _recomputed(layer.forward)
 
 
-def compile_layers(layers: Iterable[nn.Module], backend: str = "inductor") -> None:
+def compile_layers(layers: Iterable[nn.Module], backend: str | Callable = "inductor") -> None:
     """One compiled function serves all layers: they share their code, and their weights are its arguments."""
+    # With and without gradient, of policy and reference, short and long rows: dynamo's own limit of 8 would be met, and
+    # the layers after it run eagerly with no more than a warning.
+    kinds = torch._dynamo.config.patch(recompile_limit=COMPILATIONS)
     for layer in layers:
-        layer.forward = torch.compile(layer.forward, backend=backend)
+        layer.forward = kinds(torch.compile(layer.forward, backend=backend))
 
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:

@@ -1,5 +1,6 @@
 """The BlockMask and the mask_mod of packed layouts, against the attention rule written out pair by pair."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dirl.attention import dense_mask, flex, visible
@@ -212,6 +213,25 @@ def test_flex_forward_is_sdpa_under_the_dense_mask(seed: int, tile: int) -> None
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)  # fp32 sums in another order
 
 
+@pytest.mark.parametrize("width", [1, 8, 15, 16])
+def test_heads_too_narrow_for_the_kernels_are_widened_by_what_changes_nothing(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def kernel(query: torch.Tensor, *rest: torch.Tensor, **options: object) -> torch.Tensor:
+        asked.append((query.shape[-1], options["kernel_options"]["FORCE_USE_FLEX_ATTENTION"]))
+        return flex_attention(query, *rest, **options)
+
+    rows = random_rows(3)[:200]
+    query, key, value, _ = attention_case(rows, 3, width)
+    wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=oracle(rows), enable_gqa=True)
+    monkeypatch.setattr(flex, "flex_attention", kernel)
+    found = flex_forward(query, key, value, block_mask(layout_of(rows)))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert asked == [(16, True)]
+
+
 LENGTHS = (1000, 1001, 384, 4, 640, 129, 128, 1300, 2048, 250, 1024, 64, 513, 2047)
 """Multiples of the tile and others, rows of a single tile, and an empty batch's row of one block."""
 
@@ -227,6 +247,17 @@ def test_rows_of_many_lengths_are_compiled_three_times(traced: None) -> None:
     assert counters["stats"]["unique_graphs"] <= 3
 
 
+def test_one_process_compiles_for_more_kinds_of_inputs_than_dynamo_allows_by_itself(traced: None) -> None:
+    """Two dtypes, with and without gradient, in each of the three ways of `test_rows_of_many_lengths`."""
+    for dtype, grad, length in itertools.product((torch.float32, torch.float64), (True, False), (300, 400, 64)):
+        rows = [(0, 0, i // 4, 0) for i in range(length)]
+        query, key, value, wanted = (x.to(dtype) for x in attention_case(rows, seed=length))
+        with torch.set_grad_enabled(grad):
+            found = flex_forward(query, key, value, block_mask(layout_of(rows)), 0.3)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert counters["stats"]["unique_graphs"] > torch._dynamo.config.recompile_limit
+
+
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What runs on a GPU, with its own options, but traced only: no kernel is generated."""
@@ -239,10 +270,10 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     flex._compiled.cache_clear()
 
 
-def attention_case(rows: Rows, seed: int) -> tuple[torch.Tensor, ...]:
+def attention_case(rows: Rows, seed: int, width: int = 16) -> tuple[torch.Tensor, ...]:
     """(query, key, value, SDPA's answer) with 4 query heads and 2 key heads."""
     generator = torch.Generator().manual_seed(seed)
-    query, key, value = (torch.randn(1, heads, len(rows), 16, generator=generator) for heads in (4, 2, 2))
+    query, key, value = (torch.randn(1, heads, len(rows), width, generator=generator) for heads in (4, 2, 2))
     wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=oracle(rows), scale=0.3, enable_gqa=True)
     return query, key, value, wanted
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_dry_run_writes_its_results(
     MAINS[name](["--dry-run"])
     written = json.loads((tmp_path / f"{name}.json").read_text())
     assert written["rows"]
-    assert written["environment"]["versions"]["torch"] == torch.__version__
+    assert written["environment"]["versions"]["torch"] == version("torch")
     assert {"commit", "cpu", "cores"} <= set(written["environment"])
     assert "━" in capsys.readouterr().out
 

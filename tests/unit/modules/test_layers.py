@@ -1,12 +1,14 @@
 """Recomputed and compiled layers give the gradient of plain ones, and keep what they say they keep."""
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 import torch
 from tests.tiny import flat_gradient, prompt, sample_groups
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.fx import GraphModule
 
 from dirl.data.packing import pack
 from dirl.data.segments import group_segments
@@ -109,3 +111,21 @@ def test_scoring_without_gradient_keeps_nothing() -> None:
 def test_a_checkpointing_mode_that_does_not_exist_is_an_error(old: object) -> None:
     with pytest.raises(ValueError, match=f"activation_checkpointing={old!r}: use none .*, full .* or selective"):
         SFTModule(SOURCE, activation_checkpointing=old)
+
+
+def test_layers_are_compiled_for_more_kinds_of_inputs_than_dynamo_allows_by_itself() -> None:
+    class Layer(nn.Module):
+        def forward(self, hidden_states: Tensor, kind: str) -> Tensor:
+            return hidden_states * len(kind)
+
+    compiled = []
+
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    layer, kinds = Layer(), ["x" * n for n in range(1, 13)]
+    compile_layers([layer], backend=backend)
+    assert len(kinds) > torch._dynamo.config.recompile_limit
+    assert [layer(torch.ones(()), kind).item() for kind in kinds] == list(range(1, 13))
+    assert len(compiled) == len(kinds), "what is over the limit ran eagerly"
