@@ -38,7 +38,7 @@ TEMPERATURE = 0.1
 class RolloutPart:
     """What is measured; `engines` are class paths, `engine_args` go to each of them."""
 
-    engines: tuple[str, ...] = ("dirl.rollout.TorchEngine", "dirl.rollout.LMDeployEngine")
+    engines: tuple[str, ...] = ("dirl.rollout.LMDeployEngine", "dirl.rollout.TorchEngine")  # the slow one last
     engine_args: dict[str, Any] = field(default_factory=dict)
     model: str = "sdar-1.7b"
     block_sizes: tuple[int, ...] = (4, 16)
@@ -190,6 +190,8 @@ def _step(
         synchronize(device)
         marks.append(time.perf_counter())
 
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
     requests = make_requests(spec, max(part.batches), part.prompt)
     found = list(engine.generate(requests, _params(part, 0.5)))
     engine.rest()

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from dirl.attention import ATTENTION_NAME
 from dirl.data.packing import pack
 from dirl.data.segments import group_segments
-from dirl.models import BlockDiffusionLM, ModelDescription, NewModel
+from dirl.models import BlockDiffusionLM, ModelDescription, NewModel, SDARMoeConfig
 from dirl.rollout import LMDeployEngine, TorchEngine
 from dirl.rollout.engine import request_seed
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
@@ -32,6 +32,7 @@ class Shape:
         initializer_range: standard deviation of all weights but the embeddings.
         embedding_range: that of the embeddings, which are the head too: times sqrt(hidden_size) it is that of the
             logits.
+        experts: of each layer, two of them for a token, each of an eighth of `intermediate_size`; 0: a dense model.
     """
 
     hidden_size: int
@@ -51,6 +52,7 @@ class Shape:
     page_tokens: int = 64
     prefill_tokens: int = 2048
     check: bool = True
+    experts: int = 0
 
     def engine_settings(self) -> dict[str, int | bool]:
         names = ("max_batch_size", "kv_blocks", "page_tokens", "prefill_tokens", "check")
@@ -87,10 +89,17 @@ class ShapedModel(NewModel):
 
     def describe(self) -> ModelDescription:
         description = super().describe()
-        description.config.vocab_size = self.size.vocab_size
-        return dataclasses.replace(
-            description, spec=dataclasses.replace(description.spec, vocab_size=self.size.vocab_size)
-        )
+        config = self._with_experts(description.config) if self.size.experts else description.config
+        config.vocab_size = self.size.vocab_size
+        spec = dataclasses.replace(description.spec, vocab_size=self.size.vocab_size)
+        return dataclasses.replace(description, config=config, spec=spec)
+
+    def _with_experts(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        values = {
+            name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")
+        }
+        experts = {"num_experts": self.size.experts, "moe_intermediate_size": self.size.intermediate_size // 8}
+        return SDARMoeConfig(**values | experts, num_experts_per_tok=2, norm_topk_prob=True)
 
     @torch.no_grad()
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:

@@ -55,7 +55,10 @@ def cuda_graphs(shape: Shape, device: torch.device, dtype: torch.dtype, block_si
 
 
 def push(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int = 4) -> Numbers:
-    """After a push greedy responses are those of the new weights, though the GPU was still making these."""
+    """After a push greedy responses are those of the new weights, though the GPU was still making these.
+
+    The graphs that were captured before it are those that make them: weights are copied to where the old ones were.
+    """
     limits = bounds(dtype)
     with engine_pair(shape, device, dtype, block_size) as pair:
         greedy = pair.params(temperature=0)
@@ -63,6 +66,7 @@ def push(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int
         if device.type == "cuda":
             torch.cuda._sleep(2_000_000_000)  # cycles, about a second, for which what follows waits
         nudge(pair.backbone, 0.5)
+        graphs = _graphs(pair.engine)
         pair.update(pair.engine, 1)
         pair.update(pair.reference, 1)
         expected = list(pair.reference.generate(pair.requests(), greedy))
@@ -70,13 +74,21 @@ def push(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int
         numbers = agreement(made, expected, block_size)
         numbers["old_weights"] = equal_tokens([(t, before[t.key]) for t in made])
         versions = {t.policy_version for t in made}
-        numbers |= _push_seconds(pair)
+        kept = graphs == _graphs(pair.engine)
+        numbers |= _push_seconds(pair) | {"graphs": float(len(graphs))}
     return hold(
         numbers,
         equal_tokens=numbers["equal_tokens"] >= max(limits.equal_tokens, numbers["old_weights"] + limits.margin),
         logprobs=numbers["logprob_mean"] <= limits.mismatch,
         policy_version=versions == {1},
+        graphs=kept and (len(graphs) > 0 or device.type != "cuda"),
     )
+
+
+def _graphs(engine: LMDeployEngine) -> dict[object, int]:
+    """The captured graphs by what they are for; there are none around a model on a CPU."""
+    runners = getattr(engine.engine.executor.model_agent.patched_model, "_full_graph_runners", {})
+    return {key: id(runner) for key, runner in runners.items()}
 
 
 def _push_seconds(pair: Pair) -> Numbers:

@@ -1,4 +1,4 @@
-"""Experts of a Mixture of Experts on a GPU: the grouped product against one product for each, at the sizes of 30B-A3B."""
+"""Experts on a GPU: the grouped product against one product for each, at the sizes of SDAR-30B-A3B."""
 
 import pytest
 import torch

@@ -3,6 +3,7 @@
 A table of what they measured comes last; with OUT in the environment, it is written to $OUT/lmdeploy_tests.json too.
 """
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -17,7 +18,8 @@ import torch
 from tests.gpu import lmdeploy_checks as checks
 from tests.gpu.bounds import Broken, Numbers
 from tests.gpu.engine_pair import SDAR_0_6B, SDAR_1_7B, Shape
-from tests.gpu.lmdeploy_run import rl_run
+
+from dirl.types import DecodingParams, ModelSpec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,6 +30,8 @@ pytestmark = [
 BF16 = torch.bfloat16
 SMALL = Shape(128, 256, 2, 4, 2, 64, 260, initializer_range=0.15, max_batch_size=16, kv_blocks=64)
 """For runs; LMDeploy's kernels want heads of 64."""
+EXPERTS = Shape(512, 2048, 4, 8, 4, 64, 151936, embedding_range=0.4, experts=16)
+"""Few layers: in bf16 a router's close calls fall otherwise, and each costs log-probs more than rounding does."""
 
 SHOWN = {
     "equal_responses": "equal responses",
@@ -120,6 +124,35 @@ def test_a_push_brings_the_new_weights(run: Run) -> None:
     run(checks.push, SDAR_0_6B)
 
 
+def test_a_push_of_experts_brings_the_new_weights(run: Run) -> None:
+    run(checks.push, EXPERTS)
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 50}, {"top_p": 0.95}, {"temperature": 0.0}], ids=str)
+def test_sampling_waits_for_no_result_and_draws_what_a_cpu_draws(cut: dict[str, float]) -> None:
+    """While the host waited for the device in it, LMDeploy could not prepare the next forward beside this one."""
+    from dirl.rollout.lmdeploy_changes import DenoisingBlocks, Tracing
+
+    count, size, vocab = 64, 16, 151_936
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(count * size, vocab, generator=generator)).bfloat16()
+    seeds = torch.randint(2**62, (count,), generator=generator)
+    state = torch.randint(2, (count, size), generator=generator).to(torch.uint8)
+    zeros = torch.zeros(count, dtype=torch.long)
+    block = DenoisingBlocks(torch.zeros(count, size, dtype=torch.long), state, zeros + 3 * size, seeds, zeros)
+    tracing = Tracing(ModelSpec(size, vocab - 1, (), 0, vocab), DecodingParams(**cut))
+    expected = block.step(logits, tracing)
+    block = DenoisingBlocks(*(getattr(block, f.name).cuda() for f in dataclasses.fields(block)))
+    logits = logits.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = block.step(logits, tracing)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, theirs in zip(made[:2], expected[:2], strict=True):  # tokens and states; rounding may move a draw
+        assert (ours.cpu() == theirs).double().mean() >= 0.99
+
+
 def test_sleep_gives_the_memory_back(run: Run) -> None:
     run(checks.sleep_and_wake, SDAR_0_6B)
 
@@ -131,6 +164,8 @@ def test_groups_are_distinct_and_seeds_reproduce_them(run: Run, graphs: bool) ->
 
 @pytest.mark.parametrize("sleep", [False, True], ids=["awake", "sleep"])
 def test_an_rl_run(run: Run, sleep: bool) -> None:
+    from tests.gpu.lmdeploy_run import rl_run  # the only test here that needs the command line's packages
+
     numbers = run(rl_run, SMALL, sleep=sleep)  # raises where one of its bounds is broken
     assert numbers["rollout/staleness"] == 0
     assert numbers["train/grad_norm"] > 0

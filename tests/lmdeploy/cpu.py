@@ -97,7 +97,10 @@ class Toy:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         own = dict(self.model.named_parameters())
         for name, value in weights:
-            own[name].copy_(value)
+            if name in own:
+                own[name].copy_(value)
+            else:
+                _expert(own, name).copy_(value)
 
     def get_logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
@@ -135,6 +138,15 @@ class Toy:
             input_ids=ids[None].long(), position_ids=positions[None], attention_mask=mask, use_cache=False
         )
         return out.last_hidden_state[0]
+
+
+def _expert(own: dict[str, nn.Parameter], name: str) -> Tensor:
+    """What checkpoints call `...experts.3.up_proj.weight`, of the experts that transformers keeps together."""
+    owner, index, part, _ = name.rsplit(".", 3)
+    if part == "down_proj":
+        return own[f"{owner}.down_proj"][int(index)]
+    gate, up = own[f"{owner}.gate_up_proj"][int(index)].chunk(2)
+    return gate if part == "gate_proj" else up
 
 
 def _build_cache_plans(self: Any, cache_config: Any, spec_cache_config: Any = None) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 LMDeploy's engine is the real one; streams, kernels and memory are not, see tests/lmdeploy/cpu.py.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from unittest.mock import patch
 
@@ -78,6 +79,12 @@ def test_the_engines_agree_to_the_token(check) -> None:
 def test_blocks_of_sixteen_agree_to_the_token() -> None:
     with lmdeploy_on_cpu(block_size=16):
         assert checks.greedy_parity(*HERE, block_size=16)["equal_traces"] == 1
+
+
+def test_experts_agree_to_the_token_after_a_push() -> None:
+    numbers = checks.push(dataclasses.replace(TINY, experts=4), CPU, torch.float32)
+    assert numbers["equal_traces"] == 1
+    assert numbers["logprob_max"] < 1e-4
 
 
 def test_seeds_give_the_same_group_again() -> None:

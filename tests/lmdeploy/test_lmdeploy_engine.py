@@ -156,6 +156,27 @@ def test_greedy_outputs_after_a_push_are_those_of_the_new_weights(pair: Pair) ->
     assert {t.response_ids for t in before} != {t.response_ids for t in after}
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["in place", "laid out anew"])
+@pytest.mark.parametrize("pair", [of(4)], indirect=True)
+def test_captured_graphs_outlive_a_push_unless_it_moves_a_weight(pair: Pair, moved: bool) -> None:
+    from lmdeploy.pytorch.weight_loader import model_weight_loader
+
+    agent, resets = pair.engine.engine.executor.model_agent, []
+
+    def lay_out_anew(model: torch.nn.Module) -> None:
+        head = model.get_input_embeddings()
+        head.weight = torch.nn.Parameter(head.weight.clone(), requires_grad=False)
+
+    with (
+        patch.object(agent, "reset_graph_runner", lambda: resets.append(1)),
+        patch.object(
+            model_weight_loader, "process_weights_after_loading", lay_out_anew if moved else lambda model: None
+        ),
+    ):
+        pair.engine.update_weights(pair.weights, policy_version=8)
+    assert len(resets) == moved
+
+
 @pytest.mark.parametrize("pair", [of(4, sleep=True)], indirect=True)
 def test_a_sleeping_engine_gives_its_memory_back_and_works_after_the_next_push(pair: Pair) -> None:
     params = DecodingParams(threshold=0.7, max_response_tokens=20)

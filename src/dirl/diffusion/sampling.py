@@ -17,9 +17,11 @@ def scaled_logits(logits: Tensor, mask_token_id: int, temperature: float) -> Ten
     """z = logits / temperature in at least fp32 with the mask token at -inf, [..., V]. Temperature 0 counts as 1."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0.0, 1.0):
-        z = z / temperature
-    banned = torch.arange(z.shape[-1], device=z.device) == mask_token_id
-    return z.masked_fill(banned, float("-inf"))
+        z = z / temperature if z is logits else z.div_(temperature)
+    if z is logits:
+        z = z.clone()
+    z[..., mask_token_id] = float("-inf")
+    return z
 
 
 def cuts(params: DecodingParams) -> bool:
@@ -35,6 +37,8 @@ def cut_logits(z: Tensor, params: DecodingParams) -> Tensor:
     """
     if not cuts(params):
         return z
+    if params.top_p == 1 and params.min_p == 0:
+        return _most_probable(z, params.top_k)
     ordered, index = z.sort(dim=-1, descending=True, stable=True)
     if params.top_k > 0:
         rank = torch.arange(z.shape[-1], device=z.device)
@@ -47,7 +51,15 @@ def cut_logits(z: Tensor, params: DecodingParams) -> Tensor:
     if params.min_p > 0:
         probs = ordered.softmax(-1)
         ordered = ordered.masked_fill(probs < params.min_p * probs[..., :1], float("-inf"))
-    return torch.empty_like(z).scatter(-1, index, ordered)
+    return torch.empty_like(z).scatter_(-1, index, ordered)
+
+
+def _most_probable(z: Tensor, count: int) -> Tensor:
+    """z with all but the `count` largest of each row at -inf, of equals the leftmost; sorts no vocabulary."""
+    last = z.topk(min(count, z.shape[-1])).values[..., -1:]
+    above, equal = z > last, z == last
+    wanted = count - above.sum(-1, keepdim=True)
+    return z.masked_fill(~(above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= wanted))), float("-inf"))
 
 
 def uniform(seeds: Tensor, positions: Tensor, forwards: Tensor) -> Tensor:
@@ -64,29 +76,32 @@ def uniform(seeds: Tensor, positions: Tensor, forwards: Tensor) -> Tensor:
 
 def candidates(z: Tensor, noise: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor, Tensor]:
     """A candidate token per row of z [M, V]: token, its log-probability as drawn, and its confidence, each [M]."""
-    full = z.log_softmax(-1)
-    if params.temperature == 0:
-        tokens, drawn = z.argmax(-1), full
-    else:
-        kept = cut_logits(z, params)
-        tokens, drawn = draw(kept, noise), kept.log_softmax(-1) if kept is not z else full
-    logprobs = drawn.gather(-1, tokens[:, None]).squeeze(-1)
-    best = full.max(-1).values if params.confidence == "max" else full.gather(-1, tokens[:, None]).squeeze(-1)
-    return tokens, logprobs, best.exp()
+    full = z.softmax(-1)
+    drawn = cut_logits(z, params).softmax(-1) if cuts(params) else full
+    tokens = z.argmax(-1) if params.temperature == 0 else _draw(drawn, noise)
+    probability = drawn.gather(-1, tokens[:, None]).squeeze(-1)
+    if params.confidence == "max":
+        return tokens, probability.log(), full.amax(-1)
+    return tokens, probability.log(), full.gather(-1, tokens[:, None]).squeeze(-1)
 
 
 def draw(z: Tensor, u: Tensor) -> Tensor:
-    """Inverse-CDF draw from softmax(z): z [..., V], u [...] in [0, 1) -> token ids [...].
+    """Inverse-CDF draw from softmax(z): z [..., V], u [...] in [0, 1) -> token ids [...]."""
+    return _draw(z.softmax(-1), u)
 
-    In two levels, so that only sums of `SPAN` probabilities and the span that is hit are held in float64.
-    """
-    probs = torch.nn.functional.pad(z.softmax(-1), (0, -z.shape[-1] % SPAN)).unflatten(-1, (-1, SPAN))
-    mass = probs.sum(-1, dtype=torch.float64)
-    target = u * mass.sum(-1)
-    span = _reached(mass.cumsum(-1), target)
-    inside = probs.gather(-2, span[..., None, None].expand(*span.shape, 1, SPAN)).squeeze(-2).double().cumsum(-1)
-    before = (mass.cumsum(-1) - mass).gather(-1, span[..., None]).squeeze(-1)
-    return span * SPAN + _reached(inside, (target - before).clamp_min(0))
+
+def _draw(probs: Tensor, u: Tensor) -> Tensor:
+    """In two levels, so that only sums of `SPAN` probabilities and the span that is hit are kept in float64."""
+    vocab = probs.shape[-1]
+    parts = probs[..., : vocab // SPAN * SPAN].unflatten(-1, (vocab // SPAN, SPAN)), probs[..., vocab // SPAN * SPAN :]
+    mass = torch.cat([parts[0].sum(-1, dtype=torch.float64), parts[1].sum(-1, True, dtype=torch.float64)], -1)
+    reached = mass.cumsum(-1)
+    target = u * reached[..., -1]
+    span = _reached(reached, target)
+    inside = span[..., None] * SPAN + torch.arange(SPAN, device=probs.device)
+    hit = probs.gather(-1, inside.clamp_max(vocab - 1)).double().masked_fill(inside >= vocab, 0.0)
+    before = (reached - mass).gather(-1, span[..., None]).squeeze(-1)
+    return span * SPAN + _reached(hit.cumsum(-1), (target - before).clamp_min(0))
 
 
 def _reached(cumulative: Tensor, target: Tensor) -> Tensor:

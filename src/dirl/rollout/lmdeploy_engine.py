@@ -7,7 +7,6 @@ weights are copied into the running engine on its loop, device to device.
 import asyncio
 import gc
 import itertools
-import logging
 import queue
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models import register_models
 from dirl.rollout.engine import EnginesLostError, RolloutEngine
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
+from dirl.rollout.lmdeploy_logging import warnings_alone
 from dirl.rollout.lmdeploy_model import one_expert_each, weight_shapes, write_model_folder
 from dirl.rollout.loop_thread import LoopThread, Turn
 from dirl.rollout.weight_transfer import buckets
@@ -84,9 +84,9 @@ class LMDeployEngine(RolloutEngine):
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self._check_settings(spec, device)
         check_lmdeploy()
-        logging.getLogger("lmdeploy").setLevel(logging.WARNING)
         register_models()
-        from dirl.rollout.lmdeploy_changes import Tracing
+        with warnings_alone():
+            from dirl.rollout.lmdeploy_changes import Tracing
 
         self.spec, self.device = spec, torch.device(device)
         self.shapes = weight_shapes(config)
@@ -228,11 +228,12 @@ class LMDeployEngine(RolloutEngine):
 
         agent = self.engine.executor.model_agent
         with agent.all_context():
-            if any("experts" in name for name in self.shapes):
-                agent._finalize_updated_weights()  # experts are laid out anew, so captured graphs are void
-            else:
-                process_weights_after_loading(agent.patched_model.get_model())
+            model = agent.patched_model.get_model()
+            before = addresses(model)
+            process_weights_after_loading(model)
             torch.cuda.synchronize()
+            if addresses(model) != before:  # as where experts are laid out anew, which only the first update does
+                agent.reset_graph_runner()  # captured graphs read the old places
         self.engine.complete_weights_update()
 
     def _stop(self) -> None:
@@ -324,6 +325,11 @@ class LMDeployEngine(RolloutEngine):
                 f"LMDeploy gave {len(samples)} different samples for a group of 8, not drawn independently, "
                 "so that its rollouts cannot be trained from: use dirl.rollout.TorchEngine"
             )
+
+
+def addresses(model: nn.Module) -> dict[str, int]:
+    """Where each parameter lies, tied ones under both names."""
+    return {name: value.data_ptr() for name, value in model.named_parameters(remove_duplicate=False)}
 
 
 def trajectory(request: GenerationRequest, trace: "Trace", spec: ModelSpec, limit: int, version: int) -> Trajectory:

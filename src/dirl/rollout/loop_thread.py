@@ -20,10 +20,14 @@ class LoopThread:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self._serve, name="lmdeploy", daemon=True)
         self.thread.start()
+        if device.index is not None:
+            try:
+                self.call(torch.cuda.set_device, device)  # not in `_serve`: a thread that ended of it answers no call
+            except BaseException:
+                self.close(lambda: None)
+                raise
 
     def _serve(self) -> None:
-        if self.device.index is not None:
-            torch.cuda.set_device(self.device)
         self.loop.run_forever()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:

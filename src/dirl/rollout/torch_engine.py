@@ -128,7 +128,7 @@ class TorchEngine(RolloutEngine):
         if not len(row):
             return
         logits = self.model.lm_head(hidden[row, column])
-        z = scaled_logits(logits.float(), spec.mask_token_id, params.temperature)
+        z = scaled_logits(logits, spec.mask_token_id, params.temperature)
         noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
         tokens, logprobs, confidence = candidates(z, noise, params)
         scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), confidence)

@@ -1,6 +1,7 @@
 """Cuts, draws and seeded noise: what a candidate is drawn from, and that it is drawn from it."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from tests.reference import distribution
 from torch import Tensor
 
-from dirl.diffusion.sampling import cut_logits, cuts, draw, scaled_logits, uniform
+from dirl.diffusion.sampling import SPAN, candidates, cut_logits, cuts, draw, scaled_logits, uniform
 from dirl.types import DecodingParams
 
 MASK, VOCAB = 5, 23
@@ -96,6 +97,22 @@ def test_logits_of_low_precision_are_scaled_in_fp32() -> None:
     assert z[2].item() == pytest.approx(3 / 0.7, rel=1e-6)  # bf16 would be off by 1e-3
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, VOCAB, 100])
+def test_the_most_probable_are_those_of_a_stable_sort_ties_too(count: int) -> None:
+    z = scaled_logits(random_logits(seed=8, rows=400).round(), MASK, 1.0)  # a handful of values: ties at every edge
+    order = z.sort(dim=-1, descending=True, stable=True).indices
+    kept = torch.zeros_like(z, dtype=torch.bool).scatter(-1, order[:, :count], True)
+    assert torch.equal(cut_logits(z, DecodingParams(top_k=count)), z.masked_fill(~kept, -INF))
+
+
+def test_scaling_leaves_the_logits_as_they_are() -> None:
+    for dtype, temperature in itertools.product((torch.float32, torch.bfloat16), (0.0, 1.0, 0.7)):
+        logits = random_logits(seed=9).to(dtype)
+        before = logits.clone()
+        scaled_logits(logits, MASK, temperature)
+        assert torch.equal(logits, before)
+
+
 # ------------------------------------------------------------------------------------------------- draws
 
 
@@ -140,6 +157,35 @@ def test_draws_with_seeded_noise_follow_the_distribution(cut: dict) -> None:
     freedom = int(possible.sum()) - 1
     bound = freedom * (1 - 2 / (9 * freedom) + 3.72 * math.sqrt(2 / (9 * freedom))) ** 3  # Wilson-Hilferty, 1e-4
     assert chi2 < bound
+
+
+@pytest.mark.parametrize("vocab", [SPAN - 1, SPAN, SPAN + 1, 3 * SPAN + 7])
+@pytest.mark.parametrize("deviation", [0.05, 3.0], ids=["flat", "peaked"])
+def test_the_draw_in_spans_is_one_over_the_whole_vocabulary(vocab: int, deviation: float) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    z = deviation * torch.randn(2000, vocab, generator=generator)
+    u = torch.rand(2000, generator=generator, dtype=torch.float64)
+    reached = z.softmax(-1).double().cumsum(-1)
+    assert torch.equal(draw(z, u), torch.searchsorted(reached, (u * reached[:, -1])[:, None], right=True).squeeze(-1))
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("confidence", ["sampled", "max"])
+def test_a_candidate_has_the_log_prob_of_its_draw_and_its_confidence(
+    cut: dict, temperature: float, confidence: str
+) -> None:
+    params = DecodingParams(temperature=temperature, confidence=confidence, **cut)
+    z = scaled_logits(random_logits(seed=10), MASK, temperature)
+    u = torch.rand(len(z), generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    tokens, logprobs, confidences = candidates(z, u, params)
+    kept = cut_logits(z, params)
+    assert torch.equal(tokens, draw(kept, u) if temperature else z.argmax(-1))
+    full = z.double().softmax(-1)
+    wanted = full.amax(-1) if confidence == "max" else full.gather(-1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(confidences.double(), wanted, rtol=1e-5, atol=0)
+    drawn_from = kept.double().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(logprobs.double(), drawn_from, rtol=0, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ seeded noise

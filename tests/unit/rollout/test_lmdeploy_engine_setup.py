@@ -16,6 +16,7 @@ from dirl.models import SDARConfig, SDARMoeConfig, register_models
 from dirl.rollout import LMDeployEngine
 from dirl.rollout.lmdeploy_engine import trajectory
 from dirl.rollout.lmdeploy_model import one_expert_each, weight_shapes, write_model_folder
+from dirl.rollout.loop_thread import LoopThread
 from dirl.types import GenerationRequest, ModelSpec
 
 SHAPE = dict(
@@ -91,6 +92,13 @@ def test_without_lmdeploy_setup_says_so_and_leaves_no_thread(monkeypatch: pytest
         engine.setup(description.config, description.tokenizer, description.spec, "cuda")
     assert threading.active_count() == threads
     engine.close()  # nothing to give back, and no error
+
+
+def test_a_device_that_is_not_there_is_said_at_once_and_not_waited_for() -> None:
+    before = threading.active_count()
+    with pytest.raises((RuntimeError, AttributeError)):
+        LoopThread(torch.device("cuda", 99))  # a build for CPU does not even have the function
+    assert threading.active_count() == before
 
 
 # ------------------------------------------------------------------------------- the folder it starts from
