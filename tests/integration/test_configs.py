@@ -64,6 +64,12 @@ def test_the_evaluation_config_instantiates() -> None:
     options = parse_command("evaluate", ["--config", str(ROOT / "eval.yaml")])
     assert set(options["decoding"]) == {"dynamic", "static", "greedy"}
     assert options["rewards"][0].name == "accuracy"
+    assert type(options["engine"]).__name__ == "LMDeployEngine"
+
+
+def test_the_evaluation_config_takes_another_engine() -> None:
+    options = parse_command("evaluate", ["--config", str(ROOT / "eval.yaml"), "--engine", "dirl.rollout.TorchEngine"])
+    assert (type(options["engine"]).__name__, options["engine"].max_batch_size) == ("TorchEngine", 256)
 
 
 def test_the_serving_config_instantiates() -> None:
