@@ -27,6 +27,7 @@ class Throughput(L.Callback):
     `dirl fit` adds one where the config names none.
 
     Tokens are real: packed ones (clean and noised) and those of responses; a row that only keeps ranks equal has none.
+    Clean tokens that several rows repeat are packed, and computed, in each; response tokens are counted once.
     Utilisation is model FLOPs over peak: forward and backward without what is recomputed, attention by visible pairs,
     the head by scored positions. A step's time runs until the device has finished it (the host waits for it: a GPU
     works on several streams, which an event on one of them would not cover, and one wait per optimizer step costs

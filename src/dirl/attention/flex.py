@@ -101,7 +101,7 @@ def flex_forward(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, sca
     """
     attend = _compiled() if query.is_cuda and not torch.compiler.is_compiling() else flex_attention
     width = query.shape[-1]
-    options = {"scale": scale or width**-0.5, "enable_gqa": True, "kernel_options": KERNEL_OPTIONS}
+    options = {"scale": width**-0.5 if scale is None else scale, "enable_gqa": True, "kernel_options": KERNEL_OPTIONS}
     if width >= LEAST_WIDTH:
         return attend(query, key, value, block_mask=mask, **options)
     query, key, value = (F.pad(x, (0, LEAST_WIDTH - width)) for x in (query, key, value))

@@ -4,8 +4,9 @@ Responses to one prompt share its tokens only within a row, so dividing a group 
 the subset of a group's responses that fills it best (subset sums, exact), then whole groups that fit, then part of one.
 Four plans are made by two rules for all rows: a row begins with the group that is already begun, which repeats few
 prompts, or with the longest response left, which is the hardest to place; and the rest of a row takes part of a group,
-or only whole ones. While there are more rows than `fewest_rows`, plans of random order and rules are tried too. Of all
-plans the one of fewest rows, then of fewest prompt tokens, is taken.
+or only whole ones. While there are more rows than `fewest_rows`, plans of random order and rules are tried too, but not
+for one group alone (SFT), of which they would all be the same. Of all plans the one of fewest rows, then of fewest
+prompt tokens, is taken.
 """
 
 import itertools
@@ -48,7 +49,7 @@ def fill_rows(groups: Sequence[Lengths], token_budget: int) -> list[Row]:
     plans = [_fill(groups, token_budget, order, itertools.repeat(Rules(*r))) for r in _EVERY_RULE]
     fewest = fewest_rows(groups, token_budget)
     rng, responses = random.Random(0), sum(len(lengths) for _, lengths in groups)
-    for _ in range(min(RANDOM_PLANS, RESPONSES_PLACED // max(1, responses))):
+    for _ in range(min(RANDOM_PLANS, RESPONSES_PLACED // responses) if len(order) > 1 else 0):
         if min(map(len, plans)) <= fewest:
             break
         plans.append(_fill(groups, token_budget, rng.sample(order, len(order)), _random_rules(rng)))

@@ -30,7 +30,7 @@ def pack(segments: Iterable[Segment], token_budget: int) -> list[PackedBatch]:
             continue
         prompt, responses = prompt_and_responses(segment)
         if len(responses) > 1:
-            groups.append((prompt, _parts(responses, token_budget - len(prompt))))
+            groups.append((prompt, _parts(responses, token_budget, len(prompt))))
         else:
             whole += parts_within(segment, token_budget)
     lengths = [(len(prompt), [len(r) for r in responses]) for prompt, responses in groups]
@@ -70,9 +70,9 @@ def empty_batch(spec: ModelSpec) -> PackedBatch:
     return join([clean_segment(ids, 0, branch=0)])
 
 
-def _parts(responses: list[Segment], room: int) -> list[Segment]:
-    """The responses, or their parts where one exceeds `room`, each in a branch of its own."""
-    parts = (part for response in responses for part in parts_within(response, room))
+def _parts(responses: list[Segment], token_budget: int, prompt_tokens: int) -> list[Segment]:
+    """The responses, or their parts where one exceeds the budget, each in a branch of its own."""
+    parts = (part for response in responses for part in parts_within(response, token_budget, prompt_tokens))
     return [
         dataclasses.replace(part, branch_ids=np.full_like(part.branch_ids, branch))
         for branch, part in enumerate(parts, 1)

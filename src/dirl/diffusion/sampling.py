@@ -57,7 +57,7 @@ def cut_logits(z: Tensor, params: DecodingParams) -> Tensor:
 def _most_probable(z: Tensor, count: int) -> Tensor:
     """z with all but the `count` largest of each row at -inf, of equals the leftmost; sorts no vocabulary."""
     last = z.topk(min(count, z.shape[-1])).values[..., -1:]
-    above, equal = z > last, z == last
+    above, equal = ~(z <= last), z == last  # NaN counts as above, so that it spoils the row and is found
     wanted = count - above.sum(-1, keepdim=True)
     return z.masked_fill(~(above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= wanted))), float("-inf"))
 

@@ -205,8 +205,9 @@ class BlockDiffusionModule(L.LightningModule):
             "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
             "train/grad_norm": norm,
         }
-        packed = self.sum_over_ranks(torch.tensor(float(sum(len(batch) for batch in step.micro_batches))))
-        room = len(micro_batches) * self.trainer.world_size * self.trainer.datamodule.token_budget
+        packed = float(sum(len(batch) for batch in step.micro_batches))
+        room = float(sum(max(len(batch), self.trainer.datamodule.token_budget) for batch in micro_batches))
+        packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()
         self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
@@ -229,7 +230,7 @@ class BlockDiffusionModule(L.LightningModule):
         if longest > budget:
             rank_zero_warn(
                 f"a packed row has {longest} tokens, over data.token_budget={budget}: one view with all that it "
-                "attends to is that long; if memory runs out, shorten responses or conversations"
+                "attends to does not fit in it; if memory runs out, shorten responses or conversations"
             )
 
     def gradient_sync(self, last: bool) -> AbstractContextManager:

@@ -171,8 +171,8 @@ def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, lar
     budget, notes = settings.data["token_budget"], []
     if load.longest > budget:
         notes.append(
-            f"a view with its prompt and clean tokens takes {load.longest:,.0f} tokens, over data.token_budget="
-            f"{budget:,}: memory is planned for rows of that length"
+            f"rows of {load.longest:,.0f} tokens, over data.token_budget={budget:,}: one view with all that it attends "
+            "to does not fit in it"
         )
     if 0 < largest < load.longest:
         notes.append(f"a row of {load.longest:,.0f} tokens does not fit: assume shorter responses, or free memory")

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+from dirl.data.division import row_limit
 from dirl.diffusion.noise import NoiseConfig
 from dirl.planning.flops import Work
 
@@ -43,7 +44,7 @@ class GroupLoad:
     clean: Work
     noised: Work
     longest: float
-    """Tokens of the last view with all that it attends to; a row is that long even if the budget is smaller."""
+    """Tokens of the last view with all that it attends to, or of the row that holds it if that is over the budget."""
 
     @property
     def work(self) -> Work:
@@ -97,13 +98,17 @@ def group_load(sequence: SequenceLoad, group_size: int, token_budget: int, share
 
     A response that exceeds the budget is divided, see `dirl.data.division`.
     """
-    room = token_budget - sequence.prompt.tokens
+    whole = sequence.prompt.tokens + sequence.response.tokens
+    needed = sequence.prompt.tokens + sequence.clean.tokens + sequence.block_size
+    limit = row_limit(needed, token_budget)
+    room = limit - sequence.prompt.tokens
     parts = _clean_of_parts(sequence, room)
     clean = sum(parts[1:], parts[0]) * group_size
     most = group_size * len(parts)
-    spread = (clean.tokens + sequence.noised.tokens * group_size) / room + 0.5 if room > 0 else most
-    copies = min(most, max(1.0, spread)) if share_prompt else most
-    longest = sequence.prompt.tokens + sequence.clean.tokens + sequence.block_size
+    spread = (clean.tokens + sequence.noised.tokens * group_size) / room + 0.5
+    over = needed > token_budget  # then no part shares a row
+    copies = min(most, max(1.0, spread)) if share_prompt and not over else most
+    longest = min(whole, limit) if over else needed
     return GroupLoad(clean + sequence.prompt * copies, sequence.noised * group_size, longest)
 
 
@@ -117,8 +122,7 @@ def _clean_of_parts(sequence: SequenceLoad, room: int) -> list[Work]:
     parts, end = [], 0.0
     while end < 1:
         left = room - end * clean.tokens
-        fits = response <= room or left < sequence.block_size  # nothing is divided, or a single view does not fit
-        end = 1.0 if fits else min(1.0, end + left / response)
+        end = 1.0 if response <= room else min(1.0, end + left / response)
         parts.append(Work(end * clean.tokens, end * with_prompt + end * end * (clean.pairs - with_prompt)))
     return parts
 

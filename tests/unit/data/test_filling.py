@@ -112,6 +112,13 @@ def test_random_plans_take_rows_away_and_are_the_same_every_time(monkeypatch: py
     assert len(fill_rows(groups, 40)) == 8
 
 
+def test_one_group_alone_is_not_searched_for_its_plans_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    group: Lengths = (0, [27, 14, 14, 14, 11])
+    assert fewest_rows([group], 40) < len(fill_rows([group], 40)) == 3
+    monkeypatch.setattr("dirl.data.filling.random.Random.sample", lambda *args: pytest.fail("a random plan"))
+    fill_rows([group, (0, [])], 40)
+
+
 def test_a_group_is_not_divided_where_that_saves_no_row() -> None:
     """Two groups of 14 tokens, budget 20: two rows in any case, so the second prompt is not repeated in the first."""
     groups: list[Lengths] = [(2, [4, 4, 4]), (2, [4, 4, 4])]

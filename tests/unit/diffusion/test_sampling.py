@@ -105,12 +105,27 @@ def test_the_most_probable_are_those_of_a_stable_sort_ties_too(count: int) -> No
     assert torch.equal(cut_logits(z, DecodingParams(top_k=count)), z.masked_fill(~kept, -INF))
 
 
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+def test_a_logit_that_is_not_a_number_is_not_cut_away_but_spoils_the_log_prob(cut: dict) -> None:
+    z = scaled_logits(random_logits(seed=12, rows=2), MASK, 1.0)
+    z[0, 3] = math.nan
+    _, logprobs, confidences = candidates(z, torch.full((2,), 0.5, dtype=torch.float64), DecodingParams(**cut))
+    assert logprobs.isnan().tolist() == confidences.isnan().tolist() == [True, False]
+
+
 def test_scaling_leaves_the_logits_as_they_are() -> None:
     for dtype, temperature in itertools.product((torch.float32, torch.bfloat16), (0.0, 1.0, 0.7)):
         logits = random_logits(seed=9).to(dtype)
         before = logits.clone()
         scaled_logits(logits, MASK, temperature)
         assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
+def test_scaling_has_a_gradient_but_for_the_mask_token(temperature: float) -> None:
+    logits, slope = random_logits(seed=9).requires_grad_(), 1 / (temperature or 1)
+    scaled_logits(logits, MASK, temperature)[:, : MASK + 2].sum().backward()
+    assert logits.grad[0].tolist() == pytest.approx([slope] * MASK + [0, slope] + [0] * (VOCAB - MASK - 2))
 
 
 # ------------------------------------------------------------------------------------------------- draws

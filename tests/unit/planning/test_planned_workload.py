@@ -108,6 +108,24 @@ def test_divided_responses_are_counted_to_three_per_cent(response: int, budget: 
 
 
 @pytest.mark.parametrize(
+    ("prompt", "response", "budget"), [(200, 4000, 4096), (200, 4000, 1024), (4000, 800, 4096), (5000, 800, 4096)]
+)
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_rows_over_the_budget_are_as_long_and_as_many_as_planned(
+    prompt: int, response: int, budget: int, share_prompt: bool
+) -> None:
+    """The last view alone is over the budget, with the clean tokens and the prompt that it attends to."""
+    lengths = Lengths(prompt, response, 2)
+    group = [trajectory(prompt, response, 4, 2, i) for i in range(4)]
+    batches = pack(group_segments(group, spec(4), [1.0] * 4, share_prompt), budget)
+    load = group_load(response_load(lengths, 4, *rl_views(lengths, 4)), 4, budget, share_prompt)
+    assert load.longest == pytest.approx(max(map(len, batches)), rel=0.01)
+    assert load.longest > budget
+    assert load.work.tokens == pytest.approx(sum(map(len, batches)), rel=0.03)
+    assert rows(load, 1, budget) == len(batches)
+
+
+@pytest.mark.parametrize(
     "noise",
     [
         NoiseConfig(),
