@@ -1,9 +1,18 @@
 """Fixtures that tests of several folders ask for."""
 
+import os
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports `datasets`: what it keeps goes to a folder of this session."""
+    cache = TemporaryDirectory(prefix="dirl-tests-")
+    os.environ["HF_DATASETS_CACHE"] = cache.name
+    config.add_cleanup(cache.cleanup)
 
 
 @pytest.fixture

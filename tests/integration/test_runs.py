@@ -10,6 +10,7 @@ from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 from transformers import AutoTokenizer
 
 from dirl.cli import main
+from dirl.data import encoding
 from dirl.models import PretrainedModel
 from dirl.types import read_trajectories
 
@@ -69,6 +70,27 @@ def test_sft_resumed_in_mid_epoch_ends_with_the_weights_of_one_go(tmp_path: Path
         checkpoint = whole / "logs" / "version_0" / "checkpoints" / f"step={step}.ckpt"
         resumed = fit(tmp_path / f"resumed{step}", *args, f"--ckpt_path={checkpoint}")
         assert_same(weights(whole), weights(resumed))
+
+
+def test_data_encoded_on_disk_give_the_weights_of_data_in_memory_and_serve_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_sft(tmp_path / "sft.jsonl")
+    args = [
+        "--config",
+        CONFIGS / "debug" / "sft.yaml",
+        f"--data.init_args.train={data}",
+        f"--data.init_args.val={data}",
+    ]
+    args += ["--data.init_args.max_tokens=40", "--trainer.max_steps=3"]  # some are dropped
+    memory = fit(tmp_path / "memory", *args)
+    monkeypatch.setattr(encoding, "SMALL_DATA", 0)
+    first = fit(tmp_path / "first", *args, "--data.init_args.encode_workers=2", "--data.init_args.num_workers=1")
+    monkeypatch.setattr(encoding.ConversationEncoder, "__call__", lambda *_: pytest.fail("encoded again"))
+    second = fit(tmp_path / "second", *args)
+    for root in (first, second):
+        assert_same(weights(memory), weights(root))
+    main(["validate", *map(str, args), f"--trainer.default_root_dir={tmp_path}"])
 
 
 def test_activation_checkpointing_and_another_attention_do_not_change_the_weights(tmp_path: Path) -> None:

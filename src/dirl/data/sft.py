@@ -1,6 +1,5 @@
 """The SFT DataModule: conversations to noised, packed optimizer steps."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Literal
@@ -9,21 +8,22 @@ import lightning as L
 import numpy as np
 import torch.multiprocessing
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
-from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
+from dirl.data.chat import Encoded, FitCounts
+from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
 from dirl.data.packing import empty_batch, pack
-from dirl.data.reading import check_messages, read_rows
 from dirl.data.segments import conversation_segment
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
-from dirl.models import ModelDescription
 from dirl.types import ModelSpec, StepBatch
 
 log = logging.getLogger(__name__)
 
 VALIDATION_EPOCH = 2**31
 """Stands for the epoch in the seed of validation noise, so that it is the same every time."""
+
+SPLITS = {"train": "train", "val": "validation"}
+"""Names of the splits in folders and on the hub."""
 
 
 class SFTDataModule(L.LightningDataModule):
@@ -41,6 +41,8 @@ class SFTDataModule(L.LightningDataModule):
         noise: how blocks are noised.
         chat_template_kwargs: passed to the chat template.
         num_workers: processes that noise and pack ahead of the training.
+        encode_workers: processes that tokenise, where the result is not in the datasets cache yet; None: one for every
+            thousand conversations, as far as there are cores, at most 16.
         seed: of the order and of the noise.
     """
 
@@ -57,6 +59,7 @@ class SFTDataModule(L.LightningDataModule):
         noise: NoiseConfig = NoiseConfig(),  # noqa: B008 - frozen
         chat_template_kwargs: dict | None = None,
         num_workers: int = 0,
+        encode_workers: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -64,28 +67,35 @@ class SFTDataModule(L.LightningDataModule):
             raise ValueError(f"data.global_batch_size={global_batch_size}: use at least 1")
         if token_budget < 1:
             raise ValueError(f"data.token_budget={token_budget}: use at least the longest packed conversation")
+        if encode_workers is not None and encode_workers < 1:
+            raise ValueError(f"data.encode_workers={encode_workers}: use at least 1, or null")
         self.train, self.val, self.max_tokens, self.overflow = train, val, max_tokens, overflow
         self.global_batch_size, self.token_budget = global_batch_size, token_budget
         self.val_token_budget = val_token_budget or token_budget
         self.turns, self.noise, self.chat_template_kwargs = turns, noise, chat_template_kwargs
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.encode_workers, self.seed = num_workers, encode_workers, seed
+        self.examples: dict[str, Sequence[Encoded]] = {}
         self.counts: dict[str, FitCounts] = {}
+
+    def prepare_data(self) -> None:
+        """The first process of each host encodes for all of them; the others wait."""
+        check_sampler(self.trainer)
+        quiet = not self.trainer.is_global_zero
+        for split, source in self._sources(self.trainer.state.fn).items():
+            keep_encoded(source, SPLITS[split], self._encoder(), self.encode_workers, quiet)
 
     def setup(self, stage: str) -> None:
         check_sampler(self.trainer)
         if stage == "validate" and self.val is None:
             raise ValueError("data.val is not set: validate needs it, e.g. --data.init_args.val my_val.jsonl")
-        description = self.trainer.lightning_module.description
-        if stage == "fit" and not hasattr(self, "train_examples"):
-            self.train_examples = self._encode("train", self.train, description)
-        if self.val is not None and not hasattr(self, "val_examples"):
-            self.val_examples = self._encode("val", self.val, description)
+        for split, source in self._sources(stage).items():
+            self.examples[split] = self._load(split, source)
 
     def train_dataloader(self) -> StepLoader:
-        steps = self._steps(self.train_examples, self.token_budget, shuffle=True)
+        steps = self._steps(self.examples["train"], self.token_budget, shuffle=True)
         if not len(steps):
             raise ValueError(
-                f"data.global_batch_size={self.global_batch_size} is larger than the {len(self.train_examples)} "
+                f"data.global_batch_size={self.global_batch_size} is larger than the {len(self.examples['train'])} "
                 "conversations of data.train: use a smaller batch or more data"
             )
         if self.num_workers:  # a file descriptor for each of a step's many tensors would run into the system's limit
@@ -96,7 +106,7 @@ class SFTDataModule(L.LightningDataModule):
     def val_dataloader(self) -> StepLoader | list:
         if self.val is None:
             return []
-        steps = self._steps(self.val_examples, self.val_token_budget, shuffle=False)
+        steps = self._steps(self.examples["val"], self.val_token_budget, shuffle=False)
         return StepLoader(steps, len(steps), num_workers=self.num_workers)
 
     def _steps(self, examples: Sequence[Encoded], budget: int, shuffle: bool) -> "SFTSteps":
@@ -118,28 +128,22 @@ class SFTDataModule(L.LightningDataModule):
             trainer.world_size,
         )
 
-    def _encode(self, split: str, source: str | list[str], description: ModelDescription) -> list[Encoded]:
-        rows = read_rows(source, "train" if split == "train" else "validation")
-        counts = self.counts[split] = FitCounts()
-        examples = []
+    def _sources(self, stage: str) -> dict[str, str | list[str]]:
+        """By split, what the stage needs and is not loaded yet."""
+        wanted = {"train": self.train if stage == "fit" else None, "val": self.val}
+        return {split: source for split, source in wanted.items() if source is not None and split not in self.examples}
+
+    def _encoder(self) -> ConversationEncoder:
+        description = self.trainer.lightning_module.description
+        stops = description.spec.stop_token_ids
+        return ConversationEncoder(
+            description.tokenizer, stops, self.max_tokens, self.overflow, self.turns, self.chat_template_kwargs
+        )
+
+    def _load(self, split: str, source: str | list[str]) -> Sequence[Encoded]:
         quiet = not self.trainer.is_global_zero
-        for index in tqdm(range(len(rows)), desc=f"tokenise {split}", disable=quiet, leave=False):
-            where = rows.where(index)
-            encoded = encode_conversation(
-                description.tokenizer,
-                check_messages(rows[index], where),
-                description.spec.stop_token_ids,
-                turns=self.turns,
-                chat_template_kwargs=self.chat_template_kwargs,
-                where=where,
-            )
-            fitted = fit_conversation(encoded, self.max_tokens, self.overflow, counts, where)
-            if fitted is not None:
-                arrays = {
-                    "input_ids": np.asarray(fitted.input_ids, np.int32),
-                    "loss_mask": np.asarray(fitted.loss_mask),
-                }
-                examples.append(dataclasses.replace(fitted, **arrays))  # 5 bytes a token and not 49
+        examples, counts = load_encoded(source, SPLITS[split], self._encoder(), quiet)
+        self.counts[split] = counts
         if counts.cut or counts.dropped:
             log.warning("data.%s=%s, max_tokens=%d: %s", split, source, self.max_tokens, counts)
         if not examples:

@@ -1,0 +1,249 @@
+"""Conversations encoded once a host, by several processes, into memory-mapped files that later runs reuse."""
+
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from dirl.data import chat, reading
+from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
+from dirl.data.fingerprint import fingerprint, local_files, source_state
+from dirl.data.reading import Row, Rows, check_messages, read_rows
+from dirl.models import special_tokens
+
+log = logging.getLogger(__name__)
+
+SMALL_DATA = 4 * 2**20
+"""Files of fewer bytes in all are encoded in memory, by each process for itself: that takes a few seconds."""
+ROWS_PER_WORKER = 1000
+MOST_WORKERS = 16
+"""By default a process is started for so many rows, and no more than so many processes."""
+
+
+@dataclass(frozen=True)
+class ConversationEncoder:
+    """From a row to tokens. Which ones is decided by the row, these values and the code, and by nothing else."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_token_ids: tuple[int, ...]
+    max_tokens: int
+    overflow: Literal["drop", "cut", "error"]
+    turns: Literal["all", "last"] = "all"
+    chat_template_kwargs: Mapping[str, Any] | None = None
+
+    def __call__(self, row: Row, where: str, counts: FitCounts | None = None) -> Encoded | None:
+        """The conversation as arrays (int32, bool), 5 bytes a token; None if it is dropped for its length."""
+        encoded = encode_conversation(
+            self.tokenizer,
+            check_messages(row, where),
+            self.stop_token_ids,
+            turns=self.turns,
+            chat_template_kwargs=self.chat_template_kwargs,
+            where=where,
+        )
+        fitted = fit_conversation(encoded, self.max_tokens, self.overflow, counts, where)
+        if fitted is None:
+            return None
+        arrays = {"input_ids": np.asarray(fitted.input_ids, np.int32), "loss_mask": np.asarray(fitted.loss_mask, bool)}
+        return dataclasses.replace(fitted, **arrays)
+
+
+def keep_encoded(
+    source: str | list[str], split: str, encoder: ConversationEncoder, workers: int | None = None, quiet: bool = True
+) -> None:
+    """Encode a source that is not small into a folder of the datasets cache (`HF_DATASETS_CACHE`), if it is not there.
+
+    The folder is named by a fingerprint of all that decides the result. It gets its name when it is complete, so runs
+    that start together do not disturb one another, and what a killed one leaves is not taken for complete.
+
+    Args:
+        source, split: as in `read_rows`.
+        workers: processes that encode; None: one for every `ROWS_PER_WORKER` rows, as far as there are cores.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: of the first bad row, whatever the number of processes; or the folder cannot be written.
+    """
+    if _is_small(source):
+        return
+    state, open_rows = source_state(source, split)
+    folder = _folder(state, encoder)
+    if _parts(folder):
+        return
+    rows = open_rows()
+    try:
+        _encode_into(folder, rows, split, encoder, workers, quiet)
+    except OSError as error:
+        raise ValueError(
+            f"conversations cannot be encoded into {folder}: {error}; if that place is full or read-only, set the "
+            "environment variable HF_DATASETS_CACHE to a folder with room for 5 bytes a token"
+        ) from error
+    log.info("%s: %d conversations encoded into %s", source, len(rows), folder)
+
+
+def load_encoded(
+    source: str | list[str], split: str, encoder: ConversationEncoder, quiet: bool = True
+) -> tuple[Sequence[Encoded], FitCounts]:
+    """All conversations of a source in its order, without the dropped ones, and what the length limit did.
+
+    A small source is encoded here and now; of any other, `keep_encoded` must have been called on this host.
+    """
+    if _is_small(source):
+        return _encode_in_memory(read_rows(source, split), split, encoder, quiet)
+    folder = _folder(source_state(source, split)[0], encoder)
+    parts = _parts(folder)
+    if not parts:
+        raise ValueError(
+            f"{source!r}: the first process of this host has left nothing in {folder}: if it has not failed itself, "
+            "give all processes the same files and the same HF_DATASETS_CACHE"
+        )
+    examples = MappedConversations(parts)
+    return examples, examples.counts
+
+
+def _is_small(source: str | list[str]) -> bool:
+    files = local_files(source)
+    return bool(files) and sum(path.stat().st_size for path in files) < SMALL_DATA
+
+
+def _encode_in_memory(
+    rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool
+) -> tuple[list[Encoded], FitCounts]:
+    counts = FitCounts()
+    indices = tqdm(range(len(rows)), desc=f"tokenise {split}", disable=quiet, leave=False)
+    encoded = [encoder(rows[index], rows.where(index), counts) for index in indices]
+    return [example for example in encoded if example is not None], counts
+
+
+def _folder(state: list, encoder: ConversationEncoder) -> Path:
+    import datasets
+
+    settings = {field.name: getattr(encoder, field.name) for field in dataclasses.fields(encoder)}
+    tokenizer = settings.pop("tokenizer")
+    name = fingerprint(state, tokenizer, settings, [chat, reading, special_tokens, sys.modules[__name__]])
+    return Path(datasets.config.HF_DATASETS_CACHE) / "dirl" / name
+
+
+def _encode_into(
+    folder: Path, rows: Rows, split: str, encoder: ConversationEncoder, workers: int | None, quiet: bool
+) -> None:
+    """Write Arrow files to `folder`, which exists when all of them are complete, and not before."""
+    import datasets
+
+    processes = min(workers or _default_workers(len(rows)), len(rows))
+    features = {"input_ids": [datasets.Value("int32")], "loss_mask": [datasets.Value("bool")]}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    place = TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True)
+    with place as unfinished, _progress_bars(not quiet):
+        parts = Path(unfinished, "parts")
+        parts.mkdir()
+        datasets.Dataset.from_dict({"row": range(len(rows))}).map(
+            _Batches(rows, encoder, Path(unfinished)),
+            batched=True,
+            batch_size=64,
+            input_columns="row",
+            remove_columns="row",
+            features=datasets.Features(**features, complete=datasets.Value("bool")),
+            cache_file_name=str(parts / "part.arrow"),
+            new_fingerprint=folder.name,
+            num_proc=processes if processes > 1 else None,
+            desc=f"tokenise {split}",
+        )
+        try:
+            parts.rename(folder)
+        except OSError:
+            if not _parts(folder):  # else another run was faster, with the same result
+                raise
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files of a folder that is complete, none of one that is not there or empty."""
+    parts = sorted(folder.glob("*.arrow"))
+    wanted = int(parts[0].stem.partition("_of_")[2] or 1) if parts else 0
+    if len(parts) != wanted:
+        raise ValueError(f"{folder} has {len(parts)} of {wanted} files; remove the folder, it is then made anew")
+    return parts
+
+
+def _default_workers(rows: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MOST_WORKERS, rows // ROWS_PER_WORKER))
+
+
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    import datasets
+
+    hide = not shown and not datasets.are_progress_bars_disabled()
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Encodes rows by their numbers, in any process; a dropped conversation has no tokens.
+
+    Each process has a stretch of the rows. All have ended before `datasets` raises the error of the first that failed,
+    so a failed one leaves a file in `notes`, and those of later rows stop.
+    """
+
+    rows: Rows
+    encoder: ConversationEncoder
+    notes: Path
+
+    def __call__(self, indices: list[int]) -> dict[str, list]:
+        if any(int(note.stem) < indices[0] for note in self.notes.glob("*.failed")):
+            raise RuntimeError(f"stopped at row {indices[0]}: an earlier one cannot be encoded")
+        encoded = [self._encode(index) or Encoded(_NO_IDS, _NO_MASK) for index in indices]
+        return {field.name: [getattr(e, field.name) for e in encoded] for field in dataclasses.fields(Encoded)}
+
+    def _encode(self, index: int) -> Encoded | None:
+        try:
+            return self.encoder(self.rows[index], self.rows.where(index))
+        except ValueError:
+            (self.notes / f"{index}.failed").touch()
+            raise
+
+
+_NO_IDS, _NO_MASK = np.empty(0, np.int32), np.empty(0, bool)
+
+
+class MappedConversations(Sequence[Encoded]):
+    """What `_encode_into` wrote, in the order of the rows; pages are read when wanted, and shared by all processes."""
+
+    def __init__(self, parts: Sequence[Path]) -> None:
+        import datasets
+        import pyarrow.compute
+
+        try:
+            tables = [datasets.Dataset.from_file(str(path)) for path in parts]
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{parts[0].parent}: {error}; remove the folder, it is then made anew") from error
+        self.table = datasets.concatenate_datasets(tables).with_format("numpy")
+        lengths = pyarrow.compute.list_value_length(self.table.data.column("input_ids")).to_numpy()
+        complete = self.table.data.column("complete").to_numpy()
+        self.kept = np.flatnonzero(lengths)
+        cut = int((~complete[self.kept]).sum())
+        self.counts = FitCounts(len(self.kept) - cut, cut, len(lengths) - len(self.kept))
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> Encoded:
+        row = self.table[int(self.kept[index])]
+        return Encoded(row["input_ids"], row["loss_mask"], bool(row["complete"]))

@@ -1,0 +1,71 @@
+"""A name for everything that decides into which tokens conversations are encoded: equal names, equal tokens."""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+from transformers import PreTrainedTokenizerBase
+
+from dirl.data.reading import FILE_TYPES, JoinedRows, Rows, read_rows
+
+LIBRARIES = ("transformers", "tokenizers", "jinja2")
+
+
+def fingerprint(
+    state: object, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, object], code: Sequence[ModuleType]
+) -> str:
+    """32 hexadecimal digits.
+
+    Args:
+        state: of the rows, see `source_state`.
+        settings: the further arguments of the encoding.
+        code: the modules that encode.
+    """
+    decisive = {
+        "rows": state,
+        "settings": settings,
+        "tokenizer": _tokenizer_state(tokenizer),
+        "code": [hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() for module in code],
+        "versions": [version(name) for name in LIBRARIES],
+        "today": datetime.date.today().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None,
+    }
+    return hashlib.sha256(json.dumps(decisive, default=repr).encode()).hexdigest()[:32]
+
+
+def source_state(source: str | list[str], split: str) -> tuple[list, Callable[[], Rows]]:
+    """What tells a source from any other, and how to open it.
+
+    Of files: path, size and time, so that they need not be read; and how they are named, since split names choose the
+    files of a folder and not of a list. A hub dataset is opened; `datasets` makes its
+    fingerprint of repository, commit, config and split.
+    """
+    if files := local_files(source):
+        state = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        return [split, source, *state], partial(read_rows, source, split)
+    rows = read_rows(source, split)
+    assert isinstance(rows, JoinedRows)
+    return [part.table._fingerprint for part in rows.parts], lambda: rows
+
+
+def local_files(source: str | list[str]) -> list[Path]:
+    """Every file that any split may read; none if a path does not exist, which is then a hub name or an error."""
+    files: list[Path] = []
+    for path in (Path(item).expanduser() for item in ([source] if isinstance(source, str) else source)):
+        files += sorted(p for p in path.iterdir() if p.suffix in FILE_TYPES) if path.is_dir() else [path]
+    return files if all(path.exists() for path in files) else []
+
+
+def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of all that the tokenizer would save: vocabulary, merges, special tokens, options, chat templates."""
+    state = hashlib.sha256()
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            state.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode() + path.read_bytes())
+    return state.hexdigest()
