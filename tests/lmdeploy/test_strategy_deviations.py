@@ -11,7 +11,8 @@ from lmdeploy.pytorch.strategies.dllm.model_agent import DLLMExtraInputs, DLLMSt
 from tests.lmdeploy.strategy_oracle import make_sequence, strategy_factory
 from torch import Tensor
 
-from dirl.rollout.lmdeploy_changes import Tracing, _EarliestStop, _ModelAgent, _Sampling, _SequenceStrategy
+from dirl.rollout.lmdeploy_changes import _EarliestStop, _ModelAgent, _Sampling
+from dirl.rollout.lmdeploy_sequences import TracedSequences, Tracing
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec
 
 MASK, STOP, WORD = 9, 7, 1
@@ -167,7 +168,7 @@ def test_lmdeploy_gives_a_groups_rows_one_anothers_seeds() -> None:
 
 def test_the_changed_sampling_gives_every_row_the_seed_and_forward_count_of_its_sequence() -> None:
     params = DecodingParams()
-    strategy = _SequenceStrategy(SPEC.block_size, MASK, Tracing(SPEC))
+    strategy = TracedSequences(SPEC.block_size, MASK, Tracing(SPEC))
     group = [GenerationRequest("q", i, (WORD,) * 5, seed=(1 << 62) + i) for i in range(8)]
     sequences = [make_sequence(strategy, r, SPEC, params) for r in group]
     for i, sequence in enumerate(sequences):

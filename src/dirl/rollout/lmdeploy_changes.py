@@ -8,17 +8,16 @@ engines agree token for token wherever their logits do. Import this module only 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
 from lmdeploy.pytorch import consts
 from lmdeploy.pytorch.engine.engine import Engine
 from lmdeploy.pytorch.engine.executor import build_executor
-from lmdeploy.pytorch.messages import MessageStatus
+from lmdeploy.pytorch.engine.logits_process import SamplingInputs
 from lmdeploy.pytorch.strategies.dllm import DLLMStrategyFactory
 from lmdeploy.pytorch.strategies.dllm.model_agent import (
     DLLMExtraInputs,
@@ -27,36 +26,14 @@ from lmdeploy.pytorch.strategies.dllm.model_agent import (
     DLLMStoppingCriteria,
 )
 from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
-from lmdeploy.pytorch.strategies.dllm.sequence import DLLMSequenceStrategy, SchedulerSequenceDLLM
 from torch import Tensor
 
 from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, scaled_logits, uniform
-from dirl.types import DecodingParams, ModelSpec
+from dirl.rollout.lmdeploy_sequences import TracedSequence, TracedSequences, Tracing
 
 ROWS_BYTES = 1 << 28
 """Sampling works on so many bytes of fp32 logits at a time."""
-
-
-@dataclass
-class Trace:
-    """How one response came about: every position of every block decoded, prompt tokens left out."""
-
-    response_ids: list[int] = field(default_factory=list)
-    step_map: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Tracing:
-    """What the changed parts share with the engine that runs them."""
-
-    spec: ModelSpec
-    params: DecodingParams = DecodingParams()
-    traces: dict[int, Trace] = field(default_factory=dict)
-    """Finished ones by session id."""
-    forwards: int = 0
-    """Forwards of the model since the start."""
 
 
 @contextmanager
@@ -156,7 +133,7 @@ def _draw(logits: Tensor, noise: Tensor, tracing: Tracing) -> tuple[Tensor, Tens
         candidates(scaled_logits(z, spec.mask_token_id, params.temperature), u, params)
         for z, u in zip(logits.split(rows), noise.split(rows), strict=True)
     ]
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 class _Factory(DLLMStrategyFactory):
@@ -173,20 +150,36 @@ class _Factory(DLLMStrategyFactory):
     def build_model_agent_strategy(self) -> "_ModelAgent":
         return _ModelAgent(self.dllm_config, self.model_config.dllm_mask_token)
 
-    def build_sequence_strategy(self) -> "_SequenceStrategy":
-        return _SequenceStrategy(self.dllm_block_length, self.model_config.dllm_mask_token, self.tracing)
+    def build_sequence_strategy(self) -> TracedSequences:
+        return TracedSequences(self.dllm_block_length, self.model_config.dllm_mask_token, self.tracing)
 
 
 class _Sampling(DLLMSamplingStrategy):
-    """Seeds and forward counts go with their sequence's rows."""
+    """Seeds and forward counts go with their sequence's rows; what LMDeploy's own sampling needs is left out."""
 
-    def make_sampling_inputs(self, seqs: list["_Sequence"]) -> Any:
-        out = super().make_sampling_inputs(seqs)
+    def make_sampling_inputs(self, seqs: list[TracedSequence]) -> SamplingInputs:
+        size, count = self.dllm_block_length, len(seqs)
+        self.session_to_cleanup = []  # of guided decoding
         seeds = torch.tensor([s.sampling_param.random_seed for s in seqs], dtype=torch.long)
-        forwards = torch.tensor([s.forward for s in seqs], dtype=torch.long)
-        out.random_seeds = seeds.repeat_interleave(self.dllm_block_length)
-        out.random_offsets = forwards.repeat_interleave(self.dllm_block_length)
-        return out
+        forwards = torch.tensor([s.forward for s in seqs], dtype=torch.long)  # while it runs, the device counts them
+        return SamplingInputs(
+            stop_words=_stop_words([s.sampling_param.stop_words for s in seqs], size),
+            random_seeds=seeds.repeat_interleave(size),
+            random_offsets=forwards.repeat_interleave(size),
+            num_ignore_eos=torch.zeros(count * size, dtype=torch.long),
+            batch_size=count * size,
+        )
+
+
+def _stop_words(words: list[list[int]], size: int) -> Tensor | None:
+    """[N * B, W], shorter lists filled up with -1; None: there are none."""
+    width = max(map(len, words))
+    if not width:
+        return None
+    if all(w == words[0] for w in words):
+        return torch.tensor([words[0]]).repeat(len(words) * size, 1)
+    rows = torch.tensor([w + [-1] * (width - len(w)) for w in words])
+    return rows.repeat_interleave(size, 0)
 
 
 @dataclass
@@ -201,7 +194,7 @@ class _ModelAgent(DLLMModelAgentStrategy):
     def make_extra_outputs(self, extra_inputs: DLLMExtraInputs) -> _TracedOutputs:
         return _TracedOutputs(extra_inputs.dllm_mask, extra_inputs.logprobs)
 
-    def make_stopping_criteria(self, seqs: list["_Sequence"]) -> "_EarliestStop":
+    def make_stopping_criteria(self, seqs: list[TracedSequence]) -> "_EarliestStop":
         criteria = super().make_stopping_criteria(seqs)
         prompt_ends = torch.tensor([s.input_end_pos for s in seqs])
         return _EarliestStop(criteria.num_appendable_ids, prompt_ends)
@@ -244,59 +237,3 @@ class _EarliestStop(DLLMStoppingCriteria):
             remaining = torch.where(ends, remaining.clamp_max(0), remaining)
         stopped = unmasked & (remaining <= 0)
         return stopped, last, _EarliestStop(remaining, self.output_start_pos)
-
-
-class _Sequence(SchedulerSequenceDLLM):
-    """A sequence that remembers which denoising step committed each token."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.trace = Trace()
-        self.forward = 0
-        """Denoising forwards of the current block."""
-        self.steps = np.zeros(self.dllm_block_length, dtype=np.int64)
-        self.step_logprobs = np.zeros(self.dllm_block_length, dtype=np.float32)
-
-    def record(self, tokens: np.ndarray, state: np.ndarray, logprobs: np.ndarray) -> None:
-        """Take note of what a forward changed in the current block; call it before the block is updated."""
-        before = self.dllm_mask[-self.dllm_block_length :]
-        chosen = (before == consts.DLLM_MASKED) & (state != consts.DLLM_MASKED)
-        if chosen.any():
-            self.forward += 1
-            self.steps[chosen] = self.forward
-            self.step_logprobs[chosen] = logprobs[chosen]
-            if (state == consts.DLLM_UNMASKED).all():
-                response = self.steps > 0
-                self.trace.response_ids += tokens[response].tolist()
-                self.trace.step_map += self.steps[response].tolist()
-                self.trace.logprobs += self.step_logprobs[response].tolist()
-        if (state == consts.DLLM_CACHED).all():
-            self.forward = 0
-            self.steps[:] = 0
-
-
-class _SequenceStrategy(DLLMSequenceStrategy):
-    """Makes traced sequences, and puts the traces of finished ones where the engine finds them."""
-
-    def __init__(self, block_size: int, dllm_mask_token: int, tracing: Tracing) -> None:
-        super().__init__(block_size, dllm_mask_token)
-        self.tracing = tracing
-
-    def make_sequence(self, seq_id: int, session: Any, **kwargs: Any) -> _Sequence:
-        return _Sequence(seq_id=seq_id, session=session, **kwargs)
-
-    def update_running(self, running: list[_Sequence], batched_outputs: Any, *args: Any, **kwargs: Any) -> None:
-        count = len(running)
-        outputs = (
-            batched_outputs.next_token_ids,
-            batched_outputs.extra_outputs.dllm_mask,
-            batched_outputs.extra_outputs.logprobs,
-        )
-        active = [s.status == MessageStatus.RUNNING for s in running]
-        for i, row in enumerate(zip(*(x.view(count, -1).numpy() for x in outputs), strict=True)):
-            if active[i]:
-                running[i].record(*row)
-        super().update_running(running, batched_outputs, *args, **kwargs)
-        for sequence, was_active in zip(running, active, strict=True):
-            if was_active and sequence.status == MessageStatus.STOPPED:
-                self.tracing.traces[sequence.session_id] = sequence.trace

@@ -29,7 +29,7 @@ from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 if TYPE_CHECKING:
     from lmdeploy.pytorch.engine.engine import Engine
 
-    from dirl.rollout.lmdeploy_changes import Trace
+    from dirl.rollout.lmdeploy_sequences import Trace, Tracing
 
 
 class LMDeployEngine(RolloutEngine):
@@ -80,18 +80,23 @@ class LMDeployEngine(RolloutEngine):
         self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
         self._loop: LoopThread | None = None
         self.engine: Engine | None = None
+        self.tracing: Tracing | None = None
+
+    @property
+    def progress(self) -> int:
+        return 0 if self.tracing is None else self.tracing.forwards
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self._check_settings(spec, device)
         check_lmdeploy()
         register_models()
         with warnings_alone():
-            from dirl.rollout.lmdeploy_changes import Tracing
+            from dirl.rollout.lmdeploy_sequences import Tracing
 
         self.spec, self.device = spec, torch.device(device)
         self.shapes = weight_shapes(config)
         self.tracing = Tracing(spec)
-        self.policy_version, self.progress = -1, 0
+        self.policy_version = -1
         self._sessions = itertools.count(1)
         self._turn = Turn()
         self._checked = not self.check
@@ -105,6 +110,7 @@ class LMDeployEngine(RolloutEngine):
             self.policy_version = -1
             if self.engine is None:
                 self._loop.call(self._start, self._folder.name, self.spec.block_size)
+                self._loop.call(self._shorten)
             self._loop.call(self._wake, "weights")
             missing = set(self.shapes)
             for bucket in buckets(one_expert_each(self._known(weights, missing)), self.bucket_mb << 20):
@@ -212,6 +218,11 @@ class LMDeployEngine(RolloutEngine):
         self.engine._sleeping_tags.discard("weights")  # allocated; their values are awaited
         self.engine.start()
 
+    def _shorten(self) -> None:
+        from dirl.rollout.lmdeploy_loop import shorten_loop
+
+        shorten_loop(self.engine)
+
     def _wake(self, what: Literal["weights", "kv_cache"]) -> None:
         if what in self.engine._sleeping_tags:
             self.engine.wakeup([what])
@@ -278,7 +289,6 @@ class LMDeployEngine(RolloutEngine):
         try:
             status = None
             async for output in instance.async_stream_infer(session, list(request.prompt_ids), settings):
-                self.progress += 1
                 status = output.status
             if status != ResponseType.FINISH:
                 raise self._stopped(request, status)

@@ -52,13 +52,13 @@ class SlotCache:
         self.values[layer][rows, :, positions] = values.transpose(1, 2)
         return self.keys[layer, : len(rows), :, : self._span], self.values[layer, : len(rows), :, : self._span]
 
-    def keep(self, slots: Tensor) -> None:
-        """Move the sequences in `slots` (ascending) to slots 0..len-1; the others make room."""
-        moved = slots != torch.arange(len(slots), device=slots.device)
-        target = moved.nonzero().squeeze(1)
-        if len(target):
-            self.keys[:, target] = self.keys[:, slots[moved]]
-            self.values[:, target] = self.values[:, slots[moved]]
+    def keep(self, slots: list[int]) -> None:
+        """Slot i gets the sequence of slots[i], for all i at once; what the slots behind them held is lost."""
+        moves = [(target, source) for target, source in enumerate(slots) if target != source]
+        if moves:
+            target, source = torch.tensor(moves, device=self.keys.device).unbind(1)
+            for memory in (self.keys, self.values):
+                memory[:, target, :, : self._span] = memory[:, source, :, : self._span]
 
     def get_seq_length(self, *args, **kwargs) -> int:
         """Part of transformers' cache protocol; positions are always passed explicitly."""

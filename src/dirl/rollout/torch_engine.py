@@ -1,7 +1,8 @@
 """The reference engine: plain torch on any device, KV cache, continuous batching, full traces.
 
 Every engine step is one forward over the current block of all active sequences, whether they still denoise
-it or write its final keys; finished sequences make room for waiting ones at once.
+it or write its final keys; finished sequences make room for waiting ones at once. The host waits for the device once
+in a step, for the blocks of all sequences together, and knows from then on what the next step has to do.
 """
 
 import copy
@@ -117,13 +118,14 @@ class TorchEngine(RolloutEngine):
     def _step(self, active: "_Active", params: DecodingParams) -> None:
         """One forward over the current block of every active sequence; commits where something is masked."""
         size, spec = self.spec.block_size, self.spec
+        at = active.masked_here.nonzero(as_tuple=True)
+        row, column = (index.to(self.device, non_blocking=True) for index in at)
         positions = active.start[:, None] + torch.arange(size, device=self.device)
         span = max(s.start for s in active.sequences) + size
         self.cache.decode(positions, span)
         hidden = self._hidden(active.tokens, positions, torch.arange(span, device=self.device))
         self.forwards += 1
         masked = active.masked
-        row, column = masked.nonzero(as_tuple=True)
         active.written = ~masked.any(1)
         if not len(row):
             return
@@ -154,10 +156,13 @@ class TorchEngine(RolloutEngine):
         return Layout(zero, zero, positions // self.spec.block_size, zero)
 
     def _evict(self, active: "_Active") -> "_Active":
-        kept = [i for i, s in enumerate(active.sequences) if s.finish_reason is None]
-        index = torch.tensor(kept, dtype=torch.long, device=self.device)
-        self.cache.keep(index)
-        return active.select(kept, index)
+        """The last sequences move to the slots of finished ones: as few as can be, for a slot is a long copy."""
+        ended = [s.finish_reason is not None for s in active.sequences]
+        count = ended.count(False)
+        last = (i for i in range(count, len(ended)) if not ended[i])
+        kept = [next(last) if ended[i] else i for i in range(count)]
+        self.cache.keep(kept)
+        return active.select(kept)
 
 
 @dataclass
@@ -165,6 +170,8 @@ class _Sequence:
     """One request in the making; grows by a block at a time."""
 
     request: GenerationRequest
+    number: int
+    """In the order in which they were admitted."""
     start: int
     """Absolute position of the current block."""
     response_ids: list[int] = field(default_factory=list)
@@ -224,6 +231,10 @@ class _Active:
     """[N]."""
     written: Tensor
     """[N] bool: the last forward wrote the final keys of the block."""
+    masked_here: Tensor
+    """`masked`, in the host's memory."""
+    admitted: int = 0
+    """Sequences so far, those that have finished included."""
 
     @classmethod
     def empty(cls, size: int, device: torch.device) -> "_Active":
@@ -240,6 +251,7 @@ class _Active:
             forward=new(0),
             seeds=new(0),
             written=new(0, dtype=torch.bool),
+            masked_here=torch.zeros(0, size, dtype=torch.bool),
         )
 
     def extend(self, requests: list[GenerationRequest], spec: ModelSpec, device: torch.device) -> "_Active":
@@ -248,12 +260,13 @@ class _Active:
         starts = [len(r.prompt_ids) // size * size for r in requests]
         tails = [list(r.prompt_ids[s:]) for r, s in zip(requests, starts, strict=True)]
         tokens = torch.tensor([t + [spec.mask_token_id] * (size - len(t)) for t in tails], device=device)
-        heads = torch.tensor([len(t) for t in tails], device=device)
+        masked = torch.arange(size) >= torch.tensor([len(t) for t in tails])[:, None]
         new = _Active.empty(size, device)
         zero = {name: getattr(new, name).new_zeros((count, size)) for name in ("steps", "logprobs")}
         fresh = {
             "tokens": tokens,
-            "masked": torch.arange(size, device=device) >= heads[:, None],
+            "masked": masked.to(device),
+            "masked_here": masked,
             "start": torch.tensor(starts, device=device),
             "forward": torch.zeros(count, dtype=torch.long, device=device),
             "seeds": torch.tensor([r.seed for r in requests], device=device),
@@ -261,8 +274,9 @@ class _Active:
             **zero,
         }
         joined = {name: torch.cat([getattr(self, name), value]) for name, value in fresh.items()}
-        sequences = [_Sequence(r, s) for r, s in zip(requests, starts, strict=True)]
-        return _Active(self.sequences + sequences, **joined)
+        numbers = range(self.admitted, self.admitted + count)
+        sequences = [_Sequence(r, n, s) for r, n, s in zip(requests, numbers, starts, strict=True)]
+        return _Active(self.sequences + sequences, **joined, admitted=self.admitted + count)
 
     def apply(self, chosen: Tensor, drawn: Tensor, logprobs: Tensor) -> None:
         """Commit the chosen candidates [N, B] of this denoising step."""
@@ -275,13 +289,28 @@ class _Active:
     def close_blocks(self, spec: ModelSpec, params: DecodingParams) -> list[_Sequence]:
         """Hand finished blocks to their sequences; open the next block where the final keys are written.
 
-        Returns the sequences that are done.
+        Returns the sequences that are done, in the order in which they were admitted.
         """
-        full = ~self.masked.any(1)
-        for i in (full & ~self.written).nonzero().squeeze(1).tolist():
-            row = self.tokens[i].tolist(), self.steps[i].tolist(), self.logprobs[i].tolist()
-            self.sequences[i].take_block(*row, spec, params.max_response_tokens)
-        for i in self.written.nonzero().squeeze(1).tolist():
+        written = ~self.masked_here.any(1)
+        if not written.all():
+            tokens, steps, logprobs = self._look()
+            complete = ~self.masked_here.any(1) & ~written
+            columns = (x[complete].tolist() for x in (tokens, steps, logprobs))
+            for i, *block in zip(complete.nonzero().squeeze(1).tolist(), *columns, strict=True):
+                self.sequences[i].take_block(*block, spec, params.max_response_tokens)
+        if written.any():
+            self._open_blocks(written, spec)
+        return sorted((s for s in self.sequences if s.finish_reason is not None), key=lambda s: s.number)
+
+    def _look(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, steps and log-probs [N, B] as they are on the device, `masked_here` beside them: one copy in all."""
+        bits = self.logprobs.view(torch.int32)
+        tokens, steps, bits, masked = torch.stack([self.tokens, self.steps, bits, self.masked]).cpu()
+        self.masked_here = masked.bool()
+        return tokens, steps, bits.int().view(torch.float32)
+
+    def _open_blocks(self, written_here: Tensor, spec: ModelSpec) -> None:
+        for i in written_here.nonzero().squeeze(1).tolist():
             self.sequences[i].start += spec.block_size
         step = self.written[:, None]
         self.start = self.start + self.written.long() * spec.block_size
@@ -289,8 +318,10 @@ class _Active:
         self.tokens = self.tokens.masked_fill(step, spec.mask_token_id)
         self.steps = self.steps.masked_fill(step, 0)
         self.masked = self.masked | step
-        return [s for s in self.sequences if s.finish_reason is not None]
+        self.masked_here = self.masked_here | written_here[:, None]
 
-    def select(self, kept: list[int], index: Tensor) -> "_Active":
-        tensors = {k: v[index] for k, v in vars(self).items() if k != "sequences"}
-        return _Active([self.sequences[i] for i in kept], **tensors)
+    def select(self, kept: list[int]) -> "_Active":
+        index = torch.tensor(kept, dtype=torch.long)
+        there = index.to(self.tokens.device)
+        tensors = {k: v[index if k == "masked_here" else there] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return _Active([self.sequences[i] for i in kept], **tensors, admitted=self.admitted)
