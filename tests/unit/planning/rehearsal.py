@@ -23,6 +23,7 @@ from dirl.models import BlockDiffusionLM, SDARConfig, SDARMoeConfig, register_mo
 from dirl.models.policy import ScoringPlan
 from dirl.modules.layers import Checkpointing, recompute_layers
 from dirl.planning import ModelShape
+from dirl.planning.activations import Compute
 from dirl.types import DecodingParams, ModelSpec
 
 
@@ -166,3 +167,19 @@ def mesh_of(processes: int):
         yield mesh
     finally:
         dist.destroy_process_group()
+
+
+def kept_per_token(shape: ModelShape, compute: Compute, mode: Checkpointing, lengths: tuple[int, int]) -> float:
+    """Bytes that live between forward and backward, the weights and their copies left out."""
+    model = build(shape, torch.bfloat16 if compute == "fsdp_bf16" else torch.float32)
+    recompute_layers(model.model.layers, mode)
+    kept = []
+    for tokens in lengths:
+        live, args = LiveBytes(), row(tokens)
+        live.hold([*model.parameters(), args["input_ids"]])
+        with live, autocast(compute != "fp32"):
+            before = live.now
+            hidden = model.model(**args).last_hidden_state
+            kept.append(live.now - before)
+            del hidden
+    return (kept[1] - kept[0]) / (lengths[1] - lengths[0])

@@ -4,30 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.unit.planning.rehearsal import LiveBytes, autocast, build, fake_tensors, row
+from tests.unit.planning.rehearsal import LiveBytes, autocast, build, fake_tensors, kept_per_token, row
 
-from dirl.modules.layers import Checkpointing, recompute_layers
+from dirl.modules.layers import Checkpointing
 from dirl.planning import SHAPES, ModelShape
 from dirl.planning.activations import Compute, activation_bytes
 
 EXPERTS = ModelShape(128, 192, 2, 4, 2, 32, 64, False, 8, 4, 48)
 MIXED = ModelShape(128, 512, 4, 4, 2, 32, 64, False, 8, 2, 48, dense_layers=2)
-
-
-def kept_per_token(shape: ModelShape, compute: Compute, mode: Checkpointing, lengths: tuple[int, int]) -> float:
-    """Bytes that live between forward and backward, the weights and their copies left out."""
-    model = build(shape, torch.bfloat16 if compute == "fsdp_bf16" else torch.float32)
-    recompute_layers(model.model.layers, mode)
-    kept = []
-    for tokens in lengths:
-        live, args = LiveBytes(), row(tokens)
-        live.hold([*model.parameters(), args["input_ids"]])
-        with live, autocast(compute != "fp32"):
-            before = live.now
-            hidden = model.model(**args).last_hidden_state
-            kept.append(live.now - before)
-            del hidden
-    return (kept[1] - kept[0]) / (lengths[1] - lengths[0])
 
 
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.unit.planning.rehearsal import LiveBytes, Whole, autocast, build, fake_tensors, mesh_of, row
+from tests.unit.planning.rehearsal import LiveBytes, Whole, autocast, build, fake_tensors, kept_per_token, mesh_of, row
 from tests.unit.planning.test_planned_workload import trajectory
 from torch import Tensor, nn
 
@@ -36,31 +36,15 @@ def shallow(name: str, layers: int, vocab_size: int | None = None) -> ModelShape
     return replace(shape, num_hidden_layers=layers, dense_layers=layers, vocab_size=vocab_size or shape.vocab_size)
 
 
-def kept_per_token(shape: ModelShape, compute: Compute, mode: str, tokens: int = 4096) -> float:
-    """Bytes that live between forward and backward, the weights and their copies left out."""
-    kept = []
-    for length in (tokens, 2 * tokens):
-        with fake_tensors():
-            dtype = torch.bfloat16 if compute == "fsdp_bf16" else torch.float32
-            model = build(shape, dtype)
-            recompute_layers(model.model.layers, mode)
-            live, args = LiveBytes(), row(length)
-            live.hold([*model.parameters(), args["input_ids"]])
-            with live, autocast(compute != "fp32"):
-                before = live.now
-                hidden = model.model(**args).last_hidden_state
-                kept.append(live.now - before)
-                del hidden
-    return (kept[1] - kept[0]) / tokens
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
 @pytest.mark.parametrize("name", ["sdar-1.7b", "sdar-8b"])
 def test_kept_activations_are_exact(name: str, compute: Compute, mode: str) -> None:
     shape = shallow(name, 5, vocab_size=64)
     planned = activation_bytes(shape, compute, mode)
-    assert planned.kept + planned.once == pytest.approx(kept_per_token(shape, compute, mode), rel=1e-3)
+    with fake_tensors():
+        kept = kept_per_token(shape, compute, mode, (4096, 8192))
+    assert planned.kept + planned.once == pytest.approx(kept, rel=1e-3)
 
 
 @pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
