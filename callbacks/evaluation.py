@@ -34,6 +34,8 @@ class Evaluate(L.Callback):
         self.decoding, self.samples = decoding, samples
         self.every_n_epochs, self.at_start = every_n_epochs, at_start
         self.history: list[dict[str, float]] = []
+        self.evaluated = -1
+        """Epochs that were done at the last evaluation."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
@@ -45,16 +47,22 @@ class Evaluate(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.at_start and trainer.global_step == 0:
-            self._run(trainer, pl_module)
+            self._run_once(trainer, pl_module, trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
         if last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._run_once(trainer, pl_module, trainer.current_epoch + 1)
+
+    def _run_once(self, trainer: L.Trainer, pl_module: L.LightningModule, epochs: int) -> None:
+        """Not again where a run was resumed in the very hook in which it had evaluated."""
+        if epochs > self.evaluated:
             self._run(trainer, pl_module)
+            self.evaluated = epochs
 
     def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rollout = next(c for c in trainer.callbacks if isinstance(c, Rollout))
-        rollout.ahead.wait()
+        trainer.datamodule.ahead.wait()
         row = {"step": float(trainer.global_step)}
         pl_module.before_rollout()
         try:
@@ -94,7 +102,7 @@ class Evaluate(L.Callback):
         return result.metrics
 
     def state_dict(self) -> dict:
-        return {"history": self.history}
+        return {"history": self.history, "evaluated": self.evaluated}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.history = state_dict["history"]
+        self.history, self.evaluated = state_dict["history"], state_dict["evaluated"]

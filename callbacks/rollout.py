@@ -85,7 +85,7 @@ class Rollout(L.Callback):
         if stage != "fit":
             return
         self._check_overlap(pl_module)
-        self.ahead = CollectionAhead()
+        trainer.datamodule.ahead = CollectionAhead()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
         self.engine.setup(description.config, description.tokenizer, description.spec, device)
@@ -109,21 +109,18 @@ class Rollout(L.Callback):
         if trainer.datamodule.buffer.epoch != trainer.current_epoch:
             self.regenerate(trainer, pl_module)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
-        # A run resumed from the last step of an epoch enters the next one without on_train_epoch_start.
-        trainer.datamodule.buffer.refill = lambda epoch: self.regenerate(trainer, pl_module)
-
     def regenerate(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
         """One rollout: push, generate, score, cut into steps, score by the old policy, fill the buffer."""
         data: RLDataModule = trainer.datamodule
         pl_module.before_rollout()
         try:
-            collection, times = self._next_collection(trainer, pl_module)
-            data.surplus = collection.surplus
-            started = time.perf_counter()
-            steps = self._steps(collection, pl_module, data)
-            data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
-            times["score_s"] = time.perf_counter() - started
+            with data.making_rollout():
+                collection, times = self._next_collection(trainer, pl_module)
+                data.surplus = collection.surplus
+                started = time.perf_counter()
+                steps = self._steps(collection, pl_module, data)
+                data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
+                times["score_s"] = time.perf_counter() - started
         finally:
             pl_module.after_rollout()
         self.pending = self._values(trainer, pl_module, collection, times)
@@ -147,10 +144,8 @@ class Rollout(L.Callback):
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
         push_s = 0.0
-        if data.resume_point is None:
-            data.resume_point = data.stream.state_dict()
         with self.engines_lost_together(trainer, pl_module):
-            collection = self.ahead.take(epoch)
+            collection = data.ahead.take(epoch)
         if collection is None:
             with self.engines_lost_together(trainer, pl_module):
                 push_s += push_weights(self.engine, trainer, pl_module)
@@ -159,10 +154,9 @@ class Rollout(L.Callback):
         if self.overlap and epoch + 1 != trainer.max_epochs:
             with self.engines_lost_together(trainer, pl_module):
                 push_s += push_weights(self.engine, trainer, pl_module)
-            data.resume_point = data.stream.state_dict()
-            self.ahead.start(epoch + 1, lambda go_on: self._collect(trainer, pl_module, epoch + 1, go_on))
+            begun_at = data.stream.state_dict()
+            data.ahead.start(epoch + 1, lambda go_on: self._collect(trainer, pl_module, epoch + 1, go_on), begun_at)
         else:
-            data.resume_point = None
             self.engine.rest()
         return collection, {"push_s": push_s, "rollout_s": waited}
 
@@ -207,10 +201,6 @@ class Rollout(L.Callback):
         if pl_module.sum_over_ranks(torch.tensor(float(lost is not None))) == 0:
             return
         pl_module.after_rollout()
-        epochs = trainer.fit_loop.epoch_progress.current
-        if epochs.started < epochs.ready:
-            # At the start of an epoch the last one's counts still stand; resumed with them, Lightning would skip it.
-            trainer.fit_loop.epoch_loop.batch_progress.reset_on_run()
         path = Path(trainer.default_root_dir) / "engines_lost.ckpt"
         trainer.save_checkpoint(path)
         reason = lost or "another process has lost its engines"
@@ -263,7 +253,7 @@ class Rollout(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.ahead.close()
+            trainer.datamodule.ahead.close()
         self.engine.close()
         self.scorer.close()
 

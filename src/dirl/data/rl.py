@@ -1,18 +1,25 @@
 """The RL DataModule: prompts in an endless seeded stream, and the buffer that the rollouts fill."""
 
-import dataclasses
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import lightning as L
 import torch.distributed
+from lightning.pytorch.utilities import rank_zero_info
 
+from dirl.checkpoints.settings import check_same
 from dirl.data.chat import FitCounts
-from dirl.data.prompts import PromptStream, load_prompts
+from dirl.data.prompts import PromptStream, load_prompts, prompts_digest
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
+from dirl.rl.ahead import CollectionAhead
 from dirl.rl.buffer import RolloutBuffer
-from dirl.types import Prompt, Trajectory, trajectory_from_dict
+from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
+from dirl.rl.redistribution import redistribute
+from dirl.types import Prompt, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +97,9 @@ class RLDataModule(L.LightningDataModule):
         self.val_prompts: list[Prompt] = []
         self.surplus: list[list[Trajectory]] = []
         """Groups that the last rollout made beyond the wanted number."""
-        self.resume_point: dict[str, Any] | None = None
-        """Where in the stream a rollout began that is not yet in the buffer: a resumed run makes it anew."""
+        self.ahead = CollectionAhead()
+        """The next epoch's rollout, with `Rollout.overlap`."""
+        self._before: tuple | None = None
 
     def setup(self, stage: str) -> None:
         check_sampler(self.trainer)
@@ -109,20 +117,49 @@ class RLDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         return StepLoader(self.buffer, len(self.buffer), steps_done(self.trainer))
 
+    @contextmanager
+    def making_rollout(self) -> Iterator[None]:
+        """A checkpoint written in here has the state from before: a resumed run makes the rollout anew.
+
+        So has one written after an error in here, which leaves the state as it was.
+        """
+        self._before = self._rollout_state()
+        yield
+        self._before = None
+
     def state_dict(self) -> dict[str, Any]:
         """Every rank's place in the stream, surplus and, in mid-epoch, buffer. All ranks call it, the first has it."""
-        used_up = steps_done(self.trainer)() >= len(self.buffer)
+        position = self.trainer.lightning_module.position
+        needed = self.buffer.epoch == position.epoch and self._before is None
+        stream, surplus, ahead = self._before or self._rollout_state()
         own = {
-            "stream": self.resume_point or self.stream.state_dict(),
-            "surplus": [[dataclasses.asdict(t) for t in group] for group in self.surplus],
-            "buffer": RolloutBuffer(1, 1).state_dict() if used_up else self.buffer.state_dict(),
+            "stream": stream,
+            "surplus": [trajectory_rows(group) for group in surplus],
+            "ahead": None if ahead is None else collection_state(ahead),
+            "buffer": (self.buffer if needed else RolloutBuffer(1, 1)).state_dict(),
         }
+        return {"settings": self.settings(), "ranks": self._gathered(own)}
+
+    def _rollout_state(self) -> tuple[dict[str, Any], list[list[Trajectory]], Collection | None]:
+        ahead, begun_at = self.ahead.snapshot()
+        return begun_at or self.stream.state_dict(), self.surplus, ahead
+
+    def _gathered(self, own: dict[str, Any]) -> list[Any]:
         if self.trainer.world_size == 1:
-            return {"ranks": [own]}
+            return [own]
         ranks: list[Any] = [None] * self.trainer.world_size
         first = self.trainer.is_global_zero
         torch.distributed.gather_object(own, ranks if first else None, group=self._host_group())
-        return {"ranks": ranks}
+        return ranks
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must have like the one before: the order of the prompts and the meaning of a step."""
+        names = ("prompts_per_rollout", "group_size", "steps_per_rollout", "passes", "seed")
+        return {name: getattr(self, name) for name in names} | {"train": self._train_digest}
+
+    @cached_property
+    def _train_digest(self) -> str:
+        return prompts_digest(self.stream.prompts)
 
     def _host_group(self) -> torch.distributed.ProcessGroup:
         """A gloo group: pickled rollouts need not pass through the GPUs."""
@@ -131,22 +168,17 @@ class RLDataModule(L.LightningDataModule):
         return self._gloo
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        ranks = state_dict["ranks"]
-        if len(ranks) != self.trainer.world_size:
-            raise ValueError(
-                f"the checkpoint holds the rollouts of {len(ranks)} processes, the run has {self.trainer.world_size}: "
-                f"resume with {len(ranks)}, or start a new run from the exported model"
-            )
+        check_same("data", state_dict["settings"], self.settings())
+        ranks, world_size = state_dict["ranks"], self.trainer.world_size
+        if len(ranks) != world_size:
+            rank_zero_info(f"rollouts of {len(ranks)} processes are given out to {world_size}")
+            ranks = redistribute(ranks, world_size)
         own = ranks[self.trainer.global_rank]
-        steps = len(own["buffer"]["steps"])
-        if steps not in (0, self.steps_per_rollout):
-            raise ValueError(
-                f"the checkpoint's rollout has {steps} optimizer steps, data.steps_per_rollout="
-                f"{self.steps_per_rollout}: resume with the checkpoint's number"
-            )
         self.stream.load_state_dict(own["stream"])
-        self.surplus = [[trajectory_from_dict(row) for row in group] for group in own["surplus"]]
+        self.surplus = [trajectories(rows) for rows in own["surplus"]]
         self.buffer.load_state_dict(own["buffer"])
+        if own["ahead"] is not None:
+            self.ahead.put(collection_from_state(own["ahead"]))
 
     def _check_sizes(self, available: int, world_size: int) -> None:
         if self.prompts_per_rollout % (world_size * self.steps_per_rollout):

@@ -1,16 +1,19 @@
 """The SFT DataModule: conversations to noised, packed optimizer steps."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch.multiprocessing
 from torch.utils.data import Dataset
 
+from dirl.checkpoints.settings import check_same
 from dirl.data.chat import Encoded, FitCounts
-from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
+from dirl.data.encoding import ConversationEncoder, examples_digest, keep_encoded, load_encoded
 from dirl.data.packing import empty_batch, pack
 from dirl.data.segments import conversation_segment
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
@@ -102,6 +105,23 @@ class SFTDataModule(L.LightningDataModule):
             torch.multiprocessing.set_sharing_strategy("file_system")
         on_gpu = self.trainer.strategy.root_device.type == "cuda"
         return StepLoader(steps, len(steps), steps_done(self.trainer), self.num_workers, pin_memory=on_gpu)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.settings()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "train" in self.examples:
+            check_same("data", state_dict, self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """What a resumed run must have like the one before: the order of the conversations, noise, size of a step."""
+        noise = dataclasses.asdict(self.noise)
+        values = {"global_batch_size": self.global_batch_size, "seed": self.seed, "noise": noise}
+        return values | {"train": self._train_digest}
+
+    @cached_property
+    def _train_digest(self) -> str:
+        return examples_digest(self.examples["train"])
 
     def val_dataloader(self) -> StepLoader | list:
         if self.val is None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 
-import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
+from dirl.checkpoints import Resumable
 from dirl.data.packing import empty_batch
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
@@ -38,7 +38,7 @@ from dirl.types import DecodingParams, ModelSpec, PackedBatch, StepBatch
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
-class BlockDiffusionModule(L.LightningModule):
+class BlockDiffusionModule(Resumable):
     """Wraps the dLLM for training.
 
     Args:
@@ -198,9 +198,11 @@ class BlockDiffusionModule(L.LightningModule):
                 self.manual_backward(loss)
             total += loss.detach()
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
+        self.update = "begun"
         optimizer.step()
         optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
         scheduler.step()
+        self.update = "made"
         shown = {
             "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
             "train/grad_norm": norm,
@@ -250,9 +252,11 @@ class BlockDiffusionModule(L.LightningModule):
             yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["block_size"] = self.spec.block_size
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get("block_size")
         if saved != self.spec.block_size:
             raise ValueError(

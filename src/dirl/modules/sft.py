@@ -14,6 +14,7 @@ class SFTModule(BlockDiffusionModule):
     """Cross-entropy on the masked response tokens, weighted by 1/t, per response token of the optimizer step."""
 
     def setup(self, stage: str) -> None:
+        super().setup(stage)
         self.nelbo = MeanMetric()
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:

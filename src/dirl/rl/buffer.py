@@ -4,7 +4,7 @@ A map-style dataset of fixed length: Lightning asks for the dataloader before an
 the length must not depend on what the rollout brings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -19,8 +19,6 @@ class RolloutBuffer(Dataset):
         self.steps_per_rollout, self.passes = steps_per_rollout, passes
         self.epoch: int | None = None
         self.steps: list[StepBatch] = []
-        self.refill: Callable[[int], None] | None = None
-        """Makes the rollout of an epoch and calls `fill`; used where a resumed trainer skips the start of an epoch."""
 
     def __len__(self) -> int:
         return self.steps_per_rollout * self.passes
@@ -28,11 +26,9 @@ class RolloutBuffer(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> StepBatch:
         epoch, step = key
         if self.epoch != epoch:
-            if self.refill is None:
-                raise RuntimeError(
-                    "the rollout buffer is empty: add the callback dirl.callbacks.Rollout to the trainer"
-                )
-            self.refill(epoch)
+            raise RuntimeError(
+                f"the rollout buffer is empty in epoch {epoch}: add the callback dirl.callbacks.Rollout to the trainer"
+            )
         return self.steps[step % self.steps_per_rollout]
 
     def fill(self, epoch: int, steps: Sequence[StepBatch]) -> None:

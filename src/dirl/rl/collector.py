@@ -7,13 +7,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from dirl.rewards import RewardSample, Scorer
 from dirl.rl.advantage import AdvantageMode, group_advantages, has_spread
 from dirl.rollout.engine import RolloutEngine, request_seed
-from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory, trajectory_from_dict
 
 log = logging.getLogger(__name__)
 
@@ -181,3 +182,32 @@ def reward_sample(
         max_response_tokens=params.max_response_tokens,
         block_size=spec.block_size,
     )
+
+
+def collection_state(collection: Collection) -> dict[str, Any]:
+    """As plain containers, for a checkpoint."""
+    return {
+        "groups": [trajectory_rows(group) for group in collection.groups],
+        "surplus": [trajectory_rows(group) for group in collection.surplus],
+        "sampled": trajectory_rows(collection.sampled),
+        "counts": dict(collection.counts),
+        "generate_s": collection.generate_s,
+        "reward_s": collection.reward_s,
+    }
+
+
+def collection_from_state(state: dict[str, Any]) -> Collection:
+    """The inverse of `collection_state`."""
+    groups, surplus = ([trajectories(rows) for rows in state[name]] for name in ("groups", "surplus"))
+    times = {name: state[name] for name in ("generate_s", "reward_s")}
+    return Collection(groups, surplus, trajectories(state["sampled"]), Counter(state["counts"]), **times)
+
+
+def trajectory_rows(group: Sequence[Trajectory]) -> list[dict[str, Any]]:
+    """Trajectories as plain containers."""
+    return [dict(vars(trajectory)) for trajectory in group]  # `asdict` would copy every token
+
+
+def trajectories(rows: Sequence[dict[str, Any]]) -> list[Trajectory]:
+    """The inverse of `trajectory_rows`."""
+    return [trajectory_from_dict(row) for row in rows]

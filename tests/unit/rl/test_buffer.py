@@ -111,7 +111,7 @@ def test_every_cut_keeps_all_groups_and_sizes_differ_by_at_most_one() -> None:
 def test_the_length_is_known_before_the_buffer_is_filled() -> None:
     buffer = RolloutBuffer(steps_per_rollout=3, passes=2)
     assert len(buffer) == 6
-    with pytest.raises(RuntimeError, match=r"empty: add the callback dirl\.callbacks\.Rollout"):
+    with pytest.raises(RuntimeError, match=r"empty in epoch 0: add the callback dirl\.callbacks\.Rollout"):
         buffer[0, 0]
 
 
@@ -122,15 +122,11 @@ def test_each_pass_goes_through_the_same_steps() -> None:
     assert [buffer[7, i] is steps[i % 2] for i in range(4)] == [True] * 4
 
 
-def test_a_step_of_another_epoch_has_that_epochs_rollout_made_first() -> None:
+def test_a_step_of_another_epoch_is_an_error() -> None:
     buffer = RolloutBuffer(2, 1)
     buffer.fill(0, [step(), step()])
-    later = [step("constant"), step()]
-    made = []
-    buffer.refill = lambda epoch: (made.append(epoch), buffer.fill(epoch, later))
-    assert buffer[1, 1] is later[1]
-    assert buffer[1, 0] is later[0]
-    assert made == [1]
+    with pytest.raises(RuntimeError, match=r"empty in epoch 1: add the callback dirl\.callbacks\.Rollout"):
+        buffer[1, 0]
 
 
 def test_a_rollout_of_another_number_of_steps_is_refused() -> None:

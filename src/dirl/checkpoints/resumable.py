@@ -1,0 +1,53 @@
+"""A LightningModule whose checkpoints can be written in any hook, and resumed from any number of times."""
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+import lightning as L
+
+from dirl.checkpoints.loops import use_loops
+from dirl.checkpoints.position import Position, loop_state, position_of
+
+KEY = "dirl"
+
+
+class Resumable(L.LightningModule):
+    """Counts in a checkpoint are those of the place where it was written, see `dirl.checkpoints.position`.
+
+    A training step says how far it is with `update`, so that a checkpoint of a run that fails within it is right too.
+    """
+
+    update: Literal["none", "begun", "made"] = "none"
+    """The update of the weights (and of their schedule) in the batch under way."""
+    _validated_at = 0
+    _epochs_ended = 0
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            use_loops(self.trainer)
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        self.update = "none"
+
+    def on_validation_epoch_end(self) -> None:
+        self._validated_at = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+
+    def on_train_epoch_end(self) -> None:
+        self._epochs_ended = self.trainer.fit_loop.epoch_progress.current.processed
+
+    @property
+    def position(self) -> Position:
+        """The place from which a checkpoint written now goes on."""
+        return position_of(self.trainer, self.update == "made", self._validated_at, self._epochs_ended)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        torn = self.update == "begun" and batches.started > batches.processed
+        position = self.position
+        checkpoint[KEY] = {"position": asdict(position), "torn": torn}
+        checkpoint["loops"]["fit_loop"] = loop_state(position)
+        checkpoint["epoch"], checkpoint["global_step"] = position.epoch, position.optimizer_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        position = Position(**checkpoint[KEY]["position"])
+        self._validated_at = position.batches if position.validated else 0

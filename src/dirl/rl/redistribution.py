@@ -1,0 +1,80 @@
+"""What the processes of a run hold of a rollout, given out anew to another number of them: nothing lost, nothing twice.
+
+The state of one process is a dict of plain containers, see `dirl.data.rl.RLDataModule.state_dict`:
+`stream` (its place in the order of the prompts), `surplus` (groups), `ahead` (the next rollout) and `buffer` (steps).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+State = dict[str, Any]
+_NOTHING = object()
+
+
+def redistribute(states: Sequence[State], world_size: int) -> list[State]:
+    """The states of `world_size` processes from those of any number. Prompts keep their order, steps their contents."""
+    return [
+        {"stream": stream, "surplus": surplus, "ahead": ahead, "buffer": buffer}
+        for stream, surplus, ahead, buffer in zip(
+            _streams([s["stream"] for s in states], world_size),
+            deal([s["surplus"] for s in states], world_size),
+            _collections([s["ahead"] for s in states], world_size),
+            _buffers([s["buffer"] for s in states], world_size),
+            strict=True,
+        )
+    ]
+
+
+def deal(held: Sequence[Sequence[T]], world_size: int) -> list[list[T]]:
+    """Items in the order in which processes that take turns made them, to others that take turns."""
+    turns = chain.from_iterable(zip_longest(*held, fillvalue=_NOTHING))
+    items = [item for item in turns if item is not _NOTHING]
+    return [items[rank::world_size] for rank in range(world_size)]
+
+
+def _streams(streams: Sequence[State], world_size: int) -> list[State]:
+    """Processes need not have taken equally many: what lies behind the first that is left, and is taken, is skipped."""
+    first = min(stream["place"] for stream in streams)
+    taken = set(chain.from_iterable(stream["skip"] for stream in streams))
+    for stream in streams:
+        own = stream["place"]  # it has looked at every `len(streams)`-th place before this one
+        taken.update(range(own - (own - first) // len(streams) * len(streams), own, len(streams)))
+    return [
+        {
+            "place": first + rank,
+            "skip": sorted(place for place in taken if place >= first and (place - first) % world_size == rank),
+        }
+        for rank in range(world_size)
+    ]
+
+
+def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
+    """The micro-batches of each step; divisors and counts are sums over the processes."""
+    dealt: list[list[State]] = [[] for _ in range(world_size)]
+    for parts in zip(*(buffer["steps"] for buffer in buffers), strict=True):
+        shares = [deal([[part[name]] for part in parts], world_size) for name in ("loss_divisor", "sequences")]
+        rows = deal([part["micro_batches"] for part in parts], world_size)
+        for rank, (divisors, sequences) in enumerate(zip(*shares, strict=True)):
+            step = {"loss_divisor": float(sum(divisors)), "sequences": sum(sequences)}
+            dealt[rank].append({"micro_batches": rows[rank], **step})
+    (epoch,) = {buffer["epoch"] for buffer in buffers}
+    return [{"epoch": epoch, "steps": steps} for steps in dealt]
+
+
+def _collections(collections: Sequence[State | None], world_size: int) -> list[State | None]:
+    """A rollout made ahead. Its counts go to the first process: they are summed over all when they are logged."""
+    if None in collections:
+        assert not any(collections), "some processes have made a rollout ahead, others not"
+        return [None] * world_size
+    groups = deal([c["groups"] for c in collections], world_size)
+    surplus = deal([c["surplus"] for c in collections], world_size)
+    sampled = deal([c["sampled"] for c in collections], world_size)
+    counts = dict(sum((Counter(c["counts"]) for c in collections), Counter()))
+    times = {name: max(c[name] for c in collections) for name in ("generate_s", "reward_s")}
+    return [
+        {"groups": g, "surplus": left, "sampled": every, "counts": {} if rank else counts, **times}
+        for rank, (g, left, every) in enumerate(zip(groups, surplus, sampled, strict=True))
+    ]

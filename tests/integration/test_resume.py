@@ -1,0 +1,107 @@
+"""Chains of resumes of whole runs: what a resumed run writes is what the run in one go writes, to the bit."""
+
+from pathlib import Path
+
+import pytest
+from tests.integration.identity import assert_identical, checkpoint
+from tests.integration.test_runs import CONFIGS, fit, rl_args
+from tests.integration.toy import metrics, write_rl, write_sft
+
+SAVER = (
+    "trainer:\n  callbacks+:\n    - class_path: lightning.pytorch.callbacks.ModelCheckpoint\n"
+    '      init_args: {every_n_train_steps: 1, save_top_k: -1, filename: "{step}"}\n'
+)
+
+
+def sft_args(tmp_path: Path) -> list[object]:
+    """Four steps an epoch."""
+    saver = tmp_path / "saver.yaml"
+    saver.write_text(SAVER)
+    data = write_sft(tmp_path / "sft.jsonl", 32)
+    args = ["--config", CONFIGS / "debug" / "sft.yaml", "--config", saver, f"--data.init_args.train={data}"]
+    return [*args, f"--data.init_args.val={data}", "--model.init_args.optimizer.schedule=cosine"]
+
+
+def check_chain(whole: Path, args: list[object], points: list[int], last: int) -> None:
+    """Resume the run at one point after the other, each of what the one before wrote."""
+    before = whole
+    for number, step in enumerate(points):
+        resumed = whole.parent / f"{whole.name}-{points}-{number}"
+        fit(resumed, *args, f"--ckpt_path={checkpoint(before, step)}")
+        assert same_weights(whole, resumed)
+        if step < last:
+            assert metrics(resumed, "step")[-1] == last - 1
+            assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")[step:]
+            for later in range(step + 1, last + 1):
+                assert_identical(whole, resumed, later)
+        before = resumed
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    """A finished run that is resumed exports too."""
+    return (one / "model" / "model.safetensors").read_bytes() == (two / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("end", ["max_epochs=5", "max_steps=19"])
+def test_sft_resumed_again_and_again(tmp_path: Path, end: str) -> None:
+    args = [*sft_args(tmp_path), "--trainer.max_steps=-1", f"--trainer.{end}"]
+    args += ["--trainer.val_check_interval=2"] if "steps" in end else []
+    whole = fit(tmp_path / "whole", *args)
+    last = 20 if "epochs" in end else 19
+    check_chain(whole, args, [8, 14, 16], last)
+    check_chain(whole, args, [3, 12, last], last)
+
+
+def test_rl_resumed_again_and_again(tmp_path: Path) -> None:
+    """Four steps an epoch; an evaluation at the start and after every second epoch."""
+    evaluate = """    - class_path: dirl.callbacks.Evaluate
+      init_args: {decoding: {drawn: {max_response_tokens: 8}}, every_n_epochs: 2}
+"""
+    data = write_rl(tmp_path / "val.jsonl", 3)
+    args = [*rl_args(tmp_path, rollout="        oversample: 1.5\n" + evaluate), f"--data.init_args.val={data}"]
+    args += ["--data.init_args.passes=2", "--trainer.max_epochs=8", "--model.init_args.loss.clip_low=0.01"]
+    whole = fit(tmp_path / "whole", *args)
+    assert max(metrics(whole, "train/grad_norm")) > 0
+    check_chain(whole, args, [4, 12, 17], 32)
+    check_chain(whole, args, [16, 24, 32], 32)
+
+
+def test_an_overlapped_run_is_resumed_with_the_rollout_that_was_under_way(tmp_path: Path) -> None:
+    args = [*rl_args(tmp_path, rollout="        overlap: true"), "--model.init_args.loss.importance_cap=2"]
+    args += ["--trainer.max_epochs=4"]
+    whole = fit(tmp_path / "whole", *args)
+    check_chain(whole, args, [1, 2, 5], 8)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("seed=1", r"data\.seed was 0, is 1"),
+        ("group_size=2", r"data\.group_size was 4, is 2"),
+        ("passes=2", r"data\.passes was 1, is 2"),
+        ("train=OTHER", r"data\.train was '\w+', is '\w+'"),
+    ],
+)
+def test_settings_that_would_change_the_run_in_silence_are_refused(
+    tmp_path: Path, option: str, message: str, finished: Path
+) -> None:
+    other = write_rl(tmp_path / "other.jsonl", 17)
+    args = [*rl_args(finished), f"--data.init_args.{option.replace('OTHER', str(other))}"]
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path / "run", *args, f"--ckpt_path={checkpoint(finished / 'run', 1)}")
+
+
+def test_another_batch_of_sft_is_refused(tmp_path: Path) -> None:
+    args = sft_args(tmp_path)
+    fit(tmp_path / "run", *args)
+    with pytest.raises(ValueError, match=r"data\.global_batch_size was 8, is 4; data\.noise was .*'t_min': 0\.001"):
+        options = ["--data.init_args.global_batch_size=4", "--data.init_args.noise={t_min: 0.2}"]
+        fit(tmp_path / "other", *args, *options, f"--ckpt_path={checkpoint(tmp_path / 'run', 2)}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished RL run in `run`."""
+    folder = tmp_path_factory.mktemp("finished")
+    fit(folder / "run", *rl_args(folder))
+    return folder

@@ -1,0 +1,98 @@
+"""Rollouts that go to another number of processes: nothing lost, nothing twice, in the order that one process has."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dirl.data.prompts import PromptStream
+from dirl.rl.redistribution import deal, redistribute
+from dirl.types import Prompt
+
+PROMPTS = [Prompt(str(i), (i,), str(i), str(i)) for i in range(7)]
+
+
+def state(stream: dict, **held: object) -> dict:
+    buffer = {"epoch": 3, "steps": []}
+    return {"stream": stream, "surplus": [], "ahead": None, "buffer": buffer} | held
+
+
+def streams(states: list[dict]) -> list[PromptStream]:
+    made = [PromptStream(PROMPTS, 5, rank, len(states)) for rank in range(len(states))]
+    for stream, saved in zip(made, states, strict=True):
+        stream.load_state_dict(saved["stream"])
+    return made
+
+
+@pytest.mark.property
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_no_prompt_is_lost_or_taken_twice_whatever_each_process_took(phases: list[list[int]]) -> None:
+    """Each phase is a run of so many processes, each of which takes so many prompts (refills differ by process)."""
+    states = [state(PromptStream(PROMPTS, 5).state_dict())]
+    taken: list[Prompt] = []
+    for takes in phases:
+        ranks = streams(redistribute(states, len(takes)))
+        for stream, count in zip(ranks, takes, strict=True):
+            taken += [next(stream) for _ in range(count)]
+        states = [state(stream.state_dict()) for stream in ranks]
+    (last,) = streams(redistribute(states, 1))
+    while last.skip:  # up to the furthest place that any process reached
+        taken.append(next(last))
+    alone = PromptStream(PROMPTS, 5)
+    order = [next(alone) for _ in taken]
+    assert Counter(taken) == Counter(order), "one process takes the same prompts"
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
+def test_processes_that_took_equally_many_go_on_in_the_order_of_one(before: int, after: int, takes: int) -> None:
+    alone = PromptStream(PROMPTS, 5)
+    order = [next(alone) for _ in range(before * takes + 3 * after)]
+    ranks = [PromptStream(PROMPTS, 5, rank, before) for rank in range(before)]
+    first = [next(stream) for _ in range(takes) for stream in ranks]
+    ranks = streams(redistribute([state(stream.state_dict()) for stream in ranks], after))
+    assert first + [next(stream) for _ in range(3) for stream in ranks] == order
+
+
+def test_groups_are_dealt_in_the_order_of_their_prompts() -> None:
+    assert deal([["p0", "p2", "p4"], ["p1", "p3"]], 3) == [["p0", "p3"], ["p1", "p4"], ["p2"]]
+    assert deal([["p0", "p3"], ["p1", "p4"], ["p2"]], 2) == [["p0", "p2", "p4"], ["p1", "p3"]]
+    assert deal([[], []], 2) == [[], []]
+
+
+def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
+    def held(*steps: tuple[list[str], float, int]) -> dict:
+        made = [{"micro_batches": rows, "loss_divisor": d, "sequences": n} for rows, d, n in steps]
+        return state({"place": 0, "skip": []}, buffer={"epoch": 3, "steps": made})
+
+    two = [held((["a", "c"], 5.0, 3), ([], 0.0, 0)), held((["b"], 2.0, 1), (["d"], 4.0, 2))]
+    two[1]["stream"]["place"] = 1
+    (one,) = redistribute(two, 1)
+    assert one["buffer"] == held((["a", "b", "c"], 7.0, 4), (["d"], 4.0, 2))["buffer"]
+    three = redistribute(two, 3)
+    assert [[step["micro_batches"] for step in rank["buffer"]["steps"]] for rank in three] == [
+        [["a"], ["d"]],
+        [["b"], []],
+        [["c"], []],
+    ]
+    for step, (divisor, sequences) in enumerate([(7.0, 4), (4.0, 2)]):
+        parts = [rank["buffer"]["steps"][step] for rank in three]
+        assert sum(p["loss_divisor"] for p in parts) == divisor
+        assert sum(p["sequences"] for p in parts) == sequences
+
+
+def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> None:
+    def ahead(groups: list[str], dropped: int, seconds: float) -> dict:
+        counts = {"dropped_uniform": dropped}
+        times = {"generate_s": seconds, "reward_s": 0.0}
+        return {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, **times}
+
+    states = [
+        state({"place": 4, "skip": []}, ahead=ahead(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]),
+        state({"place": 5, "skip": []}, ahead=ahead(["p1", "p3"], 2, 3.0), surplus=["s1"]),
+    ]
+    (one,) = redistribute(states, 1)
+    assert (one["ahead"], one["surplus"]) == (ahead(["p0", "p1", "p2", "p3"], 3, 3.0), ["s0", "s1", "s2"])
+    four = redistribute(states, 4)
+    assert [rank["ahead"]["groups"] for rank in four] == [["p0"], ["p1"], ["p2"], ["p3"]]
+    assert [rank["ahead"]["counts"] for rank in four] == [{"dropped_uniform": 3}, {}, {}, {}]
