@@ -5,26 +5,47 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from dirl.models import save_model
+from dirl.models import export_model
+from dirl.models.export import ExportDtype
+from dirl.models.folder import check_replaceable
+from dirl.models.weight_writer import check_size
 from dirl.modules.base import BlockDiffusionModule
 
 
 class Export(L.Callback):
     """Writes weights (safetensors), tokenizer and config with block size and mask token when training ends.
 
+    The folder is read by transformers 4.57 and 5, by LMDeploy and by this package. It is put in its place whole, so
+    that a crash leaves what lay there before. With `fast_dev_run` nothing is written.
+
     Args:
         folder: where to; relative to `trainer.default_root_dir`.
         every_n_steps: also write `FOLDER-stepN` while training; None: only at the end.
+        dtype: of the stored weights; `source`: as the model that training began from was stored.
+        max_shard_size: of a file of weights; a larger model is written as several.
     """
 
-    def __init__(self, folder: str = "model", every_n_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str = "model",
+        every_n_steps: int | None = None,
+        dtype: ExportDtype = "source",
+        max_shard_size: str = "5GB",
+    ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"export.every_n_steps={every_n_steps}: use at least 1, or null")
-        self.folder, self.every_n_steps = folder, every_n_steps
+        check_size(max_shard_size, "export.max_shard_size")
+        self.folder, self.every_n_steps, self.dtype, self.max_shard_size = folder, every_n_steps, dtype, max_shard_size
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        path = Path(trainer.default_root_dir) / self.folder
-        if stage == "fit" and path.exists():
+        if stage != "fit" or trainer.fast_dev_run:
+            return
+        root = Path(trainer.default_root_dir).resolve()
+        path = (root / self.folder).resolve()
+        if root.is_relative_to(path):
+            raise ValueError(f"export.folder={self.folder!r} is the folder of the run itself: name one for the model")
+        check_replaceable(path)
+        if path.exists():
             rank_zero_warn(f"{path} exists and will be overwritten when training ends; move it, or name another folder")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
@@ -36,13 +57,21 @@ class Export(L.Callback):
         self.write(trainer, pl_module, self.folder)
 
     def write(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, folder: str) -> None:
-        """Gather the weights on all ranks, write on the first."""
+        """Gather the weights on all ranks, write on the first; where that fails, all end."""
+        if trainer.fast_dev_run:
+            return
         path = Path(trainer.default_root_dir) / folder
-        weights = {}
-        for name, value in pl_module.full_weights():
+        weights = pl_module.full_weights()
+        written = False
+        try:
             if trainer.is_global_zero:
-                weights[name] = value.cpu()
-        if trainer.is_global_zero:
-            save_model(path, pl_module.model.backbone, pl_module.description.tokenizer, weights)
-            rank_zero_info(f"model written to {path}")
-        trainer.strategy.barrier()
+                shapes = {name: value.shape for name, value in pl_module.model.backbone.named_parameters()}
+                export_model(path, pl_module.description, weights, shapes, self.dtype, self.max_shard_size)
+                rank_zero_info(f"model written to {path}")
+            written = True
+        finally:
+            for _ in weights:
+                pass  # the others gather all of them, whatever happened here
+            elsewhere = trainer.strategy.broadcast(written)
+        if not elsewhere:
+            raise RuntimeError(f"the first process could not write the model to {path}; it says why")

@@ -1,8 +1,9 @@
 """The model: transformers' Qwen3 backbone under a block mask, scored at chosen positions."""
 
+from dirl.models.export import export_model, save_model
 from dirl.models.policy import BlockDiffusionLM, Scores
 from dirl.models.sdar import SDARConfig, SDARForCausalLM, SDARMoeConfig, SDARMoeForCausalLM, register_models
-from dirl.models.source import ModelDescription, ModelSource, NewModel, PretrainedModel, save_model
+from dirl.models.source import ModelDescription, ModelSource, NewModel, PretrainedModel
 
 __all__ = [
     "BlockDiffusionLM",
@@ -15,6 +16,7 @@ __all__ = [
     "SDARMoeConfig",
     "SDARMoeForCausalLM",
     "Scores",
+    "export_model",
     "register_models",
     "save_model",
 ]

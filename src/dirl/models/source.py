@@ -3,7 +3,8 @@
 import logging
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +21,11 @@ from transformers import (
 
 from dirl.attention import ATTENTION_NAME
 from dirl.models.experts import Experts, choose_experts
+from dirl.models.model_files import files_to_carry
 from dirl.models.sdar import SDARConfig, register_models
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
-from dirl.models.weight_files import WeightFiles, holds_weight_files
+from dirl.models.weight_files import WeightFiles, holds_weight_files, stored_dtype
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -37,8 +39,11 @@ class ModelDescription:
     """All there is to know of a model before its weights are read."""
 
     config: PreTrainedConfig
+    """Its dtype is that of the stored weights, whatever they are loaded as."""
     tokenizer: PreTrainedTokenizerBase
     spec: ModelSpec
+    carried: Mapping[str, bytes] = field(default_factory=dict)
+    """Files of the source, by name, that go with every export as they are."""
 
 
 class ModelSource(ABC):
@@ -99,7 +104,9 @@ class PretrainedModel(ModelSource):
         choose_experts(config, self.experts, self.path)
         tokenizer = AutoTokenizer.from_pretrained(path)
         spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)
-        return ModelDescription(config, tokenizer, spec)
+        if config.dtype is None:
+            config.dtype = stored_dtype(Path(path))
+        return ModelDescription(config, tokenizer, spec, files_to_carry(path, config))
 
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         model, loading = AutoModelForCausalLM.from_pretrained(
@@ -199,33 +206,16 @@ class NewModel(ModelSource):
             return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME)
 
 
-def save_model(
-    folder: str | Path,
-    backbone: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    state_dict: dict[str, torch.Tensor] | None = None,
-) -> None:
-    """Write a Hugging Face folder: safetensors, tokenizer, config with block_size and mask_token_id.
-
-    Args:
-        state_dict: the backbone's full weights where its own parameters are sharded.
-    """
-    config = backbone.config
-    if hasattr(config, "auto_map"):  # it names remote code that is not part of this folder
-        del config.auto_map
-    backbone.save_pretrained(folder, state_dict=state_dict)
-    tokenizer.save_pretrained(folder)
-
-
 def resolve_spec(
     config: object,
     tokenizer: PreTrainedTokenizerBase,
     block_size: int | None,
     mask_token: str | int | None,
-    stop_tokens: list[str],
+    stop_tokens: Sequence[str | int],
 ) -> ModelSpec:
-    """The one spec of this model; writes block_size and mask_token_id into its config, so that they are saved."""
+    """The one spec of this model; writes block size, mask token and stop tokens into its config: they are saved."""
     configured_mask = mask_token if mask_token is not None else getattr(config, "mask_token_id", None)
+    stop_tokens = [*stop_tokens, *(getattr(config, "stop_token_ids", None) or [])]
     check_tokenizer(tokenizer, configured_mask, stop_tokens)
     known = getattr(config, "block_size", None)
     if block_size is not None and known is not None and block_size != known:
@@ -245,6 +235,7 @@ def resolve_spec(
         )
     config.block_size, config.mask_token_id = size, mask_id
     stops = stop_token_ids(tokenizer, stop_tokens)
+    config.stop_token_ids = list(stops)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
     return ModelSpec(size, mask_id, stops, pad, config.vocab_size)
 

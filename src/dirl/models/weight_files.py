@@ -3,9 +3,10 @@
 A process that keeps a shard of the model then never holds more of it than the layer at hand.
 """
 
+import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -75,12 +76,36 @@ class WeightFiles:
 _EXPERTS = re.compile(r"(?P<layer>.*\.mlp\.experts)\.(?P<kind>gate_up_proj|down_proj)")
 
 
+def one_expert_each(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Experts that transformers keeps together, [E, 2I, D] and [E, D, I], as views under the names of checkpoints."""
+    for name, value in weights:
+        owner, _, kind = name.rpartition(".")
+        if not owner.endswith(".experts"):
+            yield name, value
+            continue
+        for index, expert in enumerate(value):
+            parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
+            for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
+                yield f"{owner}.{index}.{part}.weight", matrix
+
+
 def holds_weight_files(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (SINGLE, INDEX))
 
 
+def stored_dtype(folder: Path) -> torch.dtype:
+    """What the weights of a folder are stored as, by the first of them; float32 where it has no such files."""
+    if not holds_weight_files(folder):
+        return torch.float32
+    file_of = _file_of(folder)
+    name = min(file_of)
+    with safe_open(folder / file_of[name], "pt", device="cpu") as file:
+        return file.get_slice(name)[:1].dtype
+
+
 def empty_backbone(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The backbone with its weights on the meta device, its few buffers on the host."""
+    config = copy.deepcopy(config)  # the dtype is written into it
     with torch.device("meta"):
         backbone = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION_NAME)
     with torch.device("cpu"):

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models import register_models
+from dirl.models.weight_files import one_expert_each
 from dirl.rollout.engine import EnginesLostError, RolloutEngine
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
 from dirl.rollout.lmdeploy_logging import warnings_alone
-from dirl.rollout.lmdeploy_model import one_expert_each, weight_shapes, write_model_folder
+from dirl.rollout.lmdeploy_model import weight_shapes, write_model_folder
 from dirl.rollout.loop_thread import LoopThread, Turn
 from dirl.rollout.weight_transfer import buckets
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory

@@ -1,11 +1,9 @@
 """A transformers model as LMDeploy wants it: the folder it starts from, and the names of its weights."""
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 
@@ -25,16 +23,3 @@ def write_model_folder(folder: Path, config: PreTrainedConfig, tokenizer: PreTra
     values.setdefault("sliding_window", None)
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     tokenizer.save_pretrained(folder)
-
-
-def one_expert_each(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Experts that transformers keeps together, [E, 2I, D] and [E, D, I], as views under the names of checkpoints."""
-    for name, value in weights:
-        owner, _, kind = name.rpartition(".")
-        if not owner.endswith(".experts"):
-            yield name, value
-            continue
-        for index, expert in enumerate(value):
-            parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
-            for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
-                yield f"{owner}.{index}.{part}.weight", matrix

@@ -13,9 +13,10 @@ from tests.tiny import TinyModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from dirl.models import SDARConfig, SDARMoeConfig, register_models
+from dirl.models.weight_files import one_expert_each
 from dirl.rollout import LMDeployEngine
 from dirl.rollout.lmdeploy_engine import trajectory
-from dirl.rollout.lmdeploy_model import one_expert_each, weight_shapes, write_model_folder
+from dirl.rollout.lmdeploy_model import weight_shapes, write_model_folder
 from dirl.rollout.loop_thread import LoopThread
 from dirl.types import GenerationRequest, ModelSpec
 

@@ -1,0 +1,81 @@
+"""Weights to safetensors files, a file at a time: what is gathered or read goes to disk before more of it comes."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dirl.models.weight_files import INDEX, one_expert_each
+
+MAX_SHARD = "5GB"
+
+
+def write_weights(
+    folder: Path,
+    weights: Iterable[tuple[str, Tensor]],
+    shapes: Mapping[str, torch.Size],
+    dtype: torch.dtype,
+    max_shard_size: str | int = MAX_SHARD,
+) -> None:
+    """Write a model's weights into a folder that has none; what is on the host at a time is one file's worth.
+
+    Args:
+        weights: by transformers name, in the order of `shapes`; the experts of a layer together, stored one by one.
+        shapes: of all of them.
+        dtype: of what is stored.
+
+    Raises:
+        ValueError: a weight is not finite, after the cast.
+        OSError: the disk is full, or the like.
+    """
+    empty = ((name, torch.empty(shape, dtype=dtype, device="meta")) for name, shape in shapes.items())
+    planned = split_state_dict_into_shards_factory(
+        dict(one_expert_each(empty)),
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    waiting: dict[str, dict[str, Tensor]] = {file: {} for file in planned.filename_to_tensors}
+    for name, value in one_expert_each(weights):
+        file = planned.tensor_to_filename[name]
+        waiting[file][name] = _alone(finite(name, value.detach().to(dtype)).cpu().contiguous())
+        if len(waiting[file]) == len(planned.filename_to_tensors[file]):
+            _save(waiting.pop(file), folder / file)
+    assert not waiting, f"weights that never came: {list(waiting)}"
+    if planned.is_sharded:
+        index = {"metadata": planned.metadata, "weight_map": planned.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_size(size: str, name: str) -> None:
+    """Raise ValueError unless it is a size as huggingface_hub reads it."""
+    if not re.fullmatch(r"[1-9]\d*[KMGT]B", size):
+        raise ValueError(f"{name}={size!r}: write a whole number and its unit, e.g. 5GB or 500MB")
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """The value; ValueError if a number in it is not finite."""
+    if not value.isfinite().all():
+        raise ValueError(
+            f"weight {name} holds numbers that are not finite ({int((~value.isfinite()).sum())} of {value.numel()}): "
+            "such a model is not written; go back to an earlier checkpoint"
+        )
+    return value
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+
+
+def _alone(value: Tensor) -> Tensor:
+    """The value without the larger tensor that it may be a view of, which would stay in memory with it."""
+    return value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
