@@ -4,7 +4,7 @@ Nothing here imports torch: worker processes load this package and must start qu
 """
 
 from dirl.rewards.accuracy import Accuracy, BinaryAccuracy, ExactAnswer
-from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.evaluate import RewardError
 from dirl.rewards.format import Boxed, Format, ThinkFormat
 from dirl.rewards.length import Cosine, Length, SoftOverlong
@@ -21,6 +21,7 @@ __all__ = [
     "Countdown",
     "ExactAnswer",
     "Format",
+    "Incomparable",
     "Length",
     "Repetition",
     "Reward",

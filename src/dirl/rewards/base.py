@@ -36,11 +36,16 @@ class RewardSample:
         return self.response_length >= self.max_response_tokens
 
 
+class Incomparable(float):
+    """A reward whose answer could not be compared with the truth: the value of a wrong one, and it is counted."""
+
+
 class Reward(ABC):
     """A number for one response; subclass it and name the class by `class_path` in a config.
 
     An instance is sent to worker processes, so it must be picklable and its class must live in an
-    importable module. Whatever `__call__` raises is an error of the run (or a lost group), never a 0.
+    importable module. Whatever `__call__` raises is an error of the run (or a lost group), never a 0; an answer
+    that cannot be compared is no error but an `Incomparable` value.
 
     Args:
         weight: factor of this reward in the total.
@@ -49,6 +54,10 @@ class Reward(ABC):
 
     in_process: ClassVar[bool] = False
     """True only for cheap pure functions: they run inline, without a time limit, others in a worker process."""
+    judges: ClassVar[bool] = False
+    """True if it is above 0 exactly for correct responses: accuracies and dynamic sampling then look at it."""
+    cpu_limit_s: ClassVar[float | None] = None
+    """Seconds of processor time in a worker, after which its answer counts as incomparable; None: no such limit."""
 
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         if not math.isfinite(weight):
@@ -59,6 +68,10 @@ class Reward(ABC):
     def prepare(self) -> None:
         """Import or load what is slow; runs once in each process, before and outside the time limit."""
         return
+
+    def if_incomparable(self, sample: RewardSample) -> float | None:
+        """The value if `__call__` comes to no end or ends its process twice; None: then that is an error."""
+        return None
 
     @abstractmethod
     def __call__(self, sample: RewardSample) -> float:

@@ -3,7 +3,7 @@
 import math
 import numbers
 
-from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.base import Incomparable, Reward, RewardSample
 
 SHOWN = 300
 """Characters of question and response that an error shows."""
@@ -28,11 +28,11 @@ class RewardError(RuntimeError):
 
 
 def evaluate(reward: Reward, sample: RewardSample) -> float:
-    """The reward as a float; ValueError unless it is a finite number."""
+    """The reward as a float, or as the `Incomparable` that it is; ValueError unless it is a finite number."""
     value = reward(sample)
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"it returned {value!r} ({type(value).__name__}); a reward must be a finite number")
-    return float(value)
+    return value if isinstance(value, Incomparable) else float(value)
 
 
 def summary(error: BaseException) -> str:

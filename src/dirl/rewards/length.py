@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from dirl.rewards.accuracy import MathReward
 from dirl.rewards.base import Reward, RewardSample
-from dirl.rewards.math_answers import is_correct
 
 
 class Cosine(MathReward):
@@ -15,11 +14,11 @@ class Cosine(MathReward):
     one loses less the more it has tried.
     """
 
-    def __call__(self, sample: RewardSample) -> float:
+    def value(self, sample: RewardSample, correct: bool) -> float:
         if sample.cut:
             return -0.5
         progress = half_cosine(sample.response_length / sample.max_response_tokens)
-        return 1.0 - 0.5 * progress if is_correct(sample) else -0.5 + 0.5 * progress
+        return 1.0 - 0.5 * progress if correct else -0.5 + 0.5 * progress
 
 
 class SoftOverlong(Reward):

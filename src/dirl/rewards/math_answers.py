@@ -1,35 +1,55 @@
-r"""Finding the final answer of a response and deciding whether it equals the ground truth.
+r"""Finding the final answer of a response and the ground truth, and the verdict on the two.
 
-The answer is the last `\boxed{...}` whose braces balance. Equal strings are equal answers; anything else
-is left to math-verify, which parses both to sympy expressions (`0.5` equals `\frac{1}{2}`).
+The answer is the last `\boxed{...}` whose braces balance; boxes that a response lists (`\boxed{1} and \boxed{2}`) are
+one answer too. A ground truth of several boxes holds all of them; one in GSM8K's form is what follows `####`.
 """
 
-import logging
 import re
-from collections.abc import Callable
-from functools import cache, lru_cache
 
 from dirl.rewards.base import RewardSample
+from dirl.rewards.verdict import Verdict
 
 _BRACES = re.compile(r"\\+boxed\s*\{|\\[\\{}]|[{}]")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_BETWEEN = re.compile(
+    r"[\s$.]*(?:\\[)\]])?\s*(?:,|;|and|or|\\text\s*\{\s*(?:and|or)\s*\}|,\s*(?:and|or))(?:\\quad|[\s$])*(?:\\[(\[])?"
+    r"\s*(?:[A-Za-z]\w{0,5}\s*=\s*)?"
+)
+_TAIL = " \t\n.,;:"
+
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    r"""Begin, end and stripped content of every complete `\boxed{...}`, in the order of their beginnings.
+
+    Of nested boxes only the inner ones are given. A box that is never closed is none.
+    """
+    open_braces: list[tuple[int | None, int]] = []
+    found: list[tuple[int, int, str]] = []
+    for brace in _BRACES.finditer(text):
+        if brace[0] == "}" and open_braces:
+            start, begin = open_braces.pop()
+            if start is not None and not (found and found[-1][0] > start):
+                found.append((start, brace.end(), text[begin : brace.start()].strip()))
+        elif brace[0].endswith("{") and brace[0] != r"\{":
+            open_braces.append((brace.start() if len(brace[0]) > 1 else None, brace.end()))
+    return found
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last complete `\boxed{...}` of `text` holds, stripped; None without one.
+    r"""What the last complete `\boxed{...}` of `text` holds, stripped; None without one."""
+    found = boxes(text)
+    return found[-1][2] if found else None
 
-    Of nested boxes the inner one is the last. A box that is never closed is none.
-    """
-    open_braces: list[tuple[bool, int]] = []
-    start, answer = -1, None
-    for brace in _BRACES.finditer(text):
-        if brace[0] == "}" and open_braces:
-            is_box, begin = open_braces.pop()
-            if is_box and begin > start:
-                start, answer = begin, text[begin : brace.start()].strip()
-        elif brace[0].endswith("{") and brace[0] != r"\{":
-            open_braces.append((len(brace[0]) > 1, brace.end()))
-    return answer
+
+def last_list(text: str) -> list[str]:
+    r"""The boxes that the response lists last: `\boxed{1}, \boxed{2}` or `x=\boxed{1} and y=\boxed{2}`, each once."""
+    found = boxes(text)
+    listed = found[-1:]
+    for box in reversed(found[:-1]):
+        if not _BETWEEN.fullmatch(text[box[1] : listed[0][0]]):
+            break
+        listed.insert(0, box)
+    return list(dict.fromkeys(bare_answer(content) for _, _, content in listed))
 
 
 def bare_answer(text: str) -> str:
@@ -37,41 +57,44 @@ def bare_answer(text: str) -> str:
     boxed = last_boxed(text)
     text = text.strip() if boxed is None else boxed
     for left, right in _DELIMITERS:
-        inner = text[len(left) : -len(right)].strip()
-        if text.startswith(left) and text.endswith(right) and inner and left not in inner:
+        trimmed = text.rstrip(_TAIL)
+        inner = trimmed[len(left) : -len(right)].strip()
+        if trimmed.startswith(left) and trimmed.endswith(right) and inner and left not in inner:
             return inner
     return text
 
 
-def is_correct(sample: RewardSample) -> bool:
-    """Whether the boxed answer equals the ground truth; a response without a box is wrong."""
-    truth = bare_answer(sample.ground_truth)
+def bare_truth(text: str) -> str:
+    r"""A ground truth without its wrapping: all of its boxes, what follows `####`, or what `bare_answer` makes of it.
+
+    ValueError if nothing is left of it.
+    """
+    found = boxes(text)
+    if len(found) > 1:
+        truth = ", ".join(dict.fromkeys(bare_answer(content) for _, _, content in found))
+    elif not found and "####" in text:
+        truth = re.sub(r"(?<=\d),(?=\d{3})", "", bare_answer(text.rpartition("####")[2]))
+    else:
+        truth = bare_answer(text)
     if not truth:
         raise ValueError("ground_truth is empty; give the question an answer or leave it out of the data")
-    answer = last_boxed(sample.response)
-    return answer is not None and equal_answers(truth, bare_answer(answer))
+    return truth
 
 
-@lru_cache(maxsize=4096)
-def equal_answers(truth: str, answer: str) -> bool:
-    """Whether `answer` is `truth`, as a string or as mathematics.
+def judge(sample: RewardSample) -> Verdict:
+    """The boxed answer against the ground truth; a response without a box is wrong."""
+    from dirl.rewards.comparison import compare
 
-    Run it in a process that can be killed: sympy may take for ever on a tower of powers, and math-verify's
-    own limit, a signal, works in main threads alone, so it is switched off. An answer that does not parse
-    is compared as a string; what math-verify raises is raised.
-    """
-    if truth == answer:
-        return True
-    parse, verify = load_math_verify()
-    expected, given = (parse(rf"\boxed{{{x}}}", parsing_timeout=None, raise_on_error=True) for x in (truth, answer))
-    return verify(expected, given, timeout_seconds=None, raise_on_error=True)
+    truth, answer = bare_truth(sample.ground_truth), last_boxed(sample.response)
+    if answer is None:
+        return Verdict.WRONG
+    verdict = compare(truth, bare_answer(answer))
+    listed = last_list(sample.response)
+    if verdict is Verdict.RIGHT or len(listed) < 2:
+        return verdict
+    return Verdict.RIGHT if compare(truth, ", ".join(listed)) is Verdict.RIGHT else verdict
 
 
-@cache
-def load_math_verify() -> tuple[Callable[..., list], Callable[..., bool]]:
-    """math-verify's (parse, verify); imported late, because sympy takes half a second that most rewards save."""
-    from math_verify import parse, verify
-
-    # It warns, once a process, that its time limit is off; ours is the worker's.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    return parse, verify
+def load_comparison() -> None:
+    """Import what compares: sympy takes half a second, which most rewards save."""
+    import dirl.rewards.comparison  # noqa: F401

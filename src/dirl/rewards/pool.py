@@ -1,7 +1,8 @@
 """Worker processes with a hard time limit for each sample, and exact blame for what hangs or dies.
 
-A process is replaced when it exceeds the limit or ends; the sample that it was working on is blamed, the rest
-of its chunk goes to another one. Limits count from the arrival of a chunk or of the result before, so neither
+A process is replaced when it exceeds a limit or ends, the rest of its chunk goes to another one. The sample that it
+was working on is blamed for exceeding a limit; one whose process was ended from outside, or by itself, gets a second
+try. Limits count from the arrival of a chunk or of the result before, so neither
 start-up nor waiting is charged to a sample. POSIX only.
 """
 
@@ -20,7 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
-from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.worker import Message, Received, Value
 
 START_LIMIT_S = 120.0
@@ -42,6 +43,15 @@ class Outcome(NamedTuple):
     error: str | None
 
 
+class Job(NamedTuple):
+    """A sample, its place among the samples of a call, and the numbers of the rewards that it still needs."""
+
+    position: int
+    sample: RewardSample
+    numbers: tuple[int, ...]
+    retried: bool = False
+
+
 class WorkerPool:
     """Processes started when first needed and kept until `close`; for use from one thread at a time.
 
@@ -52,7 +62,7 @@ class WorkerPool:
     """
 
     def __init__(self, rewards: Sequence[Reward], workers: int, timeout_s: float) -> None:
-        self._payload, self._rewards = pickle.dumps(list(rewards)), len(rewards)
+        self._payload, self._rewards = pickle.dumps(list(rewards)), list(rewards)
         self._workers, self._timeout_s = workers, timeout_s
         self._crew: list[_Worker] = []
         self._idle_deaths = 0
@@ -60,7 +70,8 @@ class WorkerPool:
 
     def run(self, samples: Sequence[RewardSample]) -> Iterator[Outcome]:
         """Outcomes in the order in which they come; a caller that stops early must close the iterator."""
-        pending = deque(enumerate(samples))
+        numbers = tuple(range(len(self._rewards)))
+        pending = deque(Job(position, sample, numbers) for position, sample in enumerate(samples))
         size = max(1, min(MAX_CHUNK, math.ceil(len(samples) / (4 * self._workers))))
         try:
             while pending or any(worker.chunk for worker in self._crew):
@@ -81,9 +92,9 @@ class WorkerPool:
         """Start processes, as many as there are chunks to give to, up to the number wanted."""
         free = sum(not worker.chunk for worker in self._crew)
         for _ in range(min(self._workers - len(self._crew), chunks - free)):
-            self._crew.append(_Worker(self._payload, self._rewards, self._timeout_s))
+            self._crew.append(_Worker(self._payload, self._timeout_s))
 
-    def _collect(self, pending: deque[tuple[int, RewardSample]]) -> Iterator[Outcome]:
+    def _collect(self, pending: deque[Job]) -> Iterator[Outcome]:
         """Wait for a message, an end or a limit; what has arrived counts before a limit does."""
         nearest = min(worker.deadline for worker in self._crew)
         patience = None if nearest == math.inf else max(0.0, nearest - time.monotonic())
@@ -94,7 +105,7 @@ class WorkerPool:
             elif time.monotonic() >= worker.deadline:
                 yield from self._lose(worker, pending, hung=True)
 
-    def _listen(self, worker: "_Worker", pending: deque[tuple[int, RewardSample]]) -> Iterator[Outcome]:
+    def _listen(self, worker: "_Worker", pending: deque[Job]) -> Iterator[Outcome]:
         try:
             outcome = worker.receive()
         except (EOFError, OSError):
@@ -105,20 +116,43 @@ class WorkerPool:
         if outcome is not None:
             yield outcome
 
-    def _lose(self, worker: "_Worker", pending: deque[tuple[int, RewardSample]], hung: bool) -> Iterator[Outcome]:
-        """End a process that hangs or has ended, blame its current sample and put the others back."""
+    def _lose(self, worker: "_Worker", pending: deque[Job], hung: bool) -> Iterator[Outcome]:
+        """End a process that hangs or has ended, blame its current sample or try it again, put the others back."""
         suspect = worker.chunk[0] if worker.working else None
         self._crew.remove(worker)
-        status = _describe(worker.kill())
+        status = worker.kill()
         yield from worker.last_words()
         worker.connection.close()
         if worker.working and (not hung or worker.chunk[0] is suspect):  # else it got ready at the last moment
-            position, _ = worker.chunk.popleft()
-            cause = f"no result within {self._timeout_s:g} s" if hung else f"it ended its worker process ({status})"
-            yield Outcome(position, worker.reward, None, cause)
+            job = worker.chunk.popleft()
+            job = job._replace(numbers=job.numbers[worker.step :])
+            if hung or status == -signal.SIGPROF or job.retried:
+                yield from self._give_up(job, self._cause(job, status, hung), pending)
+            else:
+                pending.appendleft(job._replace(retried=True))
         elif suspect is None and (worker.starting or worker.chunk):
-            self._count_idle_death(status)
+            self._count_idle_death(_describe(status))
         pending.extendleft(reversed(worker.chunk))
+
+    def _cause(self, job: Job, status: int, hung: bool) -> str:
+        if hung:
+            return f"no result within {self._timeout_s:g} s"
+        if status == -signal.SIGPROF:
+            return f"no result within {self._rewards[job.numbers[0]].cpu_limit_s:g} s of processor time"
+        return f"it ended its worker process ({_describe(status)}), twice"
+
+    def _give_up(self, job: Job, cause: str, pending: deque[Job]) -> Iterator[Outcome]:
+        """The first of the job's rewards came to no end: incomparable, as the others of its kind; or an error."""
+        values = {number: self._rewards[number].if_incomparable(job.sample) for number in job.numbers}
+        if values[job.numbers[0]] is None:
+            yield Outcome(job.position, job.numbers[0], None, cause)
+            return
+        for number, value in values.items():
+            if value is not None:
+                yield Outcome(job.position, number, Incomparable(value), None)
+        rest = tuple(number for number, value in values.items() if value is None)
+        if rest:
+            pending.appendleft(job._replace(numbers=rest))
 
     def _count_idle_death(self, status: str) -> None:
         """Count a process that ended with no sample to blame; a few in a row are an error."""
@@ -133,11 +167,11 @@ class WorkerPool:
 class _Worker:
     """The parent's side of one process.
 
-    `chunk` holds the samples it has not finished, with their positions; it works on the first one, and is at
-    the reward with the number `reward`. `deadline`, on the monotonic clock, is when it counts as hung.
+    `chunk` holds the jobs it has not finished; it works on the first one, and is at number `step` of its rewards.
+    `deadline`, on the monotonic clock, is when it counts as hung.
     """
 
-    def __init__(self, payload: bytes, rewards: int, timeout_s: float) -> None:
+    def __init__(self, payload: bytes, timeout_s: float) -> None:
         self.connection, other = Pipe()
         code = _BOOT.format(path=sys.path, descriptor=other.fileno(), parent=os.getpid())
         self._process = subprocess.Popen(
@@ -147,9 +181,9 @@ class _Worker:
             start_new_session=True,  # one kill reaches what a reward has started, too
         )
         other.close()
-        self._rewards, self._timeout_s = rewards, timeout_s
-        self.chunk: deque[tuple[int, RewardSample]] = deque()
-        self.starting, self._received, self.reward = True, False, 0
+        self._timeout_s = timeout_s
+        self.chunk: deque[Job] = deque()
+        self.starting, self._received, self.step = True, False, 0
         self.deadline = time.monotonic() + START_LIMIT_S
         self._send(payload)
 
@@ -162,11 +196,11 @@ class _Worker:
         """Whether it is known to be at work on the first sample of its chunk."""
         return self._received and bool(self.chunk)
 
-    def give(self, chunk: list[tuple[int, RewardSample]]) -> None:
+    def give(self, chunk: list[Job]) -> None:
         self.chunk.extend(chunk)
         self._received = False
         self.deadline = time.monotonic() + START_LIMIT_S
-        self._send(pickle.dumps([sample for _, sample in chunk]))
+        self._send(pickle.dumps([(job.sample, job.numbers) for job in chunk]))
 
     def receive(self) -> Outcome | None:
         """Take one message; EOFError or OSError if the process has ended."""
@@ -174,7 +208,7 @@ class _Worker:
         if isinstance(message, Value):
             return self._advance(message)
         if isinstance(message, Received):
-            self._received, self.reward = True, 0
+            self._received, self.step = True, 0
             self.deadline = time.monotonic() + self._timeout_s
         elif message.error is not None:
             raise RuntimeError(f"a worker could not load the rewards:\n{message.error}")
@@ -200,11 +234,12 @@ class _Worker:
 
     def _advance(self, message: Value) -> Outcome:
         """Go to the next reward or, after the last one or an error, to the next sample."""
-        outcome = Outcome(self.chunk[0][0], *message)
-        self.reward += 1
-        if message.error is not None or self.reward == self._rewards:
+        job = self.chunk[0]
+        outcome = Outcome(job.position, *message)
+        self.step += 1
+        if message.error is not None or self.step == len(job.numbers):
             self.chunk.popleft()
-            self.reward = 0
+            self.step = 0
             self.deadline = time.monotonic() + self._timeout_s if self.chunk else math.inf
         return outcome
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, get_args
 
-from dirl.rewards.base import Reward, RewardSample
+from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.evaluate import RewardError, evaluate, summary
 from dirl.rewards.pool import WorkerPool
 
@@ -24,6 +24,8 @@ class RewardResult:
     key: Key
     total: float
     components: dict[str, float]
+    incomparable: bool = False
+    """Whether an answer could not be compared with the truth; it counted as wrong."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Scorer:
     """Scores samples with a weighted sum of rewards.
 
     Rewards marked `in_process` run inline, the others in worker processes, which are started at the first use
-    and kept. What a reward raises, a hang, a dead worker, and a value that is no finite number are errors.
+    and kept. What a reward raises, a hang, a worker that died twice, and a value that is no finite number are errors,
+    but of comparisons of answers a hang and a death are verdicts: incomparable, and so wrong.
 
     Args:
         rewards: with distinct names.
@@ -125,8 +128,9 @@ class Scorer:
         failed[error.key] = error
 
     def _result(self, key: Key, values: dict[str, float]) -> RewardResult:
-        components = {reward.name: values[reward.name] for reward in self.rewards}
-        return RewardResult(key, math.fsum(r.weight * components[r.name] for r in self.rewards), components)
+        components = {reward.name: float(values[reward.name]) for reward in self.rewards}
+        total = math.fsum(r.weight * components[r.name] for r in self.rewards)
+        return RewardResult(key, total, components, any(isinstance(v, Incomparable) for v in values.values()))
 
 
 def _check_rewards(rewards: Sequence[Reward]) -> None:

@@ -8,22 +8,21 @@ have no speed: h = 0.
 from dirl.rewards.accuracy import MathReward
 from dirl.rewards.base import RewardSample
 from dirl.rewards.length import half_cosine
-from dirl.rewards.math_answers import is_correct
 
 
 class Speed(MathReward):
-    """Correct: from 0.5 up to 1.0 with speed. Wrong: from 0 down to -0.5."""
+    """Correct: from 0.5 up to 1.0 with speed. Wrong, or cut (L >= M): from 0 down to -0.5."""
 
-    def __call__(self, sample: RewardSample) -> float:
+    def value(self, sample: RewardSample, correct: bool) -> float:
         gain = 0.5 * speed_progress(sample)
-        return 0.5 + gain if is_correct(sample) else -gain
+        return 0.5 + gain if correct else -gain
 
 
 class SpeedPenalty(MathReward):
-    """Correct: 0.5 at any speed. Wrong: from 0 down to -0.5 with speed, as `Speed`."""
+    """Correct: 0.5 at any speed. Wrong, or cut (L >= M): from 0 down to -0.5 with speed, as `Speed`."""
 
-    def __call__(self, sample: RewardSample) -> float:
-        return 0.5 if is_correct(sample) else -0.5 * speed_progress(sample)
+    def value(self, sample: RewardSample, correct: bool) -> float:
+        return 0.5 if correct else -0.5 * speed_progress(sample)
 
 
 def speed_progress(sample: RewardSample) -> float:

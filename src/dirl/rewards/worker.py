@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ Message = Ready | Received | Value
 def main(descriptor: int, parent: int) -> None:
     """Serve the connection with this file descriptor until it closes or the process `parent` is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends this process, whatever the parent does with it
     os.set_inheritable(descriptor, False)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     with Connection(descriptor) as connection:
@@ -54,7 +55,7 @@ def main(descriptor: int, parent: int) -> None:
 
 
 def serve(connection: Connection) -> None:
-    """First come the pickled rewards, then chunks: lists of samples."""
+    """First come the pickled rewards, then chunks: lists of samples with the numbers of their rewards."""
     payload = connection.recv_bytes()
     try:
         rewards: list[Reward] = pickle.loads(payload)
@@ -65,19 +66,22 @@ def serve(connection: Connection) -> None:
         return
     connection.send(Ready(None))
     while True:
-        samples: list[RewardSample] = connection.recv()
+        jobs: list[tuple[RewardSample, Sequence[int]]] = connection.recv()
         connection.send(Received())
-        for sample in samples:
-            _evaluate_all(connection, rewards, sample)
+        for sample, numbers in jobs:
+            _evaluate_all(connection, {number: rewards[number] for number in numbers}, sample)
 
 
-def _evaluate_all(connection: Connection, rewards: Sequence[Reward], sample: RewardSample) -> None:
+def _evaluate_all(connection: Connection, rewards: Mapping[int, Reward], sample: RewardSample) -> None:
     """Send one Value for each reward, up to and including the first that fails."""
-    for number, reward in enumerate(rewards):
+    for number, reward in rewards.items():
+        # The kernel ends this process at the limit, inside of C too; it counts no time in which others run.
+        signal.setitimer(signal.ITIMER_PROF, reward.cpu_limit_s or 0.0)
         try:
             message = Value(number, evaluate(reward, sample), None)
         except BaseException as error:  # a reward's SystemExit is an error of its sample like any other
             message = Value(number, None, f"{summary(error)}\n{traceback.format_exc()}")
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
         connection.send(message)
         if message.error is not None:
             return

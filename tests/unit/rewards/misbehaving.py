@@ -4,11 +4,13 @@ What a reward does is read from the response, so that one call mixes good and ba
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 from dirl.rewards import Reward, RewardSample
+from dirl.rewards.accuracy import MathReward
 
 
 class Obedient(Reward):
@@ -111,3 +113,27 @@ class CountsCharacters(Reward):
 
     def __call__(self, sample: RewardSample) -> float:
         return self.scale * sample.response.count(self.letter)
+
+
+class KilledFromOutside(MathReward):
+    """Its process is killed, as by a system without memory, as often as the response says; tries go to a file."""
+
+    def value(self, sample: RewardSample, correct: bool) -> float:
+        return 1.0 if correct else -1.0
+
+    def __call__(self, sample: RewardSample) -> float:
+        with open(sample.question, "a") as file:
+            file.write("x")
+        if os.path.getsize(sample.question) <= int(sample.response):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.value(sample, correct=True)
+
+
+class BusyForEver(Reward):
+    """A user's reward with a limit of its own and no value for what does not end."""
+
+    cpu_limit_s = 0.5
+
+    def __call__(self, sample: RewardSample) -> float:
+        while True:
+            pass

@@ -5,7 +5,9 @@ import time
 import pytest
 from tests.unit.rewards.samples import sample
 
-from dirl.rewards.math_answers import bare_answer, equal_answers, is_correct, last_boxed
+from dirl.rewards.comparison import compare
+from dirl.rewards.math_answers import bare_answer, bare_truth, judge, last_boxed, last_list
+from dirl.rewards.verdict import Verdict
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,8 @@ def test_a_flood_of_open_boxes_is_read_in_linear_time():
 )
 def test_ground_truths_come_bare_boxed_or_in_math_delimiters(wrapped):
     assert bare_answer(wrapped) == "4"
-    assert is_correct(sample(r"\boxed{4}", wrapped))
-    assert not is_correct(sample(r"\boxed{5}", wrapped))
+    assert is_right(sample(r"\boxed{4}", wrapped))
+    assert not is_right(sample(r"\boxed{5}", wrapped))
 
 
 @pytest.mark.parametrize("text", ["$", "$$", "$5", "$3$ or $4$"])
@@ -70,7 +72,7 @@ def test_what_is_not_one_delimited_answer_stays_as_it_is(text):
     ],
 )
 def test_equal_mathematics_in_other_letters_is_correct(truth, answer):
-    assert equal_answers(truth, answer)
+    assert compare(truth, answer) is Verdict.RIGHT
 
 
 @pytest.mark.parametrize(
@@ -91,23 +93,66 @@ def test_equal_mathematics_in_other_letters_is_correct(truth, answer):
     ],
 )
 def test_other_or_unreadable_answers_are_wrong_and_no_error(truth, answer):
-    assert not equal_answers(truth, answer)
+    assert compare(truth, answer) is not Verdict.RIGHT
 
 
 def test_equal_strings_need_no_mathematics():
-    assert equal_answers("x^", "x^")  # parses to nothing
+    assert compare("x^", "x^") is Verdict.RIGHT  # parses to nothing
 
 
 def test_the_last_box_counts_and_not_an_earlier_right_one():
-    assert not is_correct(sample(r"\boxed{4} or rather \boxed{5}", "4"))
-    assert is_correct(sample(r"\boxed{5} or rather \boxed{4}", "4"))
+    assert not is_right(sample(r"\boxed{4} or rather \boxed{5}", "4"))
+    assert is_right(sample(r"\boxed{5} or rather \boxed{4}", "4"))
 
 
 def test_an_empty_ground_truth_is_an_error():
     with pytest.raises(ValueError, match="ground_truth is empty"):
-        is_correct(sample(r"\boxed{}", "  "))
+        judge(sample(r"\boxed{}", "  "))
 
 
-def test_what_math_verify_raises_is_raised():
-    with pytest.raises(ValueError, match="zoo"):
-        equal_answers(r"\frac{1}{0}", "3")
+@pytest.mark.parametrize(
+    ("truth", "bare"),
+    [
+        ("9 + 9 = 18\n#### 18", "18"),
+        ("#### 1,080", "1080"),
+        ("#### 1, 2", "1, 2"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"so \boxed{$x$}, \boxed{2}.", "x, 2"),
+        (r"\boxed{4} so \boxed{4}", "4"),
+        ("$4$.", "4"),
+    ],
+)
+def test_a_ground_truth_is_all_of_its_boxes_or_what_follows_gsm8ks_mark(truth, bare):
+    assert bare_truth(truth) == bare
+
+
+@pytest.mark.parametrize(
+    ("response", "listed"),
+    [
+        (r"\boxed{1} and \boxed{2}", ["1", "2"]),
+        (r"Thus $\boxed{1}$, $\boxed{2}$, and $\boxed{3}$.", ["1", "2", "3"]),
+        (r"$x=\boxed{1}$ or $x=\boxed{2}$", ["1", "2"]),
+        (r"\boxed{1} \text{ and } \boxed{2}", ["1", "2"]),
+        (r"\boxed{1}; \boxed{1}", ["1"]),
+        (r"first \boxed{9}. So \boxed{1}, \boxed{2}", ["1", "2"]),
+        (r"\boxed{4} or rather \boxed{5}", ["5"]),
+        ("\\boxed{4}\n\\boxed{5}", ["5"]),
+        ("none", []),
+    ],
+)
+def test_boxes_that_a_response_lists_last_are_one_answer(response, listed):
+    assert last_list(response) == listed
+
+
+def test_a_truth_of_several_boxes_wants_all_of_them_in_one_box_or_in_as_many():
+    truth = r"\boxed{1}, \boxed{2}"
+    assert is_right(sample(r"\boxed{2, 1}", truth))
+    assert is_right(sample(r"\boxed{2} and \boxed{1}", truth))
+    assert not is_right(sample(r"\boxed{2}", truth))
+    assert not is_right(sample(r"\boxed{1} no, \boxed{2}", truth))
+    assert not is_right(sample(r"\boxed{1}, \boxed{2}, \boxed{3}", truth))
+    assert is_right(sample(r"\boxed{1} and \boxed{2}", "1, 2"))
+
+
+def is_right(made):
+    return judge(made) is Verdict.RIGHT

@@ -10,13 +10,16 @@ from dirl.rewards import (
     BinaryAccuracy,
     Boxed,
     Cosine,
+    Countdown,
     ExactAnswer,
     Format,
     Length,
     Repetition,
+    Reward,
     SoftOverlong,
     Speed,
     SpeedPenalty,
+    Sudoku4,
     ThinkFormat,
 )
 
@@ -31,12 +34,39 @@ def test_accuracy_is_one_for_a_right_answer_and_zero_for_a_wrong_missing_or_cut_
     assert reward(sample(RIGHT, length=101)) == 0.0
 
 
-def test_binary_accuracy_is_plus_or_minus_one_whatever_the_length():
+def test_binary_accuracy_is_plus_or_minus_one_and_minus_one_if_cut():
     reward = BinaryAccuracy()
     assert reward(sample(RIGHT)) == 1.0
     assert reward(sample(WRONG)) == -1.0
     assert reward(sample("four")) == -1.0
-    assert reward(sample(RIGHT, length=100)) == 1.0
+    assert reward(sample(RIGHT, length=99)) == 1.0
+    assert reward(sample(RIGHT, length=100)) == -1.0
+
+
+@pytest.mark.parametrize(
+    ("reward", "truth", "response"),
+    [
+        (Accuracy(), "4", RIGHT),
+        (BinaryAccuracy(), "4", RIGHT),
+        (Cosine(), "4", RIGHT),
+        (Speed(), "4", RIGHT),
+        (SpeedPenalty(), "4", RIGHT),
+        (ExactAnswer(), "4", RIGHT),
+        (Countdown(), '{"numbers": [2, 2], "target": 4}', r"\boxed{2+2}"),
+        (Sudoku4(), '{"puzzle": "................"}', r"\boxed{1234341221434321}"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Reward) else "",
+)
+def test_what_judges_is_above_zero_exactly_for_a_right_response_that_was_not_cut(reward, truth, response):
+    assert reward.judges
+    assert reward(sample(response, truth, length=40)) > 0
+    assert reward(sample(response, truth, length=100)) <= 0
+    assert reward(sample(WRONG, truth, length=40)) <= 0
+    assert reward(sample("", truth, length=40)) <= 0
+
+
+def test_the_form_and_the_length_of_a_response_judge_nothing():
+    assert not any(kind.judges for kind in (Boxed, Format, ThinkFormat, Length, SoftOverlong, Repetition, Reward))
 
 
 def test_exact_answer_compares_letters_and_not_values():
@@ -46,6 +76,12 @@ def test_exact_answer_compares_letters_and_not_values():
     assert reward(sample(r"\boxed{0.5}", "1/2")) == 0.0
     assert reward(sample(r"\boxed{12.0}", "12")) == 0.0
     assert reward(sample("12", "12")) == 0.0
+    assert reward(sample(r"\boxed{18}", "9 + 9 = 18 eggs\n#### 18")) == 1.0
+    assert reward(sample(r"\boxed{9}", "9 + 9 = 18 eggs\n#### 18")) == 0.0
+    assert reward(sample(r"\boxed{1,080}", "#### 1,080")) == reward(sample(r"\boxed{1080}", "#### 1,080")) == 1.0
+    assert reward(sample(r"\boxed{1,080}", "1080")) == 0.0
+    assert reward(sample(r"\boxed{a, b}", r"\boxed{a}, \boxed{b}")) == 1.0
+    assert reward(sample(r"\boxed{b}", r"\boxed{a}, \boxed{b}")) == 0.0
     with pytest.raises(ValueError, match="ground_truth is empty"):
         reward(sample(r"\boxed{}", " "))
 

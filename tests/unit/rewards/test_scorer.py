@@ -15,7 +15,7 @@ from tests.unit.rewards.misbehaving import CountsCharacters, Obedient, Patient
 from tests.unit.rewards.samples import RIGHT, WRONG, sample
 
 from dirl.rewards import Accuracy, Boxed, Length, Repetition, RewardError, RewardSample, Scorer, SoftOverlong
-from dirl.rewards.pool import Outcome, WorkerPool
+from dirl.rewards.pool import Job, Outcome, WorkerPool
 
 
 def told(*responses: str) -> list[RewardSample]:
@@ -67,7 +67,7 @@ def test_in_process_rewards_start_no_process():
     ("response", "cause"),
     [
         ("raise", "ZeroDivisionError: division by zero"),
-        ("exit", r"it ended its worker process \(exit code 7\)"),
+        ("exit", r"it ended its worker process \(exit code 7\), twice"),
         ("quit", "SystemExit: 3"),
         ("nan", "returned nan"),
         ("infinite", "returned inf"),
@@ -129,13 +129,6 @@ def test_a_hanging_reward_is_cut_off_and_named_even_behind_others():
     assert time.monotonic() - start < 15.0  # the hang is of 60 s
 
 
-def test_mathematics_that_never_ends_is_cut_off():
-    with Scorer([Accuracy()], timeout_s=1.5, on_error="drop_group") as scorer:
-        report = scorer.score(told(r"\boxed{10^{10^{10}}}", RIGHT))
-    assert list(report.failed) == [("p", 0)]
-    assert report.results["p", 1].total == 1.0
-
-
 def test_the_limit_is_for_each_sample_and_not_for_its_chunk():
     with Scorer([Patient()], workers=1, timeout_s=1.0) as scorer:
         assert len(scorer.score(told("0.6", "0.6", "0", "0", "0")).results) == 5  # the first two are one chunk
@@ -147,12 +140,12 @@ def test_a_result_that_arrives_with_the_limit_is_kept_and_its_neighbour_not_blam
     pool._hire(1)
     worker = pool._crew[0]
     worker.receive()  # ready
-    worker.give(list(enumerate(told("0", "60"))))
+    worker.give([Job(i, patient, (0,)) for i, patient in enumerate(told("0", "60"))])
     worker.receive()  # received
     assert worker.connection.poll(10.0)  # the first has a result, unread
-    pending = deque([(2, sample(index=2))])
+    pending = deque([Job(2, sample(index=2), (0,))])
     assert list(pool._lose(worker, pending, hung=True)) == [Outcome(0, 0, 1.0, None)]
-    assert [position for position, _ in pending] == [1, 2]
+    assert [job.position for job in pending] == [1, 2]
 
 
 def test_loading_is_not_charged_to_a_sample():

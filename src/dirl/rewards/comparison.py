@@ -1,0 +1,127 @@
+r"""Whether two answers are the same mathematics; math-verify decides, with guards around what it gets wrong.
+
+The guards: a list is compared part by part; an equation is an answer only if it names its value and is true (`x=5`, not
+`4=5` or `x+y=0`); inequalities are compared as sets of solutions; a number in another base and a word are no products;
+numbers differ if they differ relatively, however small they are; what is too large to calculate is not calculated.
+"""
+
+import re
+from functools import lru_cache
+
+from dirl.rewards.notation import ELLIPSIS, plain
+from dirl.rewards.relations import RELATION, same_equation, same_solutions, stated
+from dirl.rewards.verdict import Verdict
+from dirl.rewards.verification import balanced, split_outside, verified
+
+MAX_PARTS = 30
+MAX_LENGTH = 4000
+"""Characters of an answer that is still parsed."""
+_WRAPPER = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}")
+_SEPARATOR = re.compile(r"[,;]|(?:\\text\s*\{\s*,?\s*|(?<![A-Za-z\\]))(?:and|or)(?:\s*\}|(?![A-Za-z]))")
+_BASED = re.compile(
+    r"\(?([0-9A-Za-z]*\d[0-9A-Za-z]*)\)?\s*_\s*(?:\{?\s*(\d+)\s*\}?|\{\s*\\text\s*\{\s*(\w+)\s*\}\s*\})"
+)
+_BASE_NAMES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+@lru_cache(maxsize=4096)
+def compare(truth: str, answer: str) -> Verdict:
+    """Verdict on two bare answers. Run it in a process that can be killed: sympy may take for ever."""
+    truth, answer = plain(truth), plain(answer)
+    if truth == answer:
+        return Verdict.RIGHT
+    if max(len(truth), len(answer)) > MAX_LENGTH:
+        return Verdict.INCOMPARABLE
+    try:
+        return Verdict.of(_equal(truth, answer))
+    except Exception:  # whatever the parser or sympy cannot do: counted as a verdict of its own, see Verdict
+        return Verdict.INCOMPARABLE
+
+
+def _equal(truth: str, answer: str) -> bool:
+    words = _word(truth), _word(answer)
+    if None not in words:
+        return words[0] == words[1]
+    based = _based(truth), _based(answer)
+    if based != (None, None):
+        return _same_in_bases(truth, answer, *based)
+    if RELATION.search(truth) or RELATION.search(answer):
+        return same_solutions(truth, answer)
+    return _same_parts(truth, answer)
+
+
+def _word(text: str) -> str | None:
+    r"""The words that an answer consists of, in lower case; None if it may be a product of variables."""
+    bare = _WRAPPER.sub(r"\1", text)
+    inner = bare.strip(" ().")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", inner):
+        return None
+    is_word = bare != text or max(map(len, inner.split())) > 3
+    return " ".join(inner.casefold().split()) if is_word else None
+
+
+def _based(text: str) -> tuple[str, int] | None:
+    """Digits and base of a number like `4210_5`."""
+    match = _BASED.fullmatch(text)
+    if match is None or match[3] not in (None, *_BASE_NAMES):
+        return None
+    base = int(match[2]) if match[2] else _BASE_NAMES.index(match[3]) + 2
+    digits = match[1].lower()
+    if not 2 <= base <= 36 or any(int(digit, 36) >= base for digit in digits):
+        return None
+    return digits, base
+
+
+def _same_in_bases(truth: str, answer: str, expected: tuple[str, int] | None, given: tuple[str, int] | None) -> bool:
+    """Equal in value; without a base in the answer, the one that the truth names is understood."""
+    if given is None:
+        return answer.lower() == expected[0]
+    value = int(*given)
+    return int(*expected) == value if expected is not None else _same_parts(truth, str(value))
+
+
+def _same_parts(truth: str, answer: str) -> bool:
+    """Lists and sets in any order, each part once; a single part against a single one."""
+    expected, given = parts(truth), parts(answer)
+    if len(expected) + len(given) > 2 and bool(ELLIPSIS.search(truth)) != bool(ELLIPSIS.search(answer)):
+        return False  # math-verify drops the dots
+    if len(expected) != len(given) or len(expected) > MAX_PARTS:
+        bracketed = {_outer(truth), _outer(answer)}
+        return "=" not in truth + answer and bracketed != {r"\{", "("} and verified(truth, answer)
+    for part in expected:
+        match = next((other for other in given if _same_value(part, other)), None)
+        if match is None:
+            return False
+        given.remove(match)
+    return True
+
+
+def parts(text: str) -> list[str]:
+    r"""`1, 2`, `\{1,2\}`, `1 \text{ or } 2` and `1\pm2` as what they list; a tuple or an interval is one part."""
+    if _outer(text) == r"\{":
+        text = re.sub(r"^\\(left\s*\\)?\{|\\(right\s*\\)?\}$", "", text)
+    listed = [part.strip() for part in split_outside(text, _SEPARATOR) if part.strip()]
+    return [re.sub(r"\\pm(?![A-Za-z])", sign, part) for part in listed or [text] for sign in _signs(part)]
+
+
+def _signs(part: str) -> tuple[str, ...]:
+    return ("+", "-") if len(re.findall(r"\\pm(?![A-Za-z])", part)) == 1 and r"\mp" not in part else (r"\\pm",)
+
+
+def _outer(text: str) -> str:
+    """The kind of bracket that encloses the whole text: `(`, `\\{` or none."""
+    text = re.sub(r"\\(left|right)(?![A-Za-z])\s*", "", text)
+    whole = len(split_outside(text[1:-1], re.compile(r"$^"))) == 1 and balanced(text[1:-1])
+    if text.startswith(r"\{") and text.endswith(r"\}") and balanced(text[2:-2]):
+        return r"\{"
+    return "(" if text.startswith("(") and text.endswith(")") and whole else ""
+
+
+def _same_value(truth: str, answer: str) -> bool:
+    """Single answers, of which each may be an equation that names it."""
+    expected, given = stated(truth), stated(answer)
+    if given.value is None and not given.is_equation:
+        return False
+    if expected.is_equation and given.is_equation:
+        return given.holds and same_equation(expected.text, given.text)
+    return None not in (expected.value, given.value) and verified(expected.value, given.value)
