@@ -16,7 +16,7 @@ from dirl.data.steps import cut_steps, step_batch
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.rewards import Reward, Scorer
-from dirl.rl.advantage import AdvantageMode
+from dirl.rl.advantage import AdvantageMode, has_spread
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
 from dirl.rollout import RolloutEngine
@@ -33,8 +33,10 @@ class Rollout(L.Callback):
 
     Args:
         engine: makes the trajectories.
-        rewards: their weighted sum is the reward; the first says what counts as correct in the logs.
-        dynamic_sampling: drop groups whose rewards have no spread, and refill.
+        rewards: their weighted sum is the reward.
+        correct: name of the reward that says what is correct (above 0), for accuracies and dynamic sampling; None: the
+            first that judges, as `accuracy` and `exact_answer` do and `boxed` and `length` do not.
+        dynamic_sampling: drop groups that are all right or all wrong, or whose rewards have no spread, and refill.
         max_rounds: rounds of generation per epoch, refills included.
         oversample: prompts sampled per missing group; above 1 saves rounds where many groups are dropped, and
             what is left over is used by the next epoch (see `rollout/stale_groups`), and dropped if that one does not
@@ -65,6 +67,7 @@ class Rollout(L.Callback):
         overlap: bool = False,
         save_trajectories: str | None = None,
         seed: int = 0,
+        correct: str | None = None,
     ) -> None:
         if max_rounds < 1:
             raise ValueError(f"rollout.max_rounds={max_rounds}: use at least 1")
@@ -73,7 +76,8 @@ class Rollout(L.Callback):
         if advantage not in ("zscore", "mean"):
             raise ValueError(f"rollout.advantage={advantage!r}: use zscore or mean")
         self.engine = engine
-        self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error)
+        self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
+        self.correct = self.scorer.correctness.name
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
         self.advantage, self.overlap = advantage, overlap
         self.save_trajectories, self.seed = save_trajectories, seed
@@ -90,7 +94,10 @@ class Rollout(L.Callback):
         device = str(trainer.strategy.root_device)
         self.engine.setup(description.config, description.tokenizer, description.spec, device)
         self.metrics = ResponseMetrics(
-            [r.name for r in self.scorer.rewards], description.spec.block_size, [trainer.datamodule.group_size]
+            [r.name for r in self.scorer.rewards],
+            description.spec.block_size,
+            [trainer.datamodule.group_size],
+            self.correct,
         )
         self.collector = Collector(
             self.engine,
@@ -220,13 +227,15 @@ class Rollout(L.Callback):
     ) -> dict[str, float]:
         self.metrics.to(pl_module.device)
         self.metrics.reset()
-        self.metrics.update(collection.sampled)
+        self.metrics.update(collection.sampled, collection.lost)
         values = {f"rollout/{name}": value for name, value in self.metrics.compute().items()}
         values |= {f"time/{name}": value for name, value in times.items()}
         values |= {"time/generate_s": collection.generate_s, "time/reward_s": collection.reward_s}
         counts = {
             **{name: collection.counts[name] for name in COUNTS},
+            "reward/incomparable": collection.counts["incomparable"],
             "groups": len(collection.groups),
+            "uniform_groups": sum(not has_spread([t.reward for t in group]) for group in collection.groups),
             "response_tokens": sum(t.response_length for t in collection.sampled),
             "stale_groups": sum(g[0].policy_version != trainer.global_step for g in collection.groups),
             "staleness": sum(trainer.global_step - g[0].policy_version for g in collection.groups),
@@ -240,6 +249,12 @@ class Rollout(L.Callback):
                 "optimizer steps are skipped; look at the rewards, or raise group_size or max_response_tokens",
                 sums["dropped_uniform"],
                 sums["dropped_failed"],
+            )
+        elif sums["uniform_groups"] == sums["groups"] and trainer.is_global_zero:
+            log.warning(
+                "each group of this rollout has one reward for all of its responses: every advantage is 0, so are loss "
+                "and gradient, and the optimizer steps teach nothing; look at the rewards (rollout/reward, "
+                "rollout/accuracy), raise group_size, or drop such groups with dynamic_sampling"
             )
         return values | {f"rollout/{name}": value for name, value in sums.items()}
 

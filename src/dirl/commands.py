@@ -99,25 +99,29 @@ def evaluate(
     reward_timeout_s: float = 10.0,
     on_reward_error: Literal["raise", "drop_group"] = "drop_group",
     seed: int = 0,
+    correct: str | None = None,
 ) -> None:
     """Sample responses, score them, and print a table of metrics.
 
     Args:
         source: the model.
         data: the prompts.
-        rewards: the first decides what counts as correct.
+        rewards: their weighted sum is the reward.
         decoding: settings by name, a column of the table each.
         output: folder for metrics.json and the trajectories; None: nothing is written.
         engine: what generates.
         samples: responses per prompt (greedy decoding: one).
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
-        on_reward_error: `raise`, or `drop_group`: the response is left out and counted as lost.
+        on_reward_error: `raise`, or `drop_group`: the response is counted as lost, and as wrong.
         seed: of the requests.
+        correct: name of the reward that says what is correct (above 0); None: the first that judges, as `accuracy` and
+            `exact_answer` do and `boxed` and `length` do not.
     """
+    scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
+    _ = scorer.correctness  # an error now and not after the generation
     description = load_engine(engine, source)
     prompts = data.load(description)
-    scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error)
     results = {}
     for name, params in decoding.items():
         with tqdm(desc=f"evaluate {name}") as bar:

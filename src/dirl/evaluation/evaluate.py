@@ -1,6 +1,7 @@
 """One evaluation: sample responses to prompts, score them, and report. Callback and command both use it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory
 @dataclass(frozen=True)
 class Evaluation:
     metrics: dict[str, float]
-    """Names of `ResponseMetrics`, over all ranks, and `seconds` of this one."""
+    """Names of `ResponseMetrics` and three counts, over all ranks, and `seconds` of this one: `responses` that were
+    scored, `lost` (no reward: wrong), `reward/incomparable` (answers that could not be compared: wrong)."""
     trajectories: list[Trajectory]
+    """Those that were scored."""
 
 
 def evaluate(
@@ -48,9 +51,16 @@ def evaluate(
     with generating:
         result = collector.collect(iter(prompts), len(prompts), params, progress=progress)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
-    metrics = ResponseMetrics([r.name for r in scorer.rewards], spec.block_size, ks if count > 1 else ()).to(device)
-    metrics.update(result.sampled)
-    counts = {"responses": len(result.sampled), "lost": len(prompts) * count - len(result.sampled)}
+    names = [reward.name for reward in scorer.rewards]
+    metrics = ResponseMetrics(names, spec.block_size, ks if count > 1 else (), scorer.correctness.name).to(device)
+    scored = Counter(t.prompt_id for t in result.sampled)
+    lost = {prompt.prompt_id: count - scored[prompt.prompt_id] for prompt in prompts}
+    metrics.update(result.sampled, lost)
+    counts = {
+        "responses": len(result.sampled),
+        "lost": sum(lost.values()),
+        "reward/incomparable": result.counts["incomparable"],
+    }
     values = metrics.compute() | {name: total(value, device) for name, value in counts.items()}
     return Evaluation(values | {"seconds": time.perf_counter() - started}, result.sampled)
 

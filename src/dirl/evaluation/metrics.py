@@ -1,8 +1,9 @@
 """What responses are like: accuracy, pass@k, rewards by name, tokens per step, length, truncation."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import comb, isnan
+from types import MappingProxyType
 
 from torch import nn
 from torchmetrics import MeanMetric
@@ -13,24 +14,34 @@ from dirl.types import Trajectory
 class ResponseMetrics(nn.Module):
     """torchmetrics over scored trajectories; `compute` agrees on all ranks.
 
+    A response that has lost its reward is wrong; it is part of accuracy and pass@k, not of the other metrics.
+
     Args:
-        reward_names: components to report; a response is correct if the first of them is positive.
+        reward_names: components to report.
         block_size: B, for the count of denoising steps.
         pass_at: the k of pass@k; those beyond the samples of a prompt are left out.
+        correct: the component that is above 0 for a correct response; None: the first.
     """
 
-    def __init__(self, reward_names: Sequence[str], block_size: int, pass_at: Sequence[int] = ()) -> None:
+    def __init__(
+        self, reward_names: Sequence[str], block_size: int, pass_at: Sequence[int] = (), correct: str | None = None
+    ) -> None:
         super().__init__()
         self.reward_names, self.block_size, self.pass_at = tuple(reward_names), block_size, tuple(pass_at)
+        self.correct = reward_names[0] if correct is None else correct
         names = ["reward", "accuracy", "response_length", "truncated", "tokens_per_step"]
         names += [f"reward/{name}" for name in reward_names] + [f"pass_at_{k}" for k in pass_at]
         self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
 
-    def update(self, trajectories: Iterable[Trajectory]) -> None:
-        """Take scored trajectories; those of one prompt must come in one call, for pass@k."""
+    def update(self, trajectories: Iterable[Trajectory], lost: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Take scored trajectories; those of one prompt must come in one call, for pass@k.
+
+        Args:
+            lost: prompt id -> number of its responses that have no reward.
+        """
         correct: dict[str, list[bool]] = defaultdict(list)
         for t in trajectories:
-            right = t.rewards[self.reward_names[0]] > 0
+            right = t.rewards[self.correct] > 0
             correct[t.prompt_id].append(right)
             steps = t.denoising_steps(self.block_size)
             self.means["reward"].update(t.reward)
@@ -40,6 +51,10 @@ class ResponseMetrics(nn.Module):
             self.means["tokens_per_step"].update(t.response_length / steps, weight=steps)  # a ratio of sums
             for name in self.reward_names:
                 self.means[f"reward/{name}"].update(float(t.rewards[name]))
+        for prompt_id, count in lost.items():
+            correct[prompt_id] += [False] * count
+            if count:
+                self.means["accuracy"].update(0.0, weight=count)
         for k in self.pass_at:
             for answers in correct.values():
                 if len(answers) >= k:

@@ -54,8 +54,9 @@ class Reward(ABC):
 
     in_process: ClassVar[bool] = False
     """True only for cheap pure functions: they run inline, without a time limit, others in a worker process."""
-    judges: ClassVar[bool] = False
-    """True if it is above 0 exactly for correct responses: accuracies and dynamic sampling then look at it."""
+    judges: ClassVar[bool | None] = None
+    """True: it is above 0 exactly for correct responses, and accuracies and dynamic sampling look at it. False: it says
+    nothing about that. None: it does so only if no other reward judges."""
     cpu_limit_s: ClassVar[float | None] = None
     """Seconds of processor time in a worker, after which its answer counts as incomparable; None: no such limit."""
 

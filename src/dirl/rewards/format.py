@@ -12,6 +12,7 @@ class Boxed(Reward):
     r"""0.1 if the response holds a complete `\boxed{...}`, right or wrong, else 0."""
 
     in_process: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __call__(self, sample: RewardSample) -> float:
         return 0.0 if last_boxed(sample.response) is None else 0.1
@@ -24,6 +25,7 @@ class ThinkFormat(Reward):
     """
 
     in_process: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __call__(self, sample: RewardSample) -> float:
         return float(_split_thinking(sample.response) is not None)
@@ -36,6 +38,7 @@ class Format(Reward):
     """
 
     in_process: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __call__(self, sample: RewardSample) -> float:
         parts = _split_thinking(sample.response)

@@ -29,6 +29,7 @@ class SoftOverlong(Reward):
     """
 
     in_process: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __init__(self, cache: int | None = None, weight: float = 1.0, name: str | None = None) -> None:
         super().__init__(weight, name)
@@ -48,6 +49,7 @@ class Length(Reward):
     """L / M: the longer the better, but 0 if the response was cut (L >= M)."""
 
     in_process: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __call__(self, sample: RewardSample) -> float:
         return 0.0 if sample.cut else sample.response_length / sample.max_response_tokens

@@ -15,6 +15,7 @@ class Repetition(Reward):
     """
 
     in_process: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
 
     def __init__(self, ngram_size: int = 3, weight: float = 1.0, name: str | None = None) -> None:
         super().__init__(weight, name)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, get_args
 
 from dirl.rewards.base import Incomparable, Reward, RewardSample
+from dirl.rewards.correctness import Correctness, correctness
 from dirl.rewards.evaluate import RewardError, evaluate, summary
 from dirl.rewards.pool import WorkerPool
 
@@ -50,10 +51,16 @@ class Scorer:
         timeout_s: seconds that these rewards together may take for one sample; then its process is killed.
         on_error: `raise` stops at the first error; `drop_group` hands them back in `ScoreReport.failed`, for the
             caller to drop and count the groups concerned.
+        correct: name of the reward that is above 0 for a correct response; None: the first that judges.
     """
 
     def __init__(
-        self, rewards: list[Reward], workers: int = 2, timeout_s: float = 10.0, on_error: OnError = "raise"
+        self,
+        rewards: list[Reward],
+        workers: int = 2,
+        timeout_s: float = 10.0,
+        on_error: OnError = "raise",
+        correct: str | None = None,
     ) -> None:
         _check_rewards(rewards)
         if workers < 1:
@@ -66,7 +73,7 @@ class Scorer:
         self._inline = [reward for reward in rewards if reward.in_process]
         self._remote = [reward for reward in rewards if not reward.in_process]
         self._pool = WorkerPool(self._remote, workers, timeout_s)
-        self._on_error = on_error
+        self._on_error, self._correct = on_error, correct
         for reward in self._inline:
             reward.prepare()
 
@@ -85,6 +92,11 @@ class Scorer:
             results={key: self._result(key, values[key]) for key in values if key not in failed},
             failed={key: failed[key] for key in values if key in failed},
         )
+
+    @property
+    def correctness(self) -> Correctness:
+        """What says whether a response is correct; ValueError if no reward does."""
+        return correctness(self.rewards, self._correct)
 
     def close(self) -> None:
         """End the worker processes; scoring again starts new ones."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dirl.rewards import RewardSample, Scorer
+from dirl.rewards import RewardSample, Scorer, ScoreReport
 from dirl.rl.advantage import AdvantageMode, group_advantages, has_spread
 from dirl.rollout.engine import RolloutEngine, request_seed
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory, trajectory_from_dict
@@ -31,16 +31,20 @@ class Collection:
     sampled: list[Trajectory] = field(default_factory=list)
     """Every trajectory sampled now, those of dropped groups included: the unbiased view of the policy."""
     counts: Counter = field(default_factory=Counter)
-    """dropped_uniform, dropped_failed, dropped_stale (groups), rounds, missing (groups short of the wanted number)."""
+    """dropped_uniform, dropped_failed, dropped_stale (groups), rounds, missing (groups short of the wanted number),
+    incomparable (responses)."""
     generate_s: float = 0.0
     reward_s: float = 0.0
+    lost: Counter = field(default_factory=Counter)
+    """Responses whose reward failed, by prompt id; `sampled` lacks them."""
 
 
 class Collector:
     """Makes groups of `group_size` trajectories until the wanted number has something to teach.
 
     Args:
-        dynamic_sampling: drop groups whose rewards have no spread, and refill from further prompts.
+        dynamic_sampling: drop groups whose correctness has no spread, and those whose reward has none, as they teach
+            nothing; refill from further prompts.
         max_rounds: rounds of generation per collection; what is missing after them is counted.
         oversample: prompts asked for per missing group, in expectation of drops; the surplus is kept.
         advantage: `zscore` or `mean`.
@@ -111,6 +115,8 @@ class Collector:
             if len(report.failed) == len(samples):
                 raise ValueError(f"all {len(samples)} responses lost their reward, the first: {first}")
             log.warning("%d of %d responses lost their reward, the first: %s", len(report.failed), len(samples), first)
+        result.lost.update(prompt_id for prompt_id, _ in report.failed)
+        self._count_incomparable(report, result)
         result.generate_s += generated - started
         result.reward_s += time.perf_counter() - generated
 
@@ -125,9 +131,24 @@ class Collector:
         result.counts["dropped_failed"] += len(by_id) - len(whole)
         if not self.dynamic_sampling:
             return whole
-        kept = [group for group in whole if has_spread([t.reward for t in group])]
+        kept = [group for group in whole if self._teaches(group)]
         result.counts["dropped_uniform"] += len(whole) - len(kept)
         return kept
+
+    def _teaches(self, group: Group) -> bool:
+        """Whether some of its responses are right and others wrong, and their rewards say so."""
+        degrees = [self.scorer.correctness.degree(t.rewards) for t in group]
+        return has_spread(degrees) and has_spread([t.reward for t in group])
+
+    @staticmethod
+    def _count_incomparable(report: ScoreReport, result: Collection) -> None:
+        keys = [key for key, scored in report.results.items() if scored.incomparable]
+        if keys:
+            result.counts["incomparable"] += len(keys)
+            log.warning(
+                "%d of %d answers could not be compared with the truth and count as wrong, the first: sample %d of %s",
+                len(keys), len(report.results), keys[0][1], keys[0][0],
+            )  # fmt: skip
 
     def requests(self, prompts: Iterable[Prompt], round_key: tuple[int, int]) -> list[GenerationRequest]:
         """`group_size` requests per prompt; a seed depends on (seed, epoch, round, prompt, sample) alone."""
@@ -191,6 +212,7 @@ def collection_state(collection: Collection) -> dict[str, Any]:
         "surplus": [trajectory_rows(group) for group in collection.surplus],
         "sampled": trajectory_rows(collection.sampled),
         "counts": dict(collection.counts),
+        "lost": dict(collection.lost),
         "generate_s": collection.generate_s,
         "reward_s": collection.reward_s,
     }
@@ -200,7 +222,8 @@ def collection_from_state(state: dict[str, Any]) -> Collection:
     """The inverse of `collection_state`."""
     groups, surplus = ([trajectories(rows) for rows in state[name]] for name in ("groups", "surplus"))
     times = {name: state[name] for name in ("generate_s", "reward_s")}
-    return Collection(groups, surplus, trajectories(state["sampled"]), Counter(state["counts"]), **times)
+    counts, lost = Counter(state["counts"]), Counter(state["lost"])
+    return Collection(groups, surplus, trajectories(state["sampled"]), counts, lost=lost, **times)
 
 
 def trajectory_rows(group: Sequence[Trajectory]) -> list[dict[str, Any]]:

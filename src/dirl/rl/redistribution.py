@@ -72,9 +72,10 @@ def _collections(collections: Sequence[State | None], world_size: int) -> list[S
     groups = deal([c["groups"] for c in collections], world_size)
     surplus = deal([c["surplus"] for c in collections], world_size)
     sampled = deal([c["sampled"] for c in collections], world_size)
-    counts = dict(sum((Counter(c["counts"]) for c in collections), Counter()))
+    counts, lost = (dict(sum((Counter(c[name]) for c in collections), Counter())) for name in ("counts", "lost"))
     times = {name: max(c[name] for c in collections) for name in ("generate_s", "reward_s")}
     return [
-        {"groups": g, "surplus": left, "sampled": every, "counts": {} if rank else counts, **times}
+        {"groups": g, "surplus": left, "sampled": every, "counts": {}, "lost": {}, **times}
+        | ({} if rank else {"counts": counts, "lost": lost})
         for rank, (g, left, every) in enumerate(zip(groups, surplus, sampled, strict=True))
     ]

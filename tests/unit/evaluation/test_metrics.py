@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from dirl.evaluation import ResponseMetrics, evaluate
 from dirl.evaluation.metrics import pass_at_k
 from dirl.models.tokenizer import new_tokenizer
-from dirl.rewards import Reward, RewardSample, Scorer
+from dirl.rewards import Accuracy, Length, Reward, RewardSample, Scorer
 from dirl.rollout import RolloutEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory
 
@@ -68,6 +68,21 @@ def test_metrics_are_those_worked_by_hand() -> None:
             "pass_at_3": 1.0,
         }
     )
+
+
+def test_a_response_without_a_reward_is_wrong_and_no_part_of_other_means() -> None:
+    metrics = ResponseMetrics(["bonus", "right"], block_size=2, pass_at=(1, 2), correct="right")
+    metrics.update([scored("a", 0, 1.0, bonus=-1.0), scored("a", 1, 0.0, bonus=1.0)], lost={"a": 2, "b": 1})
+    values = metrics.compute()
+    assert values["accuracy"] == pytest.approx(1 / 5)
+    assert values["pass_at_1"] == pytest.approx((1 / 4 + 0) / 2)
+    assert values["pass_at_2"] == pytest.approx(1 - 3 / 6), (
+        "of the pairs out of four, three hold no right one; b has one"
+    )
+    assert (values["reward/right"], values["response_length"]) == (0.5, 3.0)
+    only_lost = ResponseMetrics(["right"], block_size=2)
+    only_lost.update([], lost={"a": 3})
+    assert only_lost.compute()["accuracy"] == 0.0
 
 
 def test_metrics_add_up_over_updates_and_begin_anew_after_a_reset() -> None:
@@ -126,6 +141,13 @@ class Right(Reward):
         return float(int(sample.response) == int(sample.ground_truth))
 
 
+class Boxes(Accuracy):
+    """Accuracy of a response as if it stood in a box."""
+
+    def __call__(self, sample: RewardSample) -> float:
+        return super().__call__(dataclasses.replace(sample, response=rf"\boxed{{{sample.response}}}"))
+
+
 class CountingEngine(RolloutEngine):
     """Answers 0, 1, 2, ... to the samples of a prompt, `x` to those of prompt `broken`; finishes in any order."""
 
@@ -175,6 +197,7 @@ def test_an_evaluation_samples_scores_and_reports() -> None:
             "pass_at_4": 2 / 3,
             "responses": 12.0,
             "lost": 0.0,
+            "reward/incomparable": 0.0,
         }
     )
     assert len(told) == 12
@@ -191,11 +214,30 @@ def test_greedy_decoding_makes_one_sample_of_each_prompt() -> None:
     assert not [name for name in result.metrics if name.startswith("pass_at")]
 
 
-def test_responses_whose_reward_failed_are_counted_as_lost() -> None:
+def test_responses_whose_reward_failed_are_counted_as_lost_and_as_wrong() -> None:
     result = evaluation(CountingEngine(), questions(a="0", broken="1"), DecodingParams(), samples=2)
     assert (result.metrics["lost"], result.metrics["responses"]) == (2.0, 2.0)
-    assert result.metrics["accuracy"] == 0.5
+    assert result.metrics["accuracy"] == 0.25  # one right, one wrong, two lost
+    assert result.metrics["pass_at_1"] == 0.25
+    assert result.metrics["pass_at_2"] == 0.5
     assert {t.prompt_id for t in result.trajectories} == {"a"}
+
+
+def test_answers_that_cannot_be_compared_are_counted_and_wrong() -> None:
+    # samples answer 0, 1, 2, 3 in no box; Boxes puts them into one
+    scorer = Scorer([Length(), Boxes(weight=0.5)], workers=1)
+    prompts = questions(a="2", b="1/0")
+    result = evaluate(CountingEngine(), prompts, scorer, DecodingParams(), SPEC, TOKENIZER, samples=4)
+    scorer.close()
+    assert (result.metrics["reward/incomparable"], result.metrics["lost"]) == (4.0, 0.0)
+    assert result.metrics["accuracy"] == result.metrics["reward/boxes"] == 1 / 8
+    assert result.metrics["pass_at_4"] == 0.5
+    assert len(result.trajectories) == 8
+
+
+def test_an_evaluation_without_a_reward_that_judges_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"none of the rewards \(length\) says whether .* name one by `correct`"):
+        evaluate(CountingEngine(), questions(a="2"), Scorer([Length()]), DecodingParams(), SPEC, TOKENIZER)
 
 
 def test_the_seed_of_an_evaluation_decides_its_samples() -> None:

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.data.prompts import PromptStream
 from dirl.models.tokenizer import new_tokenizer
-from dirl.rewards import Reward, RewardError, RewardSample, Scorer
-from dirl.rl.collector import Collection, Collector, reward_sample
+from dirl.rewards import Incomparable, Reward, RewardError, RewardSample, Scorer
+from dirl.rl.collector import Collection, Collector, collection_from_state, collection_state, reward_sample
 from dirl.rollout import RolloutEngine
 from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Prompt, Trajectory
 
@@ -160,6 +160,81 @@ def test_dynamic_sampling_drops_uniform_groups_and_refills() -> None:
     assert {t.prompt_id for t in result.sampled} == set("abcdef"), "dropped ones are part of the policy's view"
 
 
+class Judge(Reward):
+    """1 if the last digit of the response is above 4."""
+
+    in_process: ClassVar[bool] = True
+    judges: ClassVar[bool | None] = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        return float(sample.response[-1] > "4")
+
+
+class Half(Judge):
+    """What offsets half of a `Judge`."""
+
+    judges: ClassVar[bool | None] = False
+
+    def __call__(self, sample: RewardSample) -> float:
+        return -super().__call__(sample)
+
+
+def digits(**answers: str) -> Script:
+    """One digit a sample, by prompt."""
+    return lambda request, call: answers[request.prompt_id][request.sample_index]
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        ({"a": "1234", "b": "1239", "c": "6789"}, "b"),  # all wrong, one right, all right; the totals differ everywhere
+        ({"a": "1299", "b": "3579", "c": "5555"}, "ab"),
+    ],
+)
+def test_dynamic_sampling_keeps_what_is_right_and_wrong_whatever_else_the_total_adds(
+    answers: dict[str, str], kept: str
+) -> None:
+    scorer = Scorer([Number(name="term"), Judge()])  # neither the first nor the total, but the one that judges
+    collector = Collector(
+        ScriptedEngine(digits(**answers)), scorer, TOKENIZER, SPEC, GROUP, dynamic_sampling=True, max_rounds=1
+    )
+    result = collector.collect(stream("abc"), 3, PARAMS)
+    assert ids_of(result.groups) == kept
+    assert result.counts["dropped_uniform"] == 3 - len(kept)
+
+
+def test_dynamic_sampling_drops_right_and_wrong_of_equal_reward_as_they_teach_nothing() -> None:
+    scorer = Scorer([Judge(), Half()])
+    engine = ScriptedEngine(digits(a="1239", b="1299"))
+    collector = Collector(engine, scorer, TOKENIZER, SPEC, GROUP, dynamic_sampling=True, max_rounds=1)
+    result = collector.collect(stream("ab"), 2, PARAMS)
+    assert (result.groups, result.counts["dropped_uniform"]) == ([], 2)
+
+
+def test_a_named_component_decides_in_place_of_the_one_that_judges() -> None:
+    answers = digits(a="1239", b="2222")
+    scorer = Scorer([Number(name="term"), Judge()], correct="term")
+    collector = Collector(ScriptedEngine(answers), scorer, TOKENIZER, SPEC, GROUP, dynamic_sampling=True, max_rounds=1)
+    assert ids_of(collector.collect(stream("ab"), 2, PARAMS).groups) == "a"
+
+
+class SometimesIncomparable(Judge):
+    """Cannot compare a 0."""
+
+    def __call__(self, sample: RewardSample) -> float:
+        return Incomparable(0.0) if sample.response == "0" else super().__call__(sample)
+
+
+def test_what_could_not_be_compared_is_counted_and_stays_in_its_group_as_wrong(caplog) -> None:
+    engine = ScriptedEngine(digits(a="0809", b="1239", c="0000"))
+    collector = Collector(engine, Scorer([SometimesIncomparable()]), TOKENIZER, SPEC, GROUP, dynamic_sampling=True)
+    result = collector.collect(stream("abc"), 2, PARAMS)
+    assert ids_of(result.groups) == "ab"
+    assert [t.reward for t in result.groups[0]] == [0.0, 1.0, 0.0, 1.0]
+    assert result.counts["incomparable"] == 2
+    assert "2 of 8 answers could not be compared" in caplog.text
+
+
 def test_rounds_are_capped_and_what_is_missing_is_counted() -> None:
     collector = collector_of(uniform_for("abcd"), dynamic_sampling=True, max_rounds=3)
     result = collector.collect(stream("abcde"), 2, PARAMS)
@@ -221,6 +296,9 @@ def test_a_failed_reward_drops_its_group_and_counts_it(dynamic_sampling: bool) -
     assert not result.counts["dropped_uniform"]
     assert sorted(t.key for t in result.sampled if t.prompt_id == "b") == [("b", 0), ("b", 1), ("b", 3)]
     assert all(len(group) == GROUP for group in result.groups)
+    assert result.lost == {"b": 1}
+    again = collection_from_state(collection_state(result))
+    assert (again.lost, again.counts, again.groups) == (result.lost, result.counts, result.groups)
 
 
 def test_a_failed_reward_stops_the_run_if_it_is_to_be_raised() -> None:

@@ -85,7 +85,8 @@ def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> No
     def ahead(groups: list[str], dropped: int, seconds: float) -> dict:
         counts = {"dropped_uniform": dropped}
         times = {"generate_s": seconds, "reward_s": 0.0}
-        return {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, **times}
+        lost = {"p0": dropped}
+        return {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, "lost": lost, **times}
 
     states = [
         state({"place": 4, "skip": []}, ahead=ahead(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]),
@@ -96,3 +97,4 @@ def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> No
     four = redistribute(states, 4)
     assert [rank["ahead"]["groups"] for rank in four] == [["p0"], ["p1"], ["p2"], ["p3"]]
     assert [rank["ahead"]["counts"] for rank in four] == [{"dropped_uniform": 3}, {}, {}, {}]
+    assert [rank["ahead"]["lost"] for rank in four] == [{"p0": 3}, {}, {}, {}]
