@@ -27,11 +27,13 @@ _BASE_NAMES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", 
 @lru_cache(maxsize=4096)
 def compare(truth: str, answer: str) -> Verdict:
     """Verdict on two bare answers. Run it in a process that can be killed: sympy may take for ever."""
-    truth, answer = plain(truth), plain(answer)
     if truth == answer:
         return Verdict.RIGHT
     if max(len(truth), len(answer)) > MAX_LENGTH:
         return Verdict.INCOMPARABLE
+    truth, answer = plain(truth), plain(answer)
+    if truth == answer:
+        return Verdict.RIGHT
     try:
         return Verdict.of(_equal(truth, answer))
     except Exception:  # whatever the parser or sympy cannot do: counted as a verdict of its own, see Verdict
@@ -56,7 +58,7 @@ def _word(text: str) -> str | None:
     inner = bare.strip(" ().")
     if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", inner):
         return None
-    is_word = bare != text or max(map(len, inner.split())) > 3
+    is_word = bare != text or max(map(len, re.findall("[A-Za-z]+", inner))) > 3
     return " ".join(inner.casefold().split()) if is_word else None
 
 

@@ -46,9 +46,8 @@ def _agree(a: object, b: object, right: bool) -> bool:
     has_decimal = a.has(sympy.Float) or b.has(sympy.Float)
     if not right:
         return bool(has_decimal and difference <= SAME * size)
-    return bool(difference <= (ROUNDING if has_decimal else EXACT) * size) or bool(
-        not has_decimal and sympy.simplify(a - b) == 0
-    )
+    allowed = (ROUNDING if has_decimal else EXACT) * size
+    return bool(difference <= allowed or sympy.simplify(a - b).is_zero)  # where all digits cancel, N finds no zero
 
 
 def _digits(expression: object) -> float:
@@ -56,22 +55,31 @@ def _digits(expression: object) -> float:
     if not isinstance(expression, sympy.Basic):
         return 0.0
     largest = max((_digits(part) for part in expression.args), default=0.0)
+    if expression.free_symbols:
+        return largest
     if isinstance(expression, sympy.factorial):
-        n = _number(expression.args[0])
+        n = _size(expression.args[0])
         return max(largest, n * math.log10(max(n, 10)))
     if isinstance(expression, sympy.binomial):
-        n, k = map(_number, expression.args)
+        n, k = map(_size, expression.args)
         return max(largest, min(k, n) * math.log10(max(n, 10)))
-    if isinstance(expression, sympy.Pow) and not expression.free_symbols:
-        base, exponent = map(_number, expression.args)
-        return max(largest, abs(exponent) * math.log10(base) if base > 1 else 0.0)
+    if isinstance(expression, sympy.Pow):
+        base, exponent = expression.args
+        return max(largest, _size(exponent) * _length(base))
     return largest
 
 
-def _number(expression: object) -> float:
-    """The size of a number without calculating what is large: infinity beyond 10^15."""
-    if isinstance(expression, sympy.Number):
-        return min(abs(float(expression)), math.inf)
-    return (
-        float(abs(sympy.N(expression, 15))) if _digits(expression) <= 15 and not expression.free_symbols else math.inf
-    )
+def _size(number: sympy.Basic) -> float:
+    """The absolute value, without calculating what is large: infinity beyond 10^15."""
+    if not isinstance(number, sympy.Number) and _digits(number) > 15:
+        return math.inf
+    value = abs(sympy.N(number, 15))
+    return float(value) if value <= 10**15 else math.inf
+
+
+def _length(number: sympy.Basic) -> float:
+    """Digits of a number before, or zeros after, the decimal point: |log10|."""
+    if not isinstance(number, sympy.Number) and _digits(number) > MAX_DIGITS:
+        return math.inf
+    value = abs(sympy.N(number, 15))
+    return float(abs(sympy.log(value, 10))) if value > 0 else 0.0

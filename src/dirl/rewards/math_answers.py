@@ -15,6 +15,8 @@ _BETWEEN = re.compile(
     r"[\s$.]*(?:\\[)\]])?\s*(?:,|;|and|or|\\text\s*\{\s*(?:and|or)\s*\}|,\s*(?:and|or))(?:\\quad|[\s$])*(?:\\[(\[])?"
     r"\s*(?:[A-Za-z]\w{0,5}\s*=\s*)?"
 )
+MAX_BETWEEN = 40
+"""Characters between two boxes of a list; the pattern takes quadratic time."""
 _TAIL = " \t\n.,;:"
 
 
@@ -46,7 +48,8 @@ def last_list(text: str) -> list[str]:
     found = boxes(text)
     listed = found[-1:]
     for box in reversed(found[:-1]):
-        if not _BETWEEN.fullmatch(text[box[1] : listed[0][0]]):
+        between = text[box[1] : listed[0][0]]
+        if len(between) > MAX_BETWEEN or not _BETWEEN.fullmatch(between):
             break
         listed.insert(0, box)
     return list(dict.fromkeys(bare_answer(content) for _, _, content in listed))

@@ -109,7 +109,8 @@ def _solutions(text: str) -> tuple[object, object]:
         return None, expression if isinstance(expression, sympy.Set) else None
     name, union = None, sympy.S.EmptySet
     for piece in split_outside(text, _OR):
-        relations = [r for part in split_outside(piece, _AND) for r in _relations(_named(part))]
+        found = [_relations(part) for part in _listed(split_outside(piece, _AND))]
+        relations = [relation for part in found for relation in part] if all(found) else []
         names = {symbol for r in relations for symbol in r.free_symbols} | ({name} if name else set())
         if not relations or len(names) != 1:
             return None, None
@@ -119,6 +120,16 @@ def _solutions(text: str) -> tuple[object, object]:
         outside = both is sympy.S.EmptySet and re.search(r"[,;]", piece)  # `x<1, x>2` lists two ranges
         union = sympy.Union(union, *sets) if outside else sympy.Union(union, both)
     return name, union
+
+
+def _listed(parts: list[str]) -> list[str]:
+    r"""`> 5` as `x > 5`; `x \ne 0`, `1` as `x \ne 0`, `x \ne 1`."""
+    named = [_named(part) for part in parts]
+    for i, part in enumerate(named[1:], 1):
+        left = re.match(r"(.+\\ne(?![A-Za-z]))", named[i - 1])
+        if left and not RELATION.search(part):
+            named[i] = f"{left[1]} {part}"
+    return named
 
 
 def _relations(text: str) -> list:

@@ -158,6 +158,10 @@ def _check_rewards(rewards: Sequence[Reward]) -> None:
             )
         if not reward.in_process:
             _check_sendable(reward, kind)
+    if any(reward.name == "incomparable" for reward in rewards):
+        raise ValueError(
+            "a reward has the name 'incomparable', which is that of a count in the logs; rename it by `name`"
+        )
     repeated = [name for name, count in Counter(reward.name for reward in rewards).items() if count > 1]
     if repeated:
         raise ValueError(f"two rewards have the name {repeated[0]!r}; give one of them another by `name`")

@@ -3,6 +3,7 @@
 It imports neither torch nor the main module of its parent, so that it starts in a moment.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NamedTuple
 
 from dirl.rewards.base import Reward, RewardSample
@@ -46,6 +48,8 @@ def main(descriptor: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends this process, whatever the parent does with it
     os.set_inheritable(descriptor, False)
+    with contextlib.suppress(OSError):  # where Linux runs out of memory, this process ends and not the trainer
+        Path("/proc/self/oom_score_adj").write_text("1000")
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     with Connection(descriptor) as connection:
         try:

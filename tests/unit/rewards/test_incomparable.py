@@ -1,6 +1,7 @@
 """Answers that cannot be compared, or not in time: wrong, counted, never an error; and what stays an error."""
 
 import time
+from pathlib import Path
 
 import pytest
 from tests.unit.rewards import misbehaving
@@ -91,3 +92,11 @@ def test_a_reward_that_compares_nothing_stays_an_error_when_it_hangs_dies_or_rai
 def test_an_empty_ground_truth_is_an_error_of_the_data_and_no_wrong_answer():
     with Scorer([Accuracy()], workers=1) as scorer, pytest.raises(RewardError, match="ground_truth is empty"):
         scorer.score([sample(RIGHT, " ")])
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone")
+def test_a_worker_is_the_first_to_go_where_memory_ends():
+    with Scorer([Accuracy()], workers=1) as scorer:
+        scorer.score([sample(RIGHT)])
+        (worker,) = scorer._pool._crew
+        assert Path(f"/proc/{worker._process.pid}/oom_score_adj").read_text().strip() == "1000"

@@ -42,6 +42,13 @@ def test_a_flood_of_open_boxes_is_read_in_linear_time():
     assert time.perf_counter() - start < 5.0  # a second search from every box would take minutes
 
 
+def test_a_flood_of_blanks_and_boxes_is_read_at_once():
+    start = time.perf_counter()
+    assert last_list(r"\boxed{1}" + " " * 100_000 + r"\boxed{2}") == ["2"]
+    assert len(last_list(r"\boxed{1}, \boxed{2}, " * 5_000 + r"\boxed{3}")) == 3
+    assert time.perf_counter() - start < 5.0
+
+
 @pytest.mark.parametrize(
     "wrapped", ["4", " 4\n", "$4$", "$$ 4 $$", r"\(4\)", r"\[4\]", r"so \boxed{4}.", r"\boxed{$4$}"]
 )

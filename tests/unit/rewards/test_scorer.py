@@ -262,6 +262,8 @@ def test_bad_arguments_are_refused():
         Scorer([])
     with pytest.raises(ValueError, match="two rewards have the name 'boxed'"):
         Scorer([Boxed(), Accuracy(name="boxed")])
+    with pytest.raises(ValueError, match="name 'incomparable'"):
+        Scorer([Boxed(name="incomparable")])
     with pytest.raises(ValueError, match="must be a subclass"):
         Scorer([len])
     with pytest.raises(ValueError, match="no weight or name"):
