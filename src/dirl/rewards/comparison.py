@@ -84,6 +84,7 @@ def _same_in_bases(truth: str, answer: str, expected: tuple[str, int] | None, gi
 
 def _same_parts(truth: str, answer: str) -> bool:
     """Lists and sets in any order, each part once; a single part against a single one."""
+    truth, answer = _listed(truth), _listed(answer)
     expected, given = parts(truth), parts(answer)
     if len(expected) + len(given) > 2 and bool(ELLIPSIS.search(truth)) != bool(ELLIPSIS.search(answer)):
         return False  # math-verify drops the dots
@@ -96,6 +97,15 @@ def _same_parts(truth: str, answer: str) -> bool:
             return False
         given.remove(match)
     return True
+
+
+def _listed(text: str) -> str:
+    r"""`S=\{1,2\}` as `\{1,2\}`, `\text{A, B}` as `A, B`."""
+    whole = _WRAPPER.fullmatch(text)
+    if whole is not None:
+        return whole[1]
+    value = stated(text).value if r"\{" in text and len(split_outside(text, _SEPARATOR)) == 1 else None
+    return text if value is None or _outer(value) != r"\{" else value
 
 
 def parts(text: str) -> list[str]:
