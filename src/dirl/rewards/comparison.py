@@ -21,6 +21,9 @@ _SEPARATOR = re.compile(r"[,;]|(?:\\text\s*\{\s*,?\s*|(?<![A-Za-z\\]))(?:and|or)
 _BASED = re.compile(
     r"\(?([0-9A-Za-z]*\d[0-9A-Za-z]*)\)?\s*_\s*(?:\{?\s*(\d+)\s*\}?|\{\s*\\text\s*\{\s*(\w+)\s*\}\s*\})"
 )
+_QUANTITY = re.compile(r"[-+]?[\d.,/]+(?:\s*[mgshl]|\s+[A-Za-z]+|(?!ab|bc|st|rs|mt|mp)[A-Za-z]{2,})")
+_LIKE_UNITS = re.compile(r"([\d})\s]\s*)([cdghlmost]|ab|bc|st|rs|mt|mp)(?=\s*(?:$|[,;]))")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*percent\s*\}|\bpercent\b)\s*$")
 _BASE_NAMES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
@@ -35,9 +38,17 @@ def compare(truth: str, answer: str) -> Verdict:
     if truth == answer:
         return Verdict.RIGHT
     try:
-        return Verdict.of(_equal(truth, answer))
+        return Verdict.of(_equal(*_variables_kept(truth, answer)))
     except Exception:  # whatever the parser or sympy cannot do: counted as a verdict of its own, see Verdict
         return Verdict.INCOMPARABLE
+
+
+def _variables_kept(truth: str, answer: str) -> tuple[str, str]:
+    """Where the truth has variables, letters at the end are some: math-verify reads `6r-4d` as 6r-4, `2ab` as 2."""
+    letters = re.search("[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", _WRAPPER.sub("", truth)))
+    if letters is None or _QUANTITY.fullmatch(truth):
+        return truth, answer
+    return _LIKE_UNITS.sub(r"\1\2^{1}", truth), _LIKE_UNITS.sub(r"\1\2^{1}", answer)
 
 
 def _equal(truth: str, answer: str) -> bool:
@@ -47,6 +58,8 @@ def _equal(truth: str, answer: str) -> bool:
     based = _based(truth), _based(answer)
     if based != (None, None):
         return _same_in_bases(truth, answer, *based)
+    if max(truth.count(":"), answer.count(":")) > 1:
+        return _same_ratio(truth, answer)
     if RELATION.search(truth) or RELATION.search(answer):
         return same_solutions(truth, answer)
     return _same_parts(truth, answer)
@@ -129,11 +142,24 @@ def _outer(text: str) -> str:
     return "(" if text.startswith("(") and text.endswith(")") and whole else ""
 
 
+def _same_ratio(truth: str, answer: str) -> bool:
+    """`1:2:3` against `2:4:6`: as many terms, in proportion."""
+    expected, given = truth.split(":"), answer.split(":")
+    if len(expected) != len(given):
+        return False
+    pairs = zip(expected[1:], given[1:], strict=True)
+    return all(verified(rf"({t}) \cdot ({given[0]})", rf"({expected[0]}) \cdot ({a})") for t, a in pairs)
+
+
 def _same_value(truth: str, answer: str) -> bool:
-    """Single answers, of which each may be an equation that names it."""
+    """Single answers, of which each may be an equation that names it; 50% answers what asks for percent, too."""
     expected, given = stated(truth), stated(answer)
     if given.value is None and not given.is_equation:
         return False
     if expected.is_equation and given.is_equation:
         return given.holds and same_equation(expected.text, given.text)
-    return None not in (expected.value, given.value) and verified(expected.value, given.value)
+    if None in (expected.value, given.value):
+        return False
+    percent = [bool(_PERCENT.search(side.value)) for side in (expected, given)]
+    bare = [_PERCENT.sub("", side.value) for side in (expected, given)]
+    return verified(expected.value, given.value) or (percent[0] != percent[1] and verified(*bare))

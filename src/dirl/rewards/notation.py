@@ -24,6 +24,7 @@ _SYMBOLS = {
     **{"。": ".", "、": ",", "∶": ":"},
 }
 _SPELLINGS = [
+    (r"(?<!\\)\$", ""),
     (r"\\(?:leqslant|leq)(?![A-Za-z])|<=", r"\\le "),
     (r"\\(?:geqslant|geq)(?![A-Za-z])|>=", r"\\ge "),
     (r"\\neq(?![A-Za-z])|\\not\s*=|(?<![\d)}])!=", r"\\ne "),  # but 5!=120
@@ -42,9 +43,15 @@ _SPELLINGS = [
     (r"\\sqrt\s+(\d+)", r"\\sqrt{\1}"),
     (r"^\s*\*\*(.+)\*\*\s*$|^\s*`(.+)`\s*$", r"\1\2"),
     (r"\\!", ""),
+    (r"\\(?:emph|underline|uline)\s*(?=\{)|\\(?:text)?color\s*\{\w+\}", ""),
+    (r"(\^\s*\{?\s*\\circ\s*\}?)\s*(?:[CF]|\\(?:text|mathrm)\s*\{\s*[CF]\s*\})\s*$", r"\1"),
+    (r"(?<=[A-Za-z}])('+)", lambda match: "^{" + r"\prime" * len(match[1]) + "}"),  # math-verify drops it
+    (r"^\s*([A-J])\)\s*$", r"\1"),
     (r"\\(?:bf|rm|it|displaystyle)(?![A-Za-z])", ""),
 ]
-_BLANKS = re.compile(r"\\[,;:]|(?<!\\)\\(?=\s|$)|~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick|neg)space(?![A-Za-z])|\s+")
+_BLANKS = re.compile(
+    r"(?:\\[,;:]|(?<!\\)\\(?=\s|$)|~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick|neg)space(?![A-Za-z])|\s)+"
+)
 _THOUSANDS = re.compile(r"(?<![\d.(\[{])(?<![^\\],)\d{1,3}(?:(?:\\[,;:! ]|~|\{,\}|,|\s)\d{3})+(?!,?\d)")
 _MIXED = re.compile(r"(-?\d+) +(\d+)/(\d+)")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\}^])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![\w.{^])")
@@ -73,20 +80,23 @@ def _characters(text: str) -> str:
     """Digits of every script, full-width forms, raised and lowered characters, fractions and symbols in ASCII."""
     if text.isascii():
         return text
-    text = "".join(_SYMBOLS.get(c, c) for c in text)
+    text = "".join(_SYMBOLS.get(c, c) for c in "".join(map(_usual_form, text)))
     text = _scripts(text, "<super>", "^")
     text = _scripts(text, "<sub>", "_")
-    return "".join(c if c.isascii() else _character(c) for c in text)
+    return "".join(map(_number_form, text))
 
 
-def _character(c: str) -> str:
+def _usual_form(c: str) -> str:
     kind = unicodedata.decomposition(c).partition(" ")[0]
-    if kind == "<fraction>":
+    return unicodedata.normalize("NFKC", c) if kind in ("<wide>", "<narrow>", "<noBreak>", "<font>") else c
+
+
+def _number_form(c: str) -> str:
+    if unicodedata.decomposition(c).startswith("<fraction>"):
         top, bottom = unicodedata.normalize("NFKC", c).split("\u2044")
         return rf"\frac{{{top}}}{{{bottom}}}"
-    if (digit := unicodedata.decimal(c, None)) is not None:
-        return str(digit)
-    return unicodedata.normalize("NFKC", c) if kind in ("<wide>", "<narrow>", "<noBreak>", "<font>") else c
+    digit = unicodedata.decimal(c, None)
+    return c if digit is None else str(digit)
 
 
 def _scripts(text: str, kind: str, sign: str) -> str:

@@ -4,7 +4,7 @@ import logging
 import re
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic
+from sympy import Basic, Expr, I, Product, Sum
 
 from dirl.rewards import magnitude
 
@@ -14,7 +14,16 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 def parsed(text: str) -> list:
     """What math-verify reads: the expression, if it can, and the letters."""
-    return parse(rf"\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
+    read = parse(rf"\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
+    return [_with_imaginary_unit(expression) for expression in read]
+
+
+def _with_imaginary_unit(expression: object) -> object:
+    """i is a variable to math-verify, so that i^2 would not be -1; it may count in a sum or a product."""
+    if not isinstance(expression, Expr) or expression.has(Sum, Product):
+        return expression
+    names = [symbol for symbol in expression.free_symbols if symbol.name == "i"]
+    return expression.xreplace(dict.fromkeys(names, I)) if names else expression
 
 
 def expression_of(text: str) -> Basic | None:
