@@ -5,7 +5,7 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from dirl.rewards.base import Incomparable, Reward, RewardSample
-from dirl.rewards.math_answers import bare_answer, bare_truth, judge, last_boxed, last_list, load_comparison
+from dirl.rewards.math_answers import bare_answer, bare_truth, boxes, judge, last_boxed, last_list, load_comparison
 from dirl.rewards.verdict import Verdict
 
 
@@ -64,6 +64,12 @@ class ExactAnswer(Reward):
         if answer is None or sample.cut:
             return 0.0
         answers = {bare_answer(answer), ", ".join(last_list(sample.response))}
+        if len(boxes(sample.ground_truth)) > 1:  # all of them, in any order
+            return float(any(_listed(answer) == _listed(truth) for answer in answers))
         if "####" in sample.ground_truth:
             answers = {re.sub(r"(?<=\d),(?=\d{3})", "", answer) for answer in answers}
         return float(truth in answers)
+
+
+def _listed(text: str) -> list[str]:
+    return sorted(part.strip() for part in text.split(","))

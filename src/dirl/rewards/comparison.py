@@ -1,8 +1,10 @@
 r"""Whether two answers are the same mathematics; math-verify decides, with guards around what it gets wrong.
 
 The guards: a list is compared part by part; an equation is an answer only if it names its value and is true (`x=5`, not
-`4=5` or `x+y=0`); inequalities are compared as sets of solutions; a number in another base and a word are no products;
-numbers differ if they differ relatively, however small they are; what is too large to calculate is not calculated.
+`4=5` or `x+y=0`); inequalities are compared as sets of solutions; a number in another base and a word are no products,
+a variable at the end is no unit, `1:2:3` is no quotient; numbers differ if they differ relatively, however small they
+are; what is too large to calculate is not calculated. Conventions: units do not count; `50%` answers 50 and 0.5; a
+decimal answers an exact value if six places, or six digits of a small one, agree; of a base the truth's is understood.
 """
 
 import re

@@ -45,7 +45,6 @@ def test_what_cannot_be_compared_is_a_verdict_and_no_error(truth, box):
 
 NUMBERS = st.fractions(min_value=-5000, max_value=5000, max_denominator=40)
 SPACES = st.sampled_from(["", " ", "  ", "\n", r"\,", "~", "\u2009"])
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 FULL_WIDTH = str.maketrans(string.digits, "".join(chr(0xFF10 + i) for i in range(10)))
 
 

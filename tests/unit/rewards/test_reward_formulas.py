@@ -81,7 +81,10 @@ def test_exact_answer_compares_letters_and_not_values():
     assert reward(sample(r"\boxed{1,080}", "#### 1,080")) == reward(sample(r"\boxed{1080}", "#### 1,080")) == 1.0
     assert reward(sample(r"\boxed{1,080}", "1080")) == 0.0
     assert reward(sample(r"\boxed{a, b}", r"\boxed{a}, \boxed{b}")) == 1.0
+    assert reward(sample(r"\boxed{b,a}", r"\boxed{a}, \boxed{b}")) == 1.0
+    assert reward(sample(r"\boxed{b} and \boxed{a}", r"\boxed{a}, \boxed{b}")) == 1.0
     assert reward(sample(r"\boxed{b}", r"\boxed{a}, \boxed{b}")) == 0.0
+    assert reward(sample(r"\boxed{b,a}", "a,b")) == 0.0
     with pytest.raises(ValueError, match="ground_truth is empty"):
         reward(sample(r"\boxed{}", " "))
 
