@@ -26,6 +26,7 @@ _BASED = re.compile(
 _QUANTITY = re.compile(r"[-+]?[\d.,/]+(?:\s*[mgshl]|\s+[A-Za-z]+|(?!ab|bc|st|rs|mt|mp)[A-Za-z]{2,})")
 _LIKE_UNITS = re.compile(r"([\d})\s]\s*)([cdghlmost]|ab|bc|st|rs|mt|mp)(?=\s*(?:$|[,;]))")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\s*\{\s*percent\s*\}|\bpercent\b)\s*$")
+_SHORT_WORDS = ("no", "yes", "odd", "one", "two", "six", "ten", "all", "any")
 _BASE_NAMES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
@@ -54,8 +55,8 @@ def _variables_kept(truth: str, answer: str) -> tuple[str, str]:
 
 
 def _equal(truth: str, answer: str) -> bool:
-    words = _word(truth), _word(answer)
-    if None not in words:
+    words = _letters(truth), _letters(answer)
+    if None not in words and (_is_word(truth) or _is_word(answer)):
         return words[0] == words[1]
     based = _based(truth), _based(answer)
     if based != (None, None):
@@ -67,14 +68,16 @@ def _equal(truth: str, answer: str) -> bool:
     return _same_parts(truth, answer)
 
 
-def _word(text: str) -> str | None:
-    r"""The words that an answer consists of, in lower case; None if it may be a product of variables."""
-    bare = _WRAPPER.sub(r"\1", text)
-    inner = bare.strip(" ().")
-    if not re.fullmatch(r"[A-Za-z][A-Za-z' -]*", inner):
-        return None
-    is_word = bare != text or max(map(len, re.findall("[A-Za-z]+", inner))) > 3
-    return " ".join(inner.casefold().split()) if is_word else None
+def _letters(text: str) -> str | None:
+    r"""What consists of letters alone, `\text{...}` and parentheses taken off, in lower case."""
+    inner = _WRAPPER.sub(r"\1", text).strip(" ().")
+    return " ".join(inner.casefold().split()) if re.fullmatch(r"[A-Za-z][A-Za-z' -]*", inner) else None
+
+
+def _is_word(text: str) -> bool:
+    r"""Whether letters are a word, and no product of variables: in `\text{...}`, of more than three, or well known."""
+    longest = max(map(len, re.findall("[A-Za-z]+", text)))
+    return longest > 3 or _WRAPPER.search(text) is not None or text.casefold() in _SHORT_WORDS
 
 
 def _based(text: str) -> tuple[str, int] | None:
@@ -104,6 +107,9 @@ def _same_parts(truth: str, answer: str) -> bool:
     if len(expected) + len(given) > 2 and bool(ELLIPSIS.search(truth)) != bool(ELLIPSIS.search(answer)):
         return False  # math-verify drops the dots
     if len(expected) != len(given) or len(expected) > MAX_PARTS:
+        expected_tuple, given_tuple = _as_tuple(expected), _as_tuple(given)
+        if expected_tuple is not None or given_tuple is not None:
+            return _same_value(expected_tuple or truth, given_tuple or answer)
         bracketed = {_outer(truth), _outer(answer)}
         return "=" not in truth + answer and bracketed != {r"\{", "("} and verified(truth, answer)
     for part in expected:
@@ -112,6 +118,15 @@ def _same_parts(truth: str, answer: str) -> bool:
             return False
         given.remove(match)
     return True
+
+
+def _as_tuple(listed: list[str]) -> str | None:
+    """`y=2, x=1` as `(1, 2)`, for a pair on the other side: values in the order of their names."""
+    equations = [stated(part) for part in listed]
+    named = {each.text.partition("=")[0]: each.value for each in equations if each.is_equation}
+    if len(named) < max(2, len(listed)) or None in named.values():
+        return None
+    return f"({', '.join(named[name] for name in sorted(named))})"
 
 
 def _listed(text: str) -> str:
