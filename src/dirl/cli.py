@@ -19,6 +19,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from dirl import commands
 from dirl.callbacks import Throughput
+from dirl.checkpoints.reading import Contents
+from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.serve import serve
 
@@ -131,11 +133,21 @@ class DirlCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name in TRAINER_COMMANDS}
 
     def before_fit(self) -> None:
-        if self._get(self.config, "ckpt_path") == "last":
-            # Lightning would look in this run's new folder, find nothing, and start from scratch with a warning.
-            found = Path(self.trainer.default_root_dir).glob("logs/version_*/checkpoints/*.ckpt")
-            newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-            raise ValueError(f"ckpt_path=last: every run has a folder of its own; name a file (the newest is {newest})")
+        self._dump_config()
+        self.model.run_config = flat(self.config_dump)
+        if self.resumed is not None:
+            module = self.model
+            check_strategy(self.resumed, self.trainer)
+            check_kind(self.resumed, type(module).__name__, module.spec.block_size, module.expected_shapes())
+            say_changes(self.resumed.own["config"], module.run_config)
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the checkpoint of `--ckpt_path` and look into it; Lightning would load all of it for hyperparameters."""
+        self.resumed: Contents | None = None
+        config = self.config.get(self.config.get("subcommand") or "", {})
+        if config.get("ckpt_path"):
+            self.resumed = find(config["ckpt_path"], Path(config["trainer"]["default_root_dir"] or "."))
+            config["ckpt_path"] = str(self.resumed.path)
 
     def before_validate(self) -> None:
         if not isinstance(self.model, SFTModule):

@@ -1,8 +1,12 @@
 """FSDP2 by config: Lightning's ModelParallelStrategy with the data-parallel size taken from the trainer."""
 
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
+
+from dirl.checkpoints.files import clear_leftovers, flush, part_of, put_in_place, said_if_it_fails
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -23,3 +27,24 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """A folder of shards gets its name when all ranks have written theirs."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path, part = self.broadcast((Path(filepath), part_of(Path(filepath))))
+        if self.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(path.parent)
+        self.barrier()
+        with said_if_it_fails(path, part):
+            super().save_checkpoint(checkpoint, part, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            for written in (*part.iterdir(), part):
+                flush(written)
+            put_in_place(part, path)
+        self.barrier()

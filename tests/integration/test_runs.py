@@ -208,13 +208,6 @@ def test_a_checkpoint_of_another_block_size_is_refused(tmp_path: Path) -> None:
         fit(tmp_path / "other", *args, "--model.init_args.source.init_args.block_size=8", f"--ckpt_path={checkpoint}")
 
 
-def test_a_resume_that_would_start_from_scratch_is_refused(tmp_path: Path) -> None:
-    args = rl_args(tmp_path)
-    root = fit(tmp_path / "run", *args, "--trainer.max_epochs=1")
-    with pytest.raises(ValueError, match=r"the newest is .*version_0/checkpoints/step=2\.ckpt"):
-        fit(root, *args, "--ckpt_path=last")
-
-
 def test_validate_without_validation_is_refused(tmp_path: Path) -> None:
     data, root = write_sft(tmp_path / "sft.jsonl"), f"--trainer.default_root_dir={tmp_path}"
     with pytest.raises(ValueError, match=r"data\.val is not set"):

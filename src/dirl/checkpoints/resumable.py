@@ -4,7 +4,10 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
 
+from dirl.checkpoints.files import WholeFiles
 from dirl.checkpoints.loops import use_loops
 from dirl.checkpoints.position import Position, loop_state, position_of
 
@@ -25,6 +28,8 @@ class Resumable(L.LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             use_loops(self.trainer)
+            if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                self.trainer.strategy.checkpoint_io = WholeFiles()
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         self.update = "none"
@@ -51,3 +56,8 @@ class Resumable(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         position = Position(**checkpoint[KEY]["position"])
         self._validated_at = position.batches if position.validated else 0
+        for callback in self.trainer.checkpoint_callbacks:
+            # Each start of a run has a folder of its own; ModelCheckpoint would forget what it knows of the best ones.
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state is not None and isinstance(callback, ModelCheckpoint):
+                state["dirpath"] = callback.dirpath

@@ -4,6 +4,7 @@ One batch of a dataloader is one optimizer step (`StepBatch`), so accumulation c
 divisor is summed over all ranks before the first micro-batch.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -11,14 +12,14 @@ from functools import cached_property
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
-from dirl.checkpoints import Resumable
+from dirl.checkpoints.resumable import KEY, Resumable
 from dirl.data.packing import empty_batch
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
@@ -31,6 +32,7 @@ from dirl.modules.optimization import (
     clip_gradients,
     offload_optimizer_state,
     restore_optimizer_state,
+    use_settings,
 )
 from dirl.modules.sharding import reshard, shard
 from dirl.types import DecodingParams, ModelSpec, PackedBatch, StepBatch
@@ -73,6 +75,9 @@ class BlockDiffusionModule(Resumable):
         self.offload_optimizer = offload_optimizer
         self.model: BlockDiffusionLM | None = None
         self._on_host: list[HostCopy] = []
+        self.run_config: dict[str, str] = {}
+        """The config of the run, flat, for its checkpoints."""
+        self._loaded_optimizer_settings: dict | None = None
 
     @cached_property
     def description(self) -> ModelDescription:
@@ -251,15 +256,37 @@ class BlockDiffusionModule(Resumable):
             value = parameter.detach()
             yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
+    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights in a checkpoint, by name, without building the model."""
+        backbone = empty_backbone(self.description.config, torch.float32)
+        return {f"model.backbone.{name}": tuple(value.shape) for name, value in backbone.state_dict().items()}
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["block_size"] = self.spec.block_size
+        checkpoint[KEY] |= {
+            "module": type(self).__name__,
+            "block_size": self.spec.block_size,
+            "optimizer": self._optimizer_settings(),
+            "config": self.run_config,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get("block_size")
-        if saved != self.spec.block_size:
-            raise ValueError(
-                f"the checkpoint was trained with block_size={saved}, the model has block_size={self.spec.block_size}: "
-                "resume with the block size of the checkpoint, or start a new run from its exported model"
-            )
+        self._loaded_optimizer_settings = checkpoint[KEY]["optimizer"]
+
+    def on_train_start(self) -> None:
+        """What the command line says of the optimizer acts in a resumed run too; Lightning has put back the old."""
+        now = self._optimizer_settings()
+        if self._loaded_optimizer_settings in (None, now):
+            return
+        use_settings(self.optimizers(use_pl_optimizer=False), self.lr_schedulers(), self.optimizer_config)
+        changed = [f"{k} {self._loaded_optimizer_settings[k]} -> {now[k]}" for k in now]
+        changed = [text for text, k in zip(changed, now, strict=True) if self._loaded_optimizer_settings[k] != now[k]]
+        rank_zero_info(f"the optimizer goes on with other settings than the checkpoint's: {', '.join(changed)}")
+
+    def _optimizer_settings(self) -> dict:
+        settings = dataclasses.asdict(self.optimizer_config) | {"total_steps": None}
+        if self.optimizer_config.schedule == "cosine":
+            settings["total_steps"] = self.trainer.estimated_stepping_batches
+        return settings

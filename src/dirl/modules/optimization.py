@@ -65,6 +65,15 @@ def build_optimizer(
     return optimizer, get_scheduler(name, optimizer, config.warmup_steps, steps)
 
 
+def use_settings(optimizer: AdamW, scheduler: LRScheduler, config: OptimizerConfig) -> None:
+    """Give the optimizer of a resumed run other settings than the checkpoint's; its moments and steps stay."""
+    scheduler.base_lrs = [config.lr] * len(optimizer.param_groups)
+    for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+        group |= {"betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
+        group |= {"initial_lr": config.lr, "lr": config.lr * factor(scheduler.last_epoch)}
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
 def clip_gradients(parameters: list[Parameter], max_norm: float | None) -> Tensor:
     """Scale the gradients to at most `max_norm`; returns the global norm from before, over all shards."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
