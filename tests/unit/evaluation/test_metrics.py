@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tests.unit.rewards.misbehaving import Boxes
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.evaluation import ResponseMetrics, evaluate
 from dirl.evaluation.metrics import pass_at_k
 from dirl.models.tokenizer import new_tokenizer
-from dirl.rewards import Accuracy, Length, Reward, RewardSample, Scorer
+from dirl.rewards import Length, Reward, RewardSample, Scorer
 from dirl.rollout import RolloutEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory
 
@@ -139,13 +140,6 @@ class Right(Reward):
 
     def __call__(self, sample: RewardSample) -> float:
         return float(int(sample.response) == int(sample.ground_truth))
-
-
-class Boxes(Accuracy):
-    """Accuracy of a response as if it stood in a box."""
-
-    def __call__(self, sample: RewardSample) -> float:
-        return super().__call__(dataclasses.replace(sample, response=rf"\boxed{{{sample.response}}}"))
 
 
 class CountingEngine(RolloutEngine):

@@ -3,13 +3,14 @@
 What a reward does is read from the response, so that one call mixes good and bad samples.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
 
-from dirl.rewards import Reward, RewardSample
+from dirl.rewards import Accuracy, Reward, RewardSample
 from dirl.rewards.accuracy import MathReward
 
 
@@ -137,3 +138,10 @@ class BusyForEver(Reward):
     def __call__(self, sample: RewardSample) -> float:
         while True:
             pass
+
+
+class Boxes(Accuracy):
+    """Accuracy of a response as if it stood in a box."""
+
+    def __call__(self, sample: RewardSample) -> float:
+        return super().__call__(dataclasses.replace(sample, response=rf"\boxed{{{sample.response}}}"))
