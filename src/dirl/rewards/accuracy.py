@@ -49,7 +49,7 @@ class BinaryAccuracy(MathReward):
 
 
 class ExactAnswer(Reward):
-    """1 if the boxed answer is the ground truth, letter for letter, else 0; also 0 if the response was cut (L >= M).
+    """1 if the boxed answer is the ground truth, letter for letter, else 0.
 
     For tasks whose answers are canonical strings: it needs neither sympy nor a worker. Blanks at both ends
     and the math delimiters around either answer do not count. Of a ground truth in GSM8K's form what follows `####`
@@ -61,7 +61,7 @@ class ExactAnswer(Reward):
 
     def __call__(self, sample: RewardSample) -> float:
         truth, answer = bare_truth(sample.ground_truth), last_boxed(sample.response)
-        if answer is None or sample.cut:
+        if answer is None:
             return 0.0
         answers = {bare_answer(answer), ", ".join(last_list(sample.response))}
         if len(boxes(sample.ground_truth)) > 1:  # all of them, in any order

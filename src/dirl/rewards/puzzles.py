@@ -26,8 +26,7 @@ class Countdown(Reward):
     """1 for an expression that uses each number exactly once and gives the target, else 0.
 
     Allowed are + - * / between numbers, and parentheses; it is evaluated in exact fractions. `ground_truth`
-    is JSON, e.g. `{"numbers": [3, 5, 7], "target": 22}`, which `(3 * 5) + 7` solves. A response that was cut
-    (L >= M) is wrong.
+    is JSON, e.g. `{"numbers": [3, 5, 7], "target": 22}`, which `(3 * 5) + 7` solves.
     """
 
     in_process: ClassVar[bool] = True
@@ -35,7 +34,7 @@ class Countdown(Reward):
 
     def __call__(self, sample: RewardSample) -> float:
         numbers, target = _countdown_task(sample.ground_truth)
-        expression = None if sample.cut else last_boxed(sample.response)
+        expression = last_boxed(sample.response)
         if expression is None or len(expression) > MAX_EXPRESSION or not re.fullmatch(r"[0-9+\-*/()\s]+", expression):
             return 0.0
         try:
@@ -51,7 +50,6 @@ class Sudoku4(Reward):
 
     The solution is 16 digits, row by row, blanks between them allowed. `ground_truth` is JSON, e.g.
     `{"puzzle": "1..4/..1./.1../4..1"}`, with `.` where the puzzle is blank; slashes between rows are optional.
-    A response that was cut (L >= M) is wrong.
     """
 
     in_process: ClassVar[bool] = True
@@ -60,7 +58,7 @@ class Sudoku4(Reward):
     def __call__(self, sample: RewardSample) -> float:
         puzzle = _sudoku_task(sample.ground_truth)
         grid = "".join((last_boxed(sample.response) or "").split())
-        if sample.cut or not re.fullmatch(r"[1-4]{16}", grid):
+        if not re.fullmatch(r"[1-4]{16}", grid):
             return 0.0
         agrees = all(given in (".", cell) for given, cell in zip(puzzle, grid, strict=True))
         return float(agrees and all(len({grid[i] for i in unit}) == 4 for unit in _UNITS))

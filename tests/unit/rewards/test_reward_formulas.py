@@ -57,12 +57,25 @@ def test_binary_accuracy_is_plus_or_minus_one_and_minus_one_if_cut():
     ],
     ids=lambda value: value.name if isinstance(value, Reward) else "",
 )
-def test_what_judges_is_above_zero_exactly_for_a_right_response_that_was_not_cut(reward, truth, response):
+def test_what_judges_is_above_zero_exactly_for_a_right_response(reward, truth, response):
     assert reward.judges
     assert reward(sample(response, truth, length=40)) > 0
-    assert reward(sample(response, truth, length=100)) <= 0
     assert reward(sample(WRONG, truth, length=40)) <= 0
     assert reward(sample("", truth, length=40)) <= 0
+
+
+@pytest.mark.parametrize("reward", [Accuracy(), BinaryAccuracy(), Cosine(), Speed(), SpeedPenalty()])
+def test_a_right_response_that_was_cut_is_wrong_where_answers_are_compared(reward):
+    assert reward(sample(RIGHT, length=99)) > 0
+    for length in (100, 101):
+        cut = reward(sample(RIGHT, length=length))
+        assert cut == reward(sample(WRONG, length=length)) <= 0
+
+
+def test_a_canonical_answer_that_ends_with_the_limit_is_right():
+    # A stop token in the last place allowed: the demo's responses are as long as its limit.
+    assert ExactAnswer()(sample(RIGHT, length=100)) == 1.0
+    assert Countdown()(sample(r"\boxed{2+2}", '{"numbers": [2, 2], "target": 4}', length=100)) == 1.0
 
 
 def test_the_form_and_the_length_of_a_response_judge_nothing():
