@@ -28,6 +28,7 @@ PARSER_MODE = "omegaconf+"
 COMMANDS: dict[str, Callable] = {
     "rollout": commands.rollout,
     "evaluate": commands.evaluate,
+    "export": commands.export,
     "demo": commands.demo,
     "configs": commands.configs,
     "serve": serve,

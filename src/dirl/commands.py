@@ -1,4 +1,4 @@
-"""The commands beside training: rollout, evaluate, demo, configs. Signatures are their options."""
+"""The commands beside training: rollout, evaluate, export, demo, configs. Signatures are their options."""
 
 import json
 import shutil
@@ -10,10 +10,16 @@ from typing import Literal
 import torch
 from tqdm.auto import tqdm
 
+from dirl.checkpoints.reading import read
 from dirl.data.prompts import load_prompts
 from dirl.evaluation import evaluate as run_evaluation
 from dirl.evaluation.report import print_metrics
-from dirl.models import ModelDescription, ModelSource
+from dirl.models import ModelDescription, ModelSource, PretrainedModel, export_model
+from dirl.models.checkpoint_weights import CheckpointWeights
+from dirl.models.export import ExportDtype
+from dirl.models.folder import check_replaceable
+from dirl.models.weight_files import empty_backbone
+from dirl.models.weight_writer import check_size
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.engine import request_seed
@@ -144,6 +150,37 @@ def evaluate(
     if output is not None:
         (Path(output) / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     print_metrics(metrics)
+
+
+def export(
+    ckpt_path: str,
+    output: str,
+    dtype: ExportDtype = "source",
+    max_shard_size: str = "5GB",
+    overwrite: bool = False,
+) -> None:
+    """Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.
+
+    Args:
+        ckpt_path: file or, from a sharded run, folder; of SFT or RL.
+        output: folder to write.
+        dtype: of the stored weights; `source`: as the model that training began from was stored.
+        max_shard_size: of a file of weights; a larger model is written as several.
+        overwrite: an existing model is replaced.
+    """
+    check_size(max_shard_size, "max_shard_size")
+    folder = Path(output)
+    check_replaceable(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"output={output!r} holds a model already: name another folder, or add --overwrite=true")
+    checkpoint = read(Path(ckpt_path).expanduser())  # every byte of it: a damaged one stops here
+    description = PretrainedModel(str(checkpoint.path)).describe()
+    weights = CheckpointWeights(checkpoint.path)
+    backbone = empty_backbone(description.config, torch.float32)
+    shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
+    read_one_by_one = ((name, weights.read(name)) for name in tqdm(shapes, desc="export"))
+    export_model(folder, description, read_one_by_one, shapes, dtype, max_shard_size)
+    print(f"model of step {checkpoint.values['global_step']} written to {folder}")
 
 
 def demo(

@@ -7,9 +7,12 @@ import torch
 from safetensors.torch import load_file
 from tests.integration.test_runs import fit
 from tests.integration.test_strategies import CONFIGS, run
-from tests.integration.toy import write_sft
+from tests.integration.toy import rl_overlay, write_rl, write_sft
+from tests.unit.models.test_source import assert_equal_weights
+from transformers import PreTrainedModel
 
-from dirl.models import NewModel, PretrainedModel, save_model
+from dirl.cli import main
+from dirl.models import ModelDescription, NewModel, PretrainedModel, save_model
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -59,11 +62,99 @@ def test_a_bf16_model_is_exported_in_bf16_and_with_its_generation_config(single:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_export_the_folder_of_one(
+def test_two_processes_export_the_folder_of_one_and_so_does_the_command_from_their_checkpoint(
     strategy: str, args: list[object], single: Path, tmp_path: Path
 ) -> None:
     root = run(tmp_path / "run", strategy, *args)
     assert contents(root / "model") == contents(single / "model")
+    checkpoint = checkpoint_of(root)
+    assert checkpoint.is_dir() == (strategy == "fsdp")
+    main(["export", f"--ckpt_path={checkpoint}", f"--output={tmp_path / 'new'}"])
+    assert contents(tmp_path / "new") == contents(single / "model")
+    description, backbone = built(checkpoint)
+    assert description.spec == PretrainedModel(str(single / "model")).describe().spec
+    assert_equal_weights(backbone, built(single / "model")[1])
+
+
+def checkpoint_of(root: Path) -> Path:
+    return next(root.glob("logs/version_0/checkpoints/*.ckpt"))
+
+
+def built(path: Path) -> tuple[ModelDescription, PreTrainedModel]:
+    source = PretrainedModel(str(path))
+    description = source.describe()
+    return description, source.build(description.config)
+
+
+def test_the_command_exports_a_checkpoint_and_asks_before_it_replaces(
+    single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, output = checkpoint_of(single), tmp_path / "models" / "new"
+    main(["export", f"--ckpt_path={checkpoint}", f"--output={output}"])
+    assert capsys.readouterr().out == f"model of step 1 written to {output}\n"
+    assert contents(output) == contents(single / "model")
+    again = ["export", f"--ckpt_path={checkpoint}", f"--output={output}", "--dtype=float32", "--max_shard_size=50KB"]
+    with pytest.raises(ValueError, match=r"holds a model already: name another folder, or add --overwrite=true"):
+        main(again)
+    assert contents(output) == contents(single / "model")
+    main([*again, "--overwrite=true"])
+    assert len(list(output.glob("model-*.safetensors"))) > 1
+    assert {p.dtype for p in built(output)[1].parameters()} == {torch.float32}
+    assert PretrainedModel(str(output), dtype="auto").describe().config.dtype == torch.float32
+
+
+def test_what_is_no_whole_checkpoint_is_one_line(single: Path, source: Path, tmp_path: Path) -> None:
+    whole = checkpoint_of(single)
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(whole.read_bytes()[:-4000])
+    values = torch.load(whole, weights_only=True)
+    foreign, older, evil = (tmp_path / f"{name}.ckpt" for name in ("foreign", "older", "evil"))
+    torch.save({"state_dict": values["state_dict"]}, foreign)
+    escaping = {"../../escaped.txt": ""} | values["dirl"]["model_files"]
+    torch.save(values | {"dirl": values["dirl"] | {"model_files": escaping}}, evil)
+    del values["dirl"]["model_files"]
+    torch.save(values, older)
+    cases = {
+        cut: "cut.ckpt is damaged",
+        foreign: "foreign.ckpt is no checkpoint of dirl",
+        evil: r"holds a file '\.\./\.\./escaped.txt', which is no name in a folder",
+        older: "does not hold its model's config and tokenizer",
+        tmp_path / "none.ckpt": "there is no such file or folder",
+    }
+    for path, message in cases.items():
+        with pytest.raises(ValueError, match=message):
+            main(["export", f"--ckpt_path={path}", f"--output={tmp_path / 'model'}"])
+        with pytest.raises(ValueError, match=message):
+            PretrainedModel(str(path)).describe()
+    with pytest.raises(ValueError, match="is a Hugging Face model and no checkpoint of a run"):
+        main(["export", f"--ckpt_path={source}", f"--output={tmp_path / 'model'}"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_checkpoint_serves_as_a_model(single: Path, tmp_path: Path) -> None:
+    """What is generated with it is what its export generates."""
+    data = write_rl(tmp_path / "rl.jsonl", 3)
+    made = []
+    for path in (checkpoint_of(single), single / "model"):
+        output = tmp_path / f"{path.name}.jsonl"
+        source = ["--source=dirl.models.PretrainedModel", f"--source.init_args.path={path}"]
+        source += ["--source.init_args.dtype=auto", "--decoding.max_response_tokens=8"]
+        main(["rollout", *source, f"--data.path={data}", f"--output={output}"])
+        made.append(output.read_text())
+    assert made[0] == made[1] != ""
+
+
+def test_rl_trains_from_a_checkpoint_of_sft_and_its_own_checkpoint_is_exported(single: Path, tmp_path: Path) -> None:
+    path = checkpoint_of(single)
+    overlay = rl_overlay(tmp_path / "overlay.yaml")
+    model = "  init_args:\n    source:\n      class_path: dirl.models.PretrainedModel\n"
+    overlay.write_text(overlay.read_text() + f"model:\n{model}      init_args: {{path: '{path}'}}\n")
+    options = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, "--trainer.max_epochs=1"]
+    root = fit(tmp_path / "rl", *options, f"--data.init_args.train={write_rl(tmp_path / 'rl.jsonl')}")
+    last = root / "logs" / "version_0" / "checkpoints" / "step=2.ckpt"
+    main(["export", f"--ckpt_path={last}", f"--output={tmp_path / 'new'}"])
+    assert contents(tmp_path / "new") == contents(root / "model")
+    assert (root / "model" / "model.safetensors").read_bytes() != (single / "model" / "model.safetensors").read_bytes()
 
 
 def test_fast_dev_run_exports_nothing_and_looks_at_no_folder(args: list[object], tmp_path: Path) -> None:

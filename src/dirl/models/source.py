@@ -20,12 +20,14 @@ from transformers import (
 )
 
 from dirl.attention import ATTENTION_NAME
+from dirl.checkpoints.reading import read
+from dirl.models.checkpoint_weights import CheckpointWeights, is_checkpoint, unpacked
 from dirl.models.experts import Experts, choose_experts
-from dirl.models.model_files import files_to_carry
+from dirl.models.model_files import dtype_name, files_to_carry
 from dirl.models.sdar import SDARConfig, register_models
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
-from dirl.models.weight_files import WeightFiles, holds_weight_files, stored_dtype
+from dirl.models.weight_files import WeightFiles, empty_backbone, holds_weight_files, stored_dtype
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -63,14 +65,14 @@ class ModelSource(ABC):
 
 
 class PretrainedModel(ModelSource):
-    """A checkpoint in Hugging Face format. No remote code is executed.
+    """A model in Hugging Face format, or in a checkpoint of a run. No remote code is executed.
 
     Args:
-        path: local folder or hub name of a Qwen3, Qwen3-MoE, SDAR or SDAR-MoE model.
+        path: local folder or hub name of a Qwen3, Qwen3-MoE, SDAR or SDAR-MoE model; or a checkpoint, sharded or not.
         block_size: needed where the model's config has none (plain Qwen3); must agree where it has one.
         mask_token: mask token or its id, where neither config nor tokenizer names it.
         stop_tokens: further tokens that end a response.
-        dtype: of the weights; training wants float32, `auto` keeps the checkpoint's.
+        dtype: of the weights; training wants float32, `auto` keeps the stored one (a checkpoint's: as exported).
         experts: of a Mixture of Experts: `grouped` is one product per projection (on a GPU in bf16 only), `loop` one
             for each expert, for which the host waits; `auto` is grouped where that is possible.
     """
@@ -89,10 +91,21 @@ class PretrainedModel(ModelSource):
 
     def describe(self) -> ModelDescription:
         register_models()
+        if (checkpoint := self.checkpoint) is not None:
+            with unpacked(read(checkpoint, thorough=False)) as folder:
+                return self._describe(str(folder))
         looks_local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
         if looks_local and not Path(self.path).expanduser().is_dir():
             raise ValueError(f"model path={self.path!r}: no such folder; train or download the model first")
-        path = os.path.expanduser(self.path)
+        return self._describe(os.path.expanduser(self.path))
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint of a run that `path` names; None: it is a model in Hugging Face format."""
+        path = Path(self.path).expanduser()
+        return path if is_checkpoint(path) else None
+
+    def _describe(self, path: str) -> ModelDescription:
         try:
             config = AutoConfig.from_pretrained(path)
         except OSError as error:
@@ -109,6 +122,12 @@ class PretrainedModel(ModelSource):
         return ModelDescription(config, tokenizer, spec, files_to_carry(path, config))
 
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+        if self.checkpoint is not None:
+            weights = self.weight_files(config)
+            backbone = empty_backbone(config, weights.dtype)
+            weights.fill(backbone)
+            backbone.tie_weights()
+            return backbone.eval()  # as from_pretrained
         model, loading = AutoModelForCausalLM.from_pretrained(
             os.path.expanduser(self.path),
             config=config,
@@ -124,6 +143,9 @@ class PretrainedModel(ModelSource):
         return model
 
     def weight_files(self, config: PreTrainedConfig) -> WeightFiles | None:
+        if self.checkpoint is not None:
+            dtype = dtype_name(config.dtype) if self.dtype == "auto" else self.dtype
+            return CheckpointWeights(self.checkpoint, getattr(torch, dtype))
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
             folder = Path(snapshot_download(self.path, allow_patterns=["*.safetensors", "*.safetensors.index.json"]))

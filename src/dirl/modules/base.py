@@ -22,6 +22,8 @@ from dirl.attention.backend import Backend
 from dirl.checkpoints.resumable import KEY, Resumable
 from dirl.data.packing import empty_batch
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
+from dirl.models.checkpoint_weights import FILES, packed
+from dirl.models.model_files import model_files
 from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
 from dirl.models.weight_files import empty_backbone
 from dirl.modules.layers import Checkpointing, cast_weights, check_checkpointing, compile_layers, recompute_layers
@@ -269,7 +271,13 @@ class BlockDiffusionModule(Resumable):
             "block_size": self.spec.block_size,
             "optimizer": self._optimizer_settings(),
             "config": self.run_config,
+            FILES: self._model_files,
         }
+
+    @cached_property
+    def _model_files(self) -> dict[str, str]:
+        """All that an export of this checkpoint needs beside its weights."""
+        return packed(model_files(self.description.config, self.description.tokenizer, self.description.carried))
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)

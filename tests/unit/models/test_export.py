@@ -26,7 +26,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dirl.attention import visible
+from dirl.checkpoints.reading import Contents
 from dirl.models import ModelDescription, NewModel, PretrainedModel, export_model, folder, save_model
+from dirl.models.checkpoint_weights import FILES, packed, unpacked
 from dirl.models.folder import check_replaceable, exchange, replace_folder
 from dirl.models.model_files import model_files
 from dirl.models.weight_files import empty_backbone
@@ -176,6 +178,16 @@ def test_code_and_generation_config_of_the_source_go_along_unread(tmp_path: Path
     generation = json.loads((new / "generation_config.json").read_text())
     assert generation == json.loads(published) | {"eos_token_id": [3, *stops]}
     assert PretrainedModel(str(new)).describe().spec == PretrainedModel(str(old)).describe().spec
+
+
+def test_any_file_beside_the_weights_goes_through_a_checkpoint(tmp_path: Path) -> None:
+    """An empty one too: torch.load refuses empty bytes."""
+    files = {"empty.py": b"", "sub/binary.model": bytes(range(256)), "text.json": "½\n".encode()}
+    torch.save({"dirl": {FILES: packed(files)}}, tmp_path / "checkpoint.ckpt")
+    contents_ = Contents(tmp_path, torch.load(tmp_path / "checkpoint.ckpt", weights_only=True), {})
+    with unpacked(contents_) as place:
+        assert contents(place) == files
+    assert not place.exists()
 
 
 def test_a_source_whose_code_is_missing_gets_the_code_that_every_export_has(tmp_path: Path) -> None:
