@@ -21,7 +21,8 @@ from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
 from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
-from dirl.types import StepBatch, write_trajectories
+from dirl.trajectory_files import write_trajectories
+from dirl.types import StepBatch
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from dirl.models.weight_writer import check_size
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.engine import request_seed
-from dirl.types import DecodingParams, GenerationRequest, Prompt, write_trajectories
+from dirl.trajectory_files import write_trajectories
+from dirl.types import DecodingParams, GenerationRequest, Prompt
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,13 @@ them into a `PackedBatch`, which is all that the trainer sees.
 """
 
 import dataclasses
-import json
-import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from dirl.finite import NotFiniteError, first_not_finite
 
 IGNORE = -100
 """`target_ids` of a position that is not scored."""
@@ -130,6 +128,17 @@ class Trajectory:
     rewards: dict[str, float] = field(default_factory=dict)
     advantage: float | None = None
 
+    def __post_init__(self) -> None:
+        """NotFiniteError if one of its numbers is not finite, wherever it comes from: engine, file, wire or reward."""
+        numbers = {
+            "behaviour_logprobs": self.behaviour_logprobs,
+            "reward": self.reward,
+            "rewards": self.rewards,
+            "advantage": self.advantage,
+        }
+        if found := first_not_finite(numbers):
+            raise NotFiniteError(f"trajectory {self.prompt_id}#{self.sample_index}: {found}; numbers must be finite")
+
     @property
     def key(self) -> tuple[str, int]:
         return self.prompt_id, self.sample_index
@@ -163,8 +172,6 @@ class Trajectory:
             raise ValueError(f"{who}: response_length={self.response_length} is not within 1..{length}")
         if self.finish_reason not in ("stop", "length"):
             raise ValueError(f"{who}: finish_reason={self.finish_reason!r}; expected stop or length")
-        if not all(math.isfinite(value) for value in self.behaviour_logprobs):
-            raise ValueError(f"{who}: behaviour_logprobs holds a value that is not finite")
         if min(self.step_map) < 1:
             raise ValueError(f"{who}: step_map holds {min(self.step_map)}; denoising steps are counted from 1")
         unknown = [i for i in (*self.prompt_ids, *self.response_ids) if not 0 <= i < spec.vocab_size]
@@ -176,40 +183,6 @@ class Trajectory:
             raise ValueError(
                 f"{who}: the response holds the mask token {spec.mask_token_id}, which is never a legal output"
             )
-
-
-def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
-    """Write JSON Lines, one trajectory a line, fields named as in `Trajectory`; returns their number."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with path.open("w", encoding="utf-8") as file:
-        for trajectory in trajectories:
-            file.write(json.dumps(dataclasses.asdict(trajectory), ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
-    """Read what `write_trajectories` wrote; a bad line raises ValueError with file and line number."""
-    names = {f.name for f in dataclasses.fields(Trajectory)}
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-            unknown = sorted(set(row) - names) if isinstance(row, dict) else None
-            if unknown is None or unknown:
-                raise ValueError(
-                    f"{path}:{number}: not a trajectory (unknown fields: {unknown}); expected {sorted(names)}"
-                )
-            try:
-                yield trajectory_from_dict(row)
-            except TypeError as error:
-                raise ValueError(f"{path}:{number}: not a trajectory: {error}") from error
 
 
 def trajectory_from_dict(row: dict) -> Trajectory:
@@ -241,7 +214,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Tokens of many sequences in one row, the input of one forward. All tensors are [T]; packing alone makes it."""
+    """Tokens of many sequences in one row, the input of one forward. All tensors are [T]; packing alone makes it.
+
+    What is not known is None, and positions that are not scored hold 0: a NaN is always a fault.
+    """
 
     input_ids: Tensor
     position_ids: Tensor
@@ -255,10 +231,10 @@ class PackedBatch:
     """Weight of each scored token in the loss: SFT's 1/t, RL's normalisation within the step."""
     advantages: Tensor
     behaviour_logprobs: Tensor
-    old_logprobs: Tensor
-    """NaN until the old policy has scored the batch."""
-    reference_logprobs: Tensor
-    """NaN until the reference policy has scored the batch."""
+    old_logprobs: Tensor | None = None
+    """None until the old policy has scored the batch."""
+    reference_logprobs: Tensor | None = None
+    """None until the reference policy has scored the batch."""
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -277,7 +253,9 @@ class PackedBatch:
         return PackedBatch(**{k: fn(v) for k, v in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """By name, those that there are."""
+        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        return {name: value for name, value in values if value is not None}
 
 
 @dataclass(frozen=True)
@@ -296,3 +274,12 @@ class StepBatch:
 
     def pin_memory(self) -> "StepBatch":
         return dataclasses.replace(self, micro_batches=[b.pin_memory() for b in self.micro_batches])
+
+    def state(self) -> dict[str, Any]:
+        """As plain containers of tensors, for a file."""
+        return {**vars(self), "micro_batches": [batch.tensors() for batch in self.micro_batches]}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "StepBatch":
+        """The inverse of `state`."""
+        return cls(**{**state, "micro_batches": [PackedBatch(**batch) for batch in state["micro_batches"]]})

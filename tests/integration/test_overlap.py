@@ -8,7 +8,7 @@ from tests.integration.test_runs import assert_same, fit, rl_args, weights
 from tests.integration.toy import metrics
 
 from dirl.rollout.engine import EnginesLostError
-from dirl.types import read_trajectories
+from dirl.trajectory_files import read_trajectories
 
 CAP = "--model.init_args.loss.importance_cap=2"
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from dirl.cli import main
 from dirl.data import encoding
 from dirl.models import PretrainedModel
-from dirl.types import read_trajectories
+from dirl.trajectory_files import read_trajectories
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

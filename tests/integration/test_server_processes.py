@@ -17,7 +17,8 @@ from tests.tiny import TinyModel, prompt
 from dirl.rollout import ServerEngine, TorchEngine
 from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.wire import Health, loads
-from dirl.types import DecodingParams, GenerationRequest, Trajectory, read_trajectories
+from dirl.trajectory_files import read_trajectories
+from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 ROOT = Path(__file__).parents[2]
 SOURCE, OTHER = TinyModel(), TinyModel(nudge=0.3)
@@ -125,7 +126,7 @@ RANK = """
 import datetime, sys
 import torch.distributed as dist
 from dirl.rollout import ServerEngine
-from dirl.types import write_trajectories
+from dirl.trajectory_files import write_trajectories
 from tests.integration.test_server_processes import PARAMS, client, requests, weights
 
 rank, port, out, *urls = sys.argv[1:]

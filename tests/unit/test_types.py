@@ -1,8 +1,6 @@
-"""The values between the parts: what they refuse, what they count, and their way to a file and back."""
+"""The values between the parts: what they refuse and what they count."""
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +13,6 @@ from dirl.types import (
     PackedBatch,
     StepBatch,
     Trajectory,
-    read_trajectories,
-    trajectory_from_dict,
-    write_trajectories,
 )
 
 SPEC = ModelSpec(block_size=4, mask_token_id=7, stop_token_ids=(3,), pad_token_id=0, vocab_size=10)
@@ -37,61 +32,6 @@ def trajectory(**more: Any) -> Trajectory:
         "policy_version": 12,
     }
     return Trajectory(**values | more)
-
-
-# ------------------------------------------------------------------------------------------- JSON Lines
-
-
-def test_trajectories_come_back_from_a_file_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "made" / "on the way.jsonl"
-    written = [
-        trajectory(),
-        trajectory(
-            prompt_id='Ünï "quoted"\nline', reward=0.5, rewards={"accuracy": 1.0, "längé": -0.5}, advantage=-1.5
-        ),
-        trajectory(prompt_ids=()),
-    ]
-    assert write_trajectories(path, iter(written)) == 3
-    assert list(read_trajectories(path)) == written
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert [set(json.loads(line)) for line in lines] == [{f.name for f in dataclasses.fields(Trajectory)}] * 3
-
-
-def test_a_file_may_hold_blank_lines_and_leave_out_what_has_a_default(tmp_path: Path) -> None:
-    row = dataclasses.asdict(trajectory())
-    for name in ("reward", "rewards", "advantage"):
-        del row[name]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n" + json.dumps(row) + "\n\n")
-    assert list(read_trajectories(path)) == [trajectory()]
-
-
-def test_a_trajectory_survives_its_own_dictionary() -> None:
-    assert trajectory_from_dict(dataclasses.asdict(trajectory())) == trajectory()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{not json", "not JSON"),
-        ('["a", "list"]', "not a trajectory"),
-        ("17", "not a trajectory"),
-        (
-            '{"prompt_id": "q", "tokens": [1], "answer": 2}',
-            r"not a trajectory \(unknown fields: \['answer', 'tokens'\]",
-        ),
-        ('{"prompt_id": "q"}', "not a trajectory: .*sample_index"),
-        (json.dumps(dataclasses.asdict(trajectory()) | {"step_map": 3}), "not a trajectory"),
-    ],
-)
-def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "rows.jsonl"
-    write_trajectories(path, [trajectory()])
-    path.write_text(path.read_text() + "\n" + line + "\n")
-    rows = read_trajectories(path)
-    assert next(rows) == trajectory()
-    with pytest.raises(ValueError, match=rf"rows\.jsonl:3: {message}"):
-        next(rows)
 
 
 # ------------------------------------------------------------------------------------------ trajectories

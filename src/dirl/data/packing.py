@@ -58,10 +58,7 @@ def join(segments: Sequence[Segment]) -> PackedBatch:
     merged = concatenate(segments)
     groups = np.repeat(np.arange(len(segments)), [len(s) for s in segments])
     tensors = {name: torch.from_numpy(value) for name, value in vars(merged).items()}
-    unknown = torch.full((len(merged),), float("nan"))
-    return PackedBatch(
-        **tensors, group_ids=torch.from_numpy(groups), old_logprobs=unknown, reference_logprobs=unknown.clone()
-    )
+    return PackedBatch(**tensors, group_ids=torch.from_numpy(groups))
 
 
 def empty_batch(spec: ModelSpec) -> PackedBatch:

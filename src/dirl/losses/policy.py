@@ -3,6 +3,7 @@
 DiRL (arXiv:2512.22234), eq. 7 and 8; truncation as min(exp(old - behaviour), C).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,14 @@ import torch
 from torch import Tensor
 
 Normalization = Literal["token", "sequence", "constant"]
+
+LOG_BOUND = 10.0
+"""Log-ratios and KL differences count as at most this before exp (as in DiRL's code), so that no token overflows.
+
+Beyond it a term is constant, e^10 times its advantage or about e^10 of KL, and has no gradient: the token is left alone
+instead of outweighing all others. Only the side that grows is bounded; on the other one exp goes to 0 by itself, and
+the KL goes on to pull. What meets the bound is counted (`train/bounded`).
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def policy_loss(
     surrogate, ratio, clipped = clipped_surrogate(logprobs, old_logprobs, advantages, config)
     mismatch = (old_logprobs - behaviour_logprobs).detach()
     if config.importance_cap is not None:
-        surrogate = surrogate * mismatch.exp().clamp(max=config.importance_cap)
+        surrogate = surrogate * mismatch.clamp(max=math.log(config.importance_cap)).exp()
     total = -(surrogate * weights).sum()
     sums = {
         "tokens": torch.ones_like(logprobs).sum(),
@@ -85,10 +94,12 @@ def policy_loss(
         "clip_fraction": clipped.float().sum(),
         "mismatch_kl": -mismatch.sum(),
         "mismatch_abs": mismatch.abs().sum(),
+        "bounded": bounded(logprobs - old_logprobs),
     }
     if reference_logprobs is not None:
         kl = k3(logprobs, reference_logprobs)
         sums["reference_kl"] = kl.detach().sum()
+        sums["bounded"] = sums["bounded"] + bounded(reference_logprobs - logprobs)
         if config.kl_coef > 0:
             total = total + config.kl_coef * (kl * weights).sum()
     return PolicyLoss(total / divisor, sums)
@@ -98,14 +109,19 @@ def clipped_surrogate(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, config: PolicyLossConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """min(r A, clip(r) A) with r = exp(logp - old); also r and where the clip took the gradient away."""
-    ratio = (logprobs - old_logprobs.detach()).exp()
-    bounded = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
-    surrogate = torch.minimum(ratio * advantages, bounded * advantages)
-    clipped = (bounded * advantages < ratio * advantages) & (bounded != ratio)
+    ratio = (logprobs - old_logprobs.detach()).clamp(max=LOG_BOUND).exp()
+    inside = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    surrogate = torch.minimum(ratio * advantages, inside * advantages)
+    clipped = (inside * advantages < ratio * advantages) & (inside != ratio)
     return surrogate, ratio.detach(), clipped.detach()
 
 
 def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = ref - logp."""
-    difference = reference_logprobs.detach() - logprobs
+    """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = min(ref - logp, LOG_BOUND)."""
+    difference = (reference_logprobs.detach() - logprobs).clamp(max=LOG_BOUND)
     return difference.exp() - difference - 1
+
+
+def bounded(log_ratios: Tensor) -> Tensor:
+    """How many of them meet LOG_BOUND."""
+    return (log_ratios.detach() > LOG_BOUND).float().sum()

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dirl.finite import check_weight
 from dirl.models.weight_files import INDEX, one_expert_each
 
 MAX_SHARD = "5GB"
@@ -61,12 +62,7 @@ def check_size(size: str, name: str) -> None:
 
 def finite(name: str, value: Tensor) -> Tensor:
     """The value; ValueError if a number in it is not finite."""
-    if not value.isfinite().all():
-        raise ValueError(
-            f"weight {name} holds numbers that are not finite ({int((~value.isfinite()).sum())} of {value.numel()}): "
-            "such a model is not written; go back to an earlier checkpoint"
-        )
-    return value
+    return check_weight(name, value, "export", "such a model is not written; go back to an earlier checkpoint")
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:

@@ -7,11 +7,10 @@ divisor is summed over all ranks before the first micro-batch.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -26,6 +25,8 @@ from dirl.models.checkpoint_weights import FILES, packed
 from dirl.models.model_files import model_files
 from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
 from dirl.models.weight_files import empty_backbone
+from dirl.modules.backward import backward
+from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, cast_weights, check_checkpointing, compile_layers, recompute_layers
 from dirl.modules.optimization import (
     HostCopy,
@@ -54,6 +55,8 @@ class BlockDiffusionModule(Resumable):
             activations: `none`, every one (`full`) or every second one (`selective`).
         compile_layers: torch.compile of each decoder layer.
         offload_optimizer: the optimizer's state waits in host memory while an engine makes a rollout.
+        max_skipped_steps: optimizer steps in a row that may be skipped because loss or gradient is not finite; one more
+            ends the run. Weights and schedule stay, `train/skipped_steps` counts, the log folder keeps the batch.
     """
 
     def __init__(
@@ -65,8 +68,11 @@ class BlockDiffusionModule(Resumable):
         activation_checkpointing: Checkpointing = "none",
         compile_layers: bool = False,
         offload_optimizer: bool = False,
+        max_skipped_steps: int = 10,
     ) -> None:
         super().__init__()
+        if max_skipped_steps < 0:
+            raise ValueError(f"max_skipped_steps={max_skipped_steps}: use 0 to end a run at the first, or more")
         if head_chunk is not None and head_chunk < 1:
             raise ValueError(f"head_chunk={head_chunk}: use a positive number of positions, or null")
         check_checkpointing(activation_checkpointing)
@@ -75,6 +81,7 @@ class BlockDiffusionModule(Resumable):
         self.attention, self.head_chunk = attention, head_chunk
         self.activation_checkpointing, self.compile_layers = activation_checkpointing, compile_layers
         self.offload_optimizer = offload_optimizer
+        self.guard = StepGuard(max_skipped_steps)
         self.model: BlockDiffusionLM | None = None
         self._on_host: list[HostCopy] = []
         self.run_config: dict[str, str] = {}
@@ -186,34 +193,38 @@ class BlockDiffusionModule(Resumable):
                 add up to the loss.
 
         Returns:
-            False if no rank had anything to learn from; the weights are then left alone.
+            False if no rank had anything to learn from, or the loss or its gradient is not finite: the weights are then
+            left alone.
+
+        Raises:
+            NotFiniteError: too many such steps in a row, on all ranks.
         """
         started = time.perf_counter()
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         divisor = self.sum_over_ranks(torch.tensor(step.loss_divisor, dtype=torch.float64))
         if divisor == 0:
+            self.log("train/empty_steps", 1.0)
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.trainer.world_size).float()
         self._say_if_too_long(step)
         micro_batches = self.equal_micro_batches(step)
-        last = len(micro_batches) - 1
-        total = torch.zeros((), device=self.device)
-        for index, batch in enumerate(micro_batches):
-            with self.gradient_sync(index == last):
-                loss = loss_fn(batch, divisor)
-                self.manual_backward(loss)
-            total += loss.detach()
+        losses = backward(self, micro_batches, divisor, loss_fn)
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
+        total, wrong = self.sum_over_ranks(torch.stack([sum(losses), (~norm.isfinite()).to(losses[0])]))
+        if wrong or not total.isfinite():
+            optimizer.zero_grad()
+            self.update = "made"  # no more will come of this batch
+            self.guard.skip(self.trainer, step, losses, float(total / self.trainer.world_size), float(norm))
+            self.log("train/skipped_steps", float(self.guard.in_all))
+            return False
+        self.guard.made()
         self.update = "begun"
         optimizer.step()
         optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
         scheduler.step()
         self.update = "made"
-        shown = {
-            "train/loss": self.sum_over_ranks(total) / self.trainer.world_size,
-            "train/grad_norm": norm,
-        }
+        shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
         packed = float(sum(len(batch) for batch in step.micro_batches))
         room = float(sum(max(len(batch), self.trainer.datamodule.token_budget) for batch in micro_batches))
         packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()
@@ -222,6 +233,7 @@ class BlockDiffusionModule(Resumable):
             {
                 "train/lr": scheduler.get_last_lr()[0],
                 "train/packed_tokens": packed,
+                "train/skipped_steps": float(self.guard.in_all),
                 "data/fill_rate": packed / room,
                 "time/step_s": time.perf_counter() - started,
             }
@@ -241,12 +253,6 @@ class BlockDiffusionModule(Resumable):
                 f"a packed row has {longest} tokens, over data.token_budget={budget}: one view with all that it "
                 "attends to does not fit in it; if memory runs out, shorten responses or conversations"
             )
-
-    def gradient_sync(self, last: bool) -> AbstractContextManager:
-        """Under DDP, the gradients of all but the last micro-batch stay on their rank; FSDP2 reduces each."""
-        if last or not isinstance(self.trainer.strategy, DDPStrategy):
-            return nullcontext()
-        return self.trainer.strategy.block_backward_sync()
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
@@ -272,6 +278,7 @@ class BlockDiffusionModule(Resumable):
             "optimizer": self._optimizer_settings(),
             "config": self.run_config,
             FILES: self._model_files,
+            "skipped": self.guard.state(),
         }
 
     @cached_property
@@ -282,6 +289,7 @@ class BlockDiffusionModule(Resumable):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
         self._loaded_optimizer_settings = checkpoint[KEY]["optimizer"]
+        self.guard.load(checkpoint[KEY]["skipped"])
 
     def on_train_start(self) -> None:
         """What the command line says of the optimizer acts in a resumed run too; Lightning has put back the old."""

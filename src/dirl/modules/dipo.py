@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dirl.attention.backend import Backend
-from dirl.losses.policy import PolicyLossConfig, clipped_surrogate, policy_loss
+from dirl.losses.policy import PolicyLossConfig, bounded, clipped_surrogate, policy_loss
 from dirl.models import BlockDiffusionLM, ModelSource, Scores
 from dirl.models.head import LOG_FLOOR
 from dirl.modules.base import BlockDiffusionModule
@@ -42,9 +42,17 @@ class DiPOModule(BlockDiffusionModule):
         compile_layers: bool = False,
         offload_optimizer: bool = False,
         reference_on_host: bool = False,
+        max_skipped_steps: int = 10,
     ) -> None:
         super().__init__(
-            source, optimizer, attention, head_chunk, activation_checkpointing, compile_layers, offload_optimizer
+            source,
+            optimizer,
+            attention,
+            head_chunk,
+            activation_checkpointing,
+            compile_layers,
+            offload_optimizer,
+            max_skipped_steps,
         )
         if decoding.temperature == 0:
             raise ValueError(
@@ -81,8 +89,6 @@ class DiPOModule(BlockDiffusionModule):
 
         if self.optimize(step, loss_fn):
             self._log_means(sums)
-        else:
-            self.log("train/skipped_steps", 1.0)
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the step's loss, and sums over its scored tokens for the log."""
@@ -90,11 +96,12 @@ class DiPOModule(BlockDiffusionModule):
         row, plan = self.place(batch, self.decoding, likelihood)
         scores: Scores = self.model(row, self.decoding, likelihood, plan=plan)
         at = scores.positions
+        assert row.reference_logprobs is not None or not (self._reference and len(at)), "the reference has not scored"
         result = policy_loss(
             scores.logprobs,
-            known_or(row.old_logprobs[at], scores.logprobs),
+            known_or(row.old_logprobs, at, scores.logprobs),
             row.behaviour_logprobs[at],
-            row.reference_logprobs[at] if self._reference else None,
+            known_or(row.reference_logprobs, at, scores.logprobs) if self._reference else None,
             row.advantages[at],
             row.loss_weights[at],
             divisor,
@@ -105,16 +112,20 @@ class DiPOModule(BlockDiffusionModule):
             return result.loss, sums
         # A rejected position has no target, hence no weight of its own: it takes its trajectory's.
         weights = self.placed(trajectory_weights(batch))[scores.factor_positions]
-        return result.loss + self._factor_loss(row, scores, weights, divisor), sums
+        loss, outside = self._factor_loss(row, scores, weights, divisor)
+        return result.loss + loss, {**sums, "bounded": sums["bounded"] + outside}
 
-    def _factor_loss(self, row: PackedBatch, scores: Scores, weights: Tensor, divisor: Tensor | float) -> Tensor:
-        """`likelihood: trajectory`: each rejection is an event of its own, with its own ratio and clip."""
+    def _factor_loss(
+        self, row: PackedBatch, scores: Scores, weights: Tensor, divisor: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
+        """`likelihood: trajectory`: each rejection is an event of its own, with its own ratio, clip and bound."""
         at = scores.factor_positions
-        old = known_or(row.old_logprobs[at], scores.log_factors)
+        old = known_or(row.old_logprobs, at, scores.log_factors)
         surrogate, _, _ = clipped_surrogate(scores.log_factors, old, row.advantages[at], self.loss_config)
         # What is or was impossible has no ratio to speak of: a step from the floor would be one of e^30.
-        possible = (old > LOG_FLOOR) & (scores.log_factors > LOG_FLOOR)
-        return -(surrogate.masked_fill(~possible, 0.0) * weights).sum() / divisor
+        impossible = (old <= LOG_FLOOR) | (scores.log_factors <= LOG_FLOOR)
+        loss = -(surrogate.masked_fill(impossible, 0.0) * weights).sum() / divisor
+        return loss, bounded((scores.log_factors - old).masked_fill(impossible, 0.0))
 
     @torch.no_grad()
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:
@@ -167,16 +178,16 @@ class DiPOModule(BlockDiffusionModule):
         self.log("train/scored_tokens", tokens.float())
 
 
-def known_or(stored: Tensor, current: Tensor) -> Tensor:
-    """The old policy's log-probs where they were stored, else the current ones (the policy has not moved)."""
-    return torch.where(stored.isnan(), current.detach(), stored)
+def known_or(stored: Tensor | None, at: Tensor, current: Tensor) -> Tensor:
+    """The old policy's log-probs at these positions if they were stored, else the current (it has not moved)."""
+    return current.detach() if stored is None else stored[at]
 
 
 def fill_in(batch: PackedBatch, found: dict[str, list[tuple[Tensor, Tensor]]]) -> PackedBatch:
-    """The batch with log-probs written into copies of the named fields."""
+    """The batch with the named fields, in which all but these positions is 0."""
     fields = {}
     for name, events in found.items():
-        fields[name] = getattr(batch, name).clone()
+        fields[name] = torch.zeros_like(batch.behaviour_logprobs)
         for positions, logprobs in events:
             fields[name][positions.to(fields[name].device)] = logprobs.to(fields[name])
     return dataclasses.replace(batch, **fields)

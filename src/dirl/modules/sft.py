@@ -1,8 +1,11 @@
 """Stage one: supervised fine-tuning by block diffusion (DiRL, eq. 3)."""
 
+import math
+
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from dirl.finite import NotFiniteError
 from dirl.losses import weighted_cross_entropy
 from dirl.modules.base import BlockDiffusionModule
 from dirl.types import DecodingParams, PackedBatch, StepBatch
@@ -15,7 +18,7 @@ class SFTModule(BlockDiffusionModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self.nelbo = MeanMetric()
+        self.nelbo = MeanMetric(nan_strategy=math.inf)  # what else it offers leaves a NaN out of the mean
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
         self.optimize(step, self.loss)
@@ -31,3 +34,12 @@ class SFTModule(BlockDiffusionModule):
         if step.loss_divisor:
             self.nelbo.update(total / step.loss_divisor, step.loss_divisor)
         self.log("val/nelbo_per_token", self.nelbo, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        bound = float(self.nelbo.compute())  # over all ranks
+        if not math.isfinite(bound):
+            raise NotFiniteError(
+                f"validation after {self.trainer.global_step} optimizer steps: the loss is not finite; look at the "
+                "model that the run began with and at data.val, or go on from an earlier checkpoint"
+            )

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from dirl.types import PackedBatch, StepBatch
+from dirl.types import StepBatch
 
 
 class RolloutBuffer(Dataset):
@@ -37,19 +37,8 @@ class RolloutBuffer(Dataset):
 
     def state_dict(self) -> dict[str, Any]:
         """The steps as plain containers of tensors, old and reference log-probs included."""
-        steps = [
-            {
-                "micro_batches": [batch.tensors() for batch in step.micro_batches],
-                "loss_divisor": step.loss_divisor,
-                "sequences": step.sequences,
-            }
-            for step in self.steps
-        ]
-        return {"epoch": self.epoch, "steps": steps}
+        return {"epoch": self.epoch, "steps": [step.state() for step in self.steps]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
-        self.steps = [
-            StepBatch(**{**step, "micro_batches": [PackedBatch(**batch) for batch in step["micro_batches"]]})
-            for step in state["steps"]
-        ]
+        self.steps = [StepBatch.from_state(step) for step in state["steps"]]

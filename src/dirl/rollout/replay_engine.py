@@ -6,7 +6,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.rollout.engine import RolloutEngine
-from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory, read_trajectories
+from dirl.trajectory_files import read_trajectories
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 
 class ReplayEngine(RolloutEngine):

@@ -117,7 +117,7 @@ def test_a_rank_without_samples_reports_what_all_ranks_have() -> None:
 
 
 def test_a_reward_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="nan"):
+    with pytest.raises(ValueError, match="trajectory a#0: reward is nan"):
         computed([scored("a", 0, right=1.0, bonus=float("nan"))])
 
 

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from dirl.losses import PolicyLossConfig, policy_loss, weighted_cross_entropy
-from dirl.losses.policy import k3
+from dirl.losses.policy import LOG_BOUND, k3
 
 CONFIG = PolicyLossConfig(clip_low=0.2, clip_high=0.3)
 
@@ -94,6 +96,61 @@ def test_the_expectation_of_k3_is_the_kl_divergence() -> None:
     """Over all tokens of a distribution: sum p (r - log r - 1) with r = q / p is sum p log(p / q)."""
     p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.2, 0.6]).double()
     assert (p * k3(p.log(), q.log())).sum().item() == pytest.approx((p * (p / q).log()).sum().item())
+
+
+@pytest.mark.parametrize("log_ratio", [9.0, 11.0, 200.0])
+def test_a_ratio_over_the_bound_counts_as_e_to_the_10_and_has_no_gradient(log_ratio: float) -> None:
+    """With a negative advantage no clip bounds the ratio: min(r A, clip(r) A) is r A."""
+    loss, gradient, sums = one_token(math.exp(log_ratio), -2.0)
+    assert loss == pytest.approx(2 * math.exp(min(log_ratio, 10)))
+    assert gradient == pytest.approx(2 * math.exp(9) if log_ratio < 10 else 0.0)
+    assert sums["bounded"].item() == (log_ratio > 10)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "kl", "slope"), [(9.0, math.exp(9) - 10, 1 - math.exp(9)), (200.0, math.exp(10) - 11, 0.0)]
+)
+def test_the_kl_of_a_token_far_below_the_reference_is_bounded_and_has_no_gradient(
+    ahead: float, kl: float, slope: float
+) -> None:
+    loss, gradient, sums = one_token(1.0, 0.0, PolicyLossConfig(kl_coef=1.0), reference=-1.0 + ahead)
+    assert (loss, gradient) == pytest.approx((kl, slope))
+    assert sums["bounded"].item() == (ahead > 10)
+
+
+def test_the_kl_of_a_token_far_above_the_reference_goes_on_to_pull() -> None:
+    """d = -200: exp(d) - d - 1 = 199, slope 1."""
+    loss, gradient, sums = one_token(1.0, 0.0, PolicyLossConfig(kl_coef=1.0), reference=-201.0)
+    assert (loss, gradient, sums["bounded"].item()) == pytest.approx((199.0, 1.0, 0.0))
+
+
+def test_an_engine_that_was_far_from_the_trainer_weighs_the_cap() -> None:
+    config = PolicyLossConfig(importance_cap=2.0)
+    logp = torch.tensor([-1.0], requires_grad=True)
+    ones = torch.ones(1)
+    found = policy_loss(logp, logp.detach(), logp.detach() - 1e4, None, ones, ones, 1.0, config)  # exp(1e4) overflows
+    found.loss.backward()
+    assert (found.loss.item(), logp.grad.item()) == pytest.approx((-2.0, -2.0))
+
+
+LOGPROBS = st.floats(-1e4, 0, width=32)
+
+
+@pytest.mark.property
+@given(LOGPROBS, LOGPROBS, LOGPROBS, LOGPROBS, st.floats(-10, 10, width=32), st.none() | st.floats(0.5, 10))
+def test_no_log_probs_make_loss_or_gradient_infinite(
+    logp: float, old: float, behaviour: float, reference: float, advantage: float, cap: float | None
+) -> None:
+    config = PolicyLossConfig(kl_coef=0.1, importance_cap=cap)
+    current = torch.tensor([logp], requires_grad=True)
+    others = (torch.tensor([value]) for value in (old, behaviour, reference, advantage))
+    found = policy_loss(current, *others, torch.ones(1), 1.0, config)
+    found.loss.backward()
+    assert found.loss.isfinite() and current.grad.isfinite()
+    assert all(value.isfinite() for value in found.sums.values())
+    # |gradient| of the two terms at their bounds, with the largest importance weight
+    most = math.exp(LOG_BOUND) * (abs(advantage) * (1 if cap is None else cap) + 0.1) + 1
+    assert abs(current.grad.item()) <= most * (1 + 1e-5)
 
 
 def test_weights_and_divisor_scale_each_token_and_the_sum() -> None:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from dirl.data.steps import step_batch
 from dirl.losses import PolicyLossConfig
 from dirl.models import BlockDiffusionLM
+from dirl.models.policy import scoring_plan
 from dirl.modules import DiPOModule
 from dirl.types import DecodingParams, ModelSpec, StepBatch, Trajectory
 
@@ -168,7 +169,7 @@ def test_without_old_logprobs_the_ratio_is_one_and_still_has_a_gradient(options:
     module = module_with(config, DYNAMIC)
     move(module)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=False)
-    assert all(b.old_logprobs.isnan().all() for b in step.micro_batches)
+    assert all(b.old_logprobs is None for b in step.micro_batches)
     wanted = naive_loss(this, config, DYNAMIC, moved=False)
     assert_close(loss_and_gradient(module, step), wanted, naive_gradient(this, wanted))
 
@@ -251,6 +252,7 @@ def test_the_sums_for_the_log_are_those_of_the_naive_numbers() -> None:
         "mismatch_kl": (behaviour - old).sum(),
         "mismatch_abs": (behaviour - old).abs().sum(),
         "reference_kl": (ahead.exp() - ahead - 1).sum(),
+        "bounded": 0,
     }
     found = {name: float(value) for name, value in sums.items()}
     assert 0 < found.pop("entropy") < len(logp) * 3
@@ -271,6 +273,21 @@ def test_a_rejection_that_has_become_impossible_is_a_finite_constant() -> None:
     module.decoding = low
     loss, gradient = loss_and_gradient(module, step)
     assert loss.isfinite() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["old_logprobs", "reference_logprobs", "behaviour_logprobs"])
+@pytest.mark.parametrize("event", ["token", "rejection"])
+def test_a_nan_among_the_stored_log_probs_is_no_sign_of_anything_but_makes_the_loss_nan(name: str, event: str) -> None:
+    """It must reach the guard of the step: neither a token nor a rejection is left out, or scored anew, for it."""
+    this, config = world(DYNAMIC), PolicyLossConfig(**EVERYTHING)
+    module = module_with(config, DYNAMIC)
+    (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=True)
+    plan = scoring_plan(step.micro_batches[0], this.spec, DYNAMIC, "trajectory")
+    if event == "rejection" and name != "old_logprobs":
+        return  # rejections have no others
+    where = plan.positions if event == "token" else plan.rejected
+    getattr(step.micro_batches[0], name)[where[0]] = torch.nan
+    assert module.loss(step.micro_batches[0], step.loss_divisor)[0].isnan()
 
 
 def test_greedy_rollouts_are_refused_before_any_training() -> None:

@@ -64,11 +64,11 @@ def test_scored_steps_share_all_but_the_filled_fields() -> None:
     (scored,) = module.score_steps([step], keep_old=True)
     assert scored.micro_batches
     for before, after in zip(step.micro_batches, scored.micro_batches, strict=True):
-        changed = {name for name, value in after.tensors().items() if value is not before.tensors()[name]}
+        changed = {name for name, value in after.tensors().items() if value is not before.tensors().get(name)}
         assert changed == {"old_logprobs", "reference_logprobs"}
-        assert before.old_logprobs.isnan().all() and before.reference_logprobs.isnan().all()
+        assert before.old_logprobs is None and before.reference_logprobs is None
         targets = after.target_ids >= 0
-        assert torch.equal(after.reference_logprobs.isnan(), ~targets)
+        assert torch.equal(after.reference_logprobs != 0, targets)
         assert torch.equal(after.old_logprobs, after.reference_logprobs) or not targets.all()
 
 
@@ -90,7 +90,7 @@ def test_a_bf16_reference_scores_near_an_exact_one() -> None:
         module = made_module(precision, loss=PolicyLossConfig(kl_coef=0.1))
         found.append(module.score_steps([step], keep_old=False)[0].micro_batches[0].reference_logprobs)
     difference = (found[0] - found[1]).abs()
-    assert 0 < difference.nanmean() < 0.05
+    assert 0 < difference[difference > 0].mean() < 0.05
 
 
 def test_no_bf16_copy_of_a_weight_outlives_its_use() -> None:
@@ -117,7 +117,7 @@ def test_a_reference_on_the_host_scores_the_same() -> None:
     for on_host in (False, True):
         module = made_module(loss=PolicyLossConfig(kl_coef=0.1), reference_on_host=on_host)
         scores.append(module.score_steps([step], keep_old=False)[0].micro_batches[0].reference_logprobs)
-    assert torch.equal(scores[0].nan_to_num(), scores[1].nan_to_num())
+    assert torch.equal(*scores) and scores[0].any()
 
 
 def test_a_chunk_of_no_positions_is_an_error() -> None:

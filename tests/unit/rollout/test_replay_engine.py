@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dirl.rollout import ReplayEngine
-from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory, write_trajectories
+from dirl.trajectory_files import write_trajectories
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 SPEC = ModelSpec(block_size=4, mask_token_id=9, stop_token_ids=(8,), pad_token_id=0, vocab_size=10)
 PROMPT = (1, 2, 3, 4, 5)

@@ -1,0 +1,33 @@
+"""The backward passes of one optimizer step, micro-batch by micro-batch."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from dirl.types import PackedBatch
+
+
+def backward(
+    module: L.LightningModule,
+    micro_batches: list[PackedBatch],
+    divisor: Tensor,
+    loss_fn: Callable[[PackedBatch, Tensor], Tensor],
+) -> list[Tensor]:
+    """The loss of each; their gradients are summed and, after the last one, reduced over the ranks."""
+    losses = []
+    for index, batch in enumerate(micro_batches):
+        with gradient_sync(module, index == len(micro_batches) - 1):
+            loss = loss_fn(batch, divisor)
+            module.manual_backward(loss)
+        losses.append(loss.detach())
+    return losses
+
+
+def gradient_sync(module: L.LightningModule, last: bool) -> AbstractContextManager:
+    """Under DDP, the gradients of all but the last micro-batch stay on their rank; FSDP2 reduces each."""
+    if last or not isinstance(module.trainer.strategy, DDPStrategy):
+        return nullcontext()
+    return module.trainer.strategy.block_backward_sync()
