@@ -59,7 +59,7 @@ def _denoise_last_block(
         hidden = backbone.model(input_ids=tokens[None], position_ids=positions[None], attention_mask=mask)
         at = masked.nonzero().squeeze(1)
         logits = backbone.lm_head(hidden.last_hidden_state[0, at])
-        z = scaled_logits(logits.float(), spec.mask_token_id, params.temperature)
+        z = scaled_logits(logits.float(), spec.banned, params.temperature)
         noise = uniform(torch.tensor(seed), at, torch.tensor(forward))
         drawn, found, confidence = candidates(z, noise, params)
         chosen = commit(confidence[None], torch.ones(1, len(at), dtype=torch.bool), params, spec.block_size)[0]

@@ -1,6 +1,5 @@
 """Results: a table for the reader, JSON with commit, hardware, versions and settings for whoever compares later."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from dirl.finite import dumps
+
 PACKAGES = ("torch", "transformers", "lightning", "numpy", "triton", "lmdeploy")
 
 
@@ -23,7 +24,7 @@ def save(name: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     record = {"name": name, "settings": settings, "environment": environment(), "rows": list(rows)}
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path.write_text(dumps(record, str(path), indent=1) + "\n", encoding="utf-8")
     return path
 
 

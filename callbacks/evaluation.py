@@ -1,6 +1,5 @@
 """Evaluation during training: the same path as the `evaluate` command, on the engine of the run."""
 
-import json
 from pathlib import Path
 
 import lightning as L
@@ -9,6 +8,7 @@ from tqdm.auto import tqdm
 
 from dirl.data.rl import RLDataModule
 from dirl.evaluation import evaluate
+from dirl.finite import dumps
 from dirl.types import DecodingParams
 
 
@@ -80,7 +80,7 @@ class Evaluate(L.Callback):
         if trainer.is_global_zero and trainer.log_dir is not None:
             path = Path(trainer.log_dir) / "evaluation.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.history, indent=1), encoding="utf-8")
+            path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
 
     def _evaluate(
         self, rollout: Rollout, trainer: L.Trainer, pl_module: L.LightningModule, name: str, params: DecodingParams

@@ -89,14 +89,16 @@ def naive_block_logits(model: Logits, ids: Sequence[int], block_start: int, bloc
 
 
 def distribution(
-    logits: Tensor, mask_token_id: int, temperature: float, top_k: int, top_p: float, min_p: float
+    logits: Tensor, illegal: int | Collection[int], temperature: float, top_k: int, top_p: float, min_p: float
 ) -> tuple[Tensor, Tensor]:
     """What a candidate is drawn from and what its confidence is read from, both [V] float64.
 
-    Confidence: softmax(logits / temperature) without the mask token. Draw: the same, cut by top-k, then top-p,
-    then min-p. Temperature 0: confidence at temperature 1, the draw has all its mass on the argmax.
+    Confidence: softmax(logits / temperature) without the illegal tokens (the mask token, ids without a token). Draw:
+    the same, cut by top-k, then top-p, then min-p. Temperature 0: confidence at temperature 1, the draw has all its
+    mass on the argmax.
     """
-    legal = torch.arange(len(logits)) != mask_token_id
+    out = {illegal} if isinstance(illegal, int) else illegal
+    legal = torch.tensor([index not in out for index in range(len(logits))])
     z = torch.where(legal, logits.double(), float("-inf")) / (temperature or 1.0)
     confidence = torch.softmax(z, dim=0)
     if temperature == 0:
@@ -195,7 +197,8 @@ def _denoise(
 
 
 def _distribution(logits: Tensor, spec: ModelSpec, params: DecodingParams) -> tuple[Tensor, Tensor]:
-    return distribution(logits, spec.mask_token_id, params.temperature, params.top_k, params.top_p, params.min_p)
+    illegal = {spec.mask_token_id, *spec.unknown_ids}
+    return distribution(logits, illegal, params.temperature, params.top_k, params.top_p, params.min_p)
 
 
 def _is_finished(response: Sequence[int], spec: ModelSpec, params: DecodingParams) -> bool:

@@ -1,13 +1,15 @@
 """Small random models with distributions that are not flat, and groups of trajectories sampled from them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from dirl.models import NewModel
+from dirl.models import ModelDescription, NewModel
+from dirl.models.source import resolve_spec
 from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -17,7 +19,9 @@ ALPHABET = "01234+="
 class TinyModel(NewModel):
     """About 19,000 parameters. `nudge` moves all weights a little, by a draw of `nudge_seed`: another policy nearby."""
 
-    def __init__(self, block_size: int = 4, tied: bool = True, nudge: float = 0.0, nudge_seed: int = 0) -> None:
+    def __init__(
+        self, block_size: int = 4, tied: bool = True, nudge: float = 0.0, nudge_seed: int = 0, padding: int = 0
+    ) -> None:
         super().__init__(
             block_size=block_size,
             hidden_size=32,
@@ -30,7 +34,13 @@ class TinyModel(NewModel):
             initializer_range=0.35,
             alphabet=ALPHABET,
         )
-        self.nudge, self.nudge_seed = nudge, nudge_seed
+        self.nudge, self.nudge_seed, self.padding = nudge, nudge_seed, padding
+
+    def describe(self) -> ModelDescription:
+        """Of a model with `padding` ids more than the tokenizer has tokens, which have weights like all others."""
+        made = super().describe()
+        made.config.vocab_size += self.padding
+        return replace(made, spec=resolve_spec(made.config, made.tokenizer, self.block_size, None, self.stop_tokens))
 
     def make(self) -> tuple[PreTrainedModel, ModelSpec]:
         description = self.describe()

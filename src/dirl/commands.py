@@ -1,6 +1,5 @@
 """The commands beside training: rollout, evaluate, export, demo, configs. Signatures are their options."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +13,7 @@ from dirl.checkpoints.reading import read
 from dirl.data.prompts import load_prompts
 from dirl.evaluation import evaluate as run_evaluation
 from dirl.evaluation.report import print_metrics
+from dirl.finite import dumps
 from dirl.models import ModelDescription, ModelSource, PretrainedModel, export_model
 from dirl.models.checkpoint_weights import CheckpointWeights
 from dirl.models.export import ExportDtype
@@ -149,7 +149,7 @@ def evaluate(
     scorer.close()
     metrics = {name: result.metrics for name, result in results.items()}
     if output is not None:
-        (Path(output) / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        (Path(output) / "metrics.json").write_text(dumps(metrics, "metrics.json", indent=1), encoding="utf-8")
     print_metrics(metrics)
 
 

@@ -7,6 +7,7 @@ them into a `PackedBatch`, which is all that the trainer sees.
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,9 @@ from dirl.finite import NotFiniteError, first_not_finite
 
 IGNORE = -100
 """`target_ids` of a position that is not scored."""
+
+Spans = tuple[tuple[int, int], ...]
+"""Ranges of token ids, in order: each from its first up to, without, its second number."""
 
 Strategy = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
 Confidence = Literal["sampled", "max"]
@@ -32,6 +36,30 @@ class ModelSpec:
     """Any of these ends a response; the first is the end token that SFT fills the last block with."""
     pad_token_id: int
     vocab_size: int
+    """Of the model's embedding and head, which may be larger than the tokenizer's."""
+    unknown_ids: tuple[int, ...] = ()
+    """Ids below `vocab_size` that the tokenizer has no token for, in order."""
+
+    @property
+    def banned(self) -> Spans:
+        """What is never drawn and has no part in the softmax, in engines and trainer: the mask token, unknown ids.
+
+        The tokenizer's special tokens (pad, roles, ...) have a text and stay: that a trained model does not write them
+        is learned, and without them its distribution would not be the one that it was trained to have.
+        """
+        return spans((*self.unknown_ids, self.mask_token_id))
+
+
+@cache
+def spans(ids: tuple[int, ...]) -> Spans:
+    """The ids, in any order, as the fewest ranges."""
+    found: list[tuple[int, int]] = []
+    for index in sorted(set(ids)):
+        if found and found[-1][1] == index:
+            found[-1] = found[-1][0], index + 1
+        else:
+            found.append((index, index + 1))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -179,9 +207,15 @@ class Trajectory:
             raise ValueError(
                 f"{who}: token id {unknown[0]} does not fit vocab_size={spec.vocab_size}; use the model's tokenizer"
             )
-        if spec.mask_token_id in self.response_ids:
+        drawn = set(self.response_ids)
+        if spec.mask_token_id in drawn:
             raise ValueError(
                 f"{who}: the response holds the mask token {spec.mask_token_id}, which is never a legal output"
+            )
+        if untold := sorted(drawn & set(spec.unknown_ids)):
+            raise ValueError(
+                f"{who}: the response holds the id {untold[0]}, for which the tokenizer has no token and which is "
+                "never a legal output: make the trajectories anew"
             )
 
 

@@ -61,8 +61,8 @@ def test_the_head_rounds_operands_and_nothing_else(weight_dtype: torch.dtype) ->
     results = []
     for chunk, (w, h) in ((64, (weight, hidden)), (300, exact)):
         with torch.autocast("cuda", torch.bfloat16, enabled=w is weight):
-            found = target_scores(w, h, targets, 4999, PARAMS, chunk)
-            factors = selection_factors(w, h, bound.to(found[0].dtype), inclusive, 4999, PARAMS, chunk)
+            found = target_scores(w, h, targets, ((4999, 5000),), PARAMS, chunk)
+            factors = selection_factors(w, h, bound.to(found[0].dtype), inclusive, ((4999, 5000),), PARAMS, chunk)
         gradients = torch.autograd.grad(found[0].sum() + factors.sum(), (w, h))
         results.append((*found[:2], factors, *gradients))
     assert all(x.dtype == torch.float32 for x in results[0][:3])
@@ -81,7 +81,7 @@ def test_the_head_holds_one_chunk_of_logits_and_one_gradient() -> None:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     with torch.autocast("cuda", torch.bfloat16):
-        target_scores(weight, hidden, targets, 1, PARAMS, chunk)[0].sum().backward()
+        target_scores(weight, hidden, targets, ((1, 2),), PARAMS, chunk)[0].sum().backward()
     peak = torch.cuda.max_memory_allocated() - before
     logits, head = 10 * chunk * vocabulary, (2 + 4) * vocabulary * width  # a bf16 copy and the gradient
     assert peak < logits + head + 64 * 2**20 + 16 * rows * width

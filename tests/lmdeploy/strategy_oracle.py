@@ -119,7 +119,7 @@ class StrategyOracle:
             assert ids.tolist() == sequence.token_ids.tolist(), "LMDeploy's host and device differ"
             context = (*sequence.history_ids.tolist(), *ids.tolist())
             start = len(context) - size
-            z.append(scaled_logits(self.logits(context), spec.mask_token_id, self.params.temperature))
+            z.append(scaled_logits(self.logits(context), spec.banned, self.params.temperature))
             noise = uniform(torch.tensor(request.seed), start + torch.arange(size), torch.tensor(request.forward))
             tokens, _, confidence = candidates(z[-1], noise, self.params)
             drawn.append(tokens)

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dirl.types import (
     DecodingParams,
@@ -32,6 +34,18 @@ def trajectory(**more: Any) -> Trajectory:
         "policy_version": 12,
     }
     return Trajectory(**values | more)
+
+
+# ----------------------------------------------------------------------------------------------- the model
+
+
+@pytest.mark.property
+@given(st.sets(st.integers(0, 60)), st.integers(0, 60))
+def test_the_banned_ranges_hold_the_mask_token_and_unknown_ids_and_no_other(unknown: set[int], mask: int) -> None:
+    spec = ModelSpec(4, mask, (3,), 0, 61, tuple(sorted(unknown)))
+    assert {i for first, end in spec.banned for i in range(first, end)} == unknown | {mask}
+    bounds = [bound for span in spec.banned for bound in span]
+    assert bounds == sorted(set(bounds)), "each range is as long as it can be"
 
 
 # ------------------------------------------------------------------------------------------ trajectories

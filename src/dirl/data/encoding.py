@@ -21,6 +21,7 @@ from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversa
 from dirl.data.fingerprint import fingerprint, local_files, source_state
 from dirl.data.reading import Row, Rows, check_messages, read_rows
 from dirl.models import special_tokens
+from dirl.types import Spans
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class ConversationEncoder:
     overflow: Literal["drop", "cut", "error"]
     turns: Literal["all", "last"] = "all"
     chat_template_kwargs: Mapping[str, Any] | None = None
+    banned: Spans = ()
+    """Ids that may stand nowhere, as they have no part in the softmax and so no finite loss: `ModelSpec.banned`."""
 
     def __call__(self, row: Row, where: str, counts: FitCounts | None = None) -> Encoded | None:
         """The conversation as arrays (int32, bool), 5 bytes a token; None if it is dropped for its length."""
@@ -52,11 +55,23 @@ class ConversationEncoder:
             chat_template_kwargs=self.chat_template_kwargs,
             where=where,
         )
+        check_ids(encoded.input_ids, self.banned, self.tokenizer, where)
         fitted = fit_conversation(encoded, self.max_tokens, self.overflow, counts, where)
         if fitted is None:
             return None
         arrays = {"input_ids": np.asarray(fitted.input_ids, np.int32), "loss_mask": np.asarray(fitted.loss_mask, bool)}
         return dataclasses.replace(fitted, **arrays)
+
+
+def check_ids(ids: Sequence[int], banned: Spans, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raise ValueError if one of the ids is banned."""
+    for first, end in banned:
+        found = next((index for index in ids if first <= index < end), None)
+        if found is not None:
+            raise ValueError(
+                f"{where}: holds token {found} ({tokenizer.decode([found])!r}), which the model never writes: the mask "
+                "token, or an id without a token; remove it from the text, or name another mask token"
+            )
 
 
 def keep_encoded(

@@ -155,9 +155,9 @@ class SFTDataModule(L.LightningDataModule):
 
     def _encoder(self) -> ConversationEncoder:
         description = self.trainer.lightning_module.description
-        stops = description.spec.stop_token_ids
+        spec, limits = description.spec, (self.max_tokens, self.overflow)
         return ConversationEncoder(
-            description.tokenizer, stops, self.max_tokens, self.overflow, self.turns, self.chat_template_kwargs
+            description.tokenizer, spec.stop_token_ids, *limits, self.turns, self.chat_template_kwargs, spec.banned
         )
 
     def _load(self, split: str, source: str | list[str]) -> Sequence[Encoded]:

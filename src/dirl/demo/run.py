@@ -15,6 +15,7 @@ from rich.console import Console
 from dirl.demo.pictures import denoising_picture, denoising_text, learning_curves
 from dirl.demo.tasks import Task, TaskFiles, load_task, write_task_data
 from dirl.evaluation.report import print_metrics
+from dirl.finite import dumps
 from dirl.models import PretrainedModel
 from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest
@@ -51,7 +52,7 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     console.print(f"model (Hugging Face folder): {folder / 'rl' / 'model'}")
     console.print(f"learning curves: {folder / 'curves.png'}")
     console.print(f"one answer, step by step: {picture}")
-    (folder / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (folder / "results.json").write_text(dumps(results, "results.json", indent=1), encoding="utf-8")
     return results
 
 

@@ -7,21 +7,37 @@ distribution by one set of settings.
 import torch
 from torch import Tensor
 
-from dirl.types import DecodingParams
+from dirl.types import DecodingParams, Spans
 
 SPAN = 512
 """Tokens whose probabilities `draw` sums first."""
 
 
-def scaled_logits(logits: Tensor, mask_token_id: int, temperature: float) -> Tensor:
-    """z = logits / temperature in at least fp32 with the mask token at -inf, [..., V]. Temperature 0 counts as 1."""
+def scaled_logits(logits: Tensor, banned: Spans, temperature: float) -> Tensor:
+    """z = logits / temperature in at least fp32 with banned ids at -inf, [..., V]. Temperature 0 counts as 1.
+
+    Args:
+        banned: `ModelSpec.banned`.
+    """
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature not in (0.0, 1.0):
         z = z / temperature if z is logits else z.div_(temperature)
     if z is logits:
         z = z.clone()
-    z[..., mask_token_id] = float("-inf")
+    return ban_(z, banned)
+
+
+def ban_(z: Tensor, banned: Spans) -> Tensor:
+    """z [..., V] itself with banned ids at -inf: a fill of some columns for each range, nothing of its size is made."""
+    for first, end in banned:
+        z[..., first:end] = float("-inf")
     return z
+
+
+def finite_rows(logits: Tensor) -> Tensor:
+    """[...] whether all logits [..., V] of a row are finite, by their sum: nothing of their size is made."""
+    narrow = logits.dtype == torch.float16  # which the sum of a vocabulary does not fit
+    return logits.sum(-1, dtype=torch.float32 if narrow else logits.dtype).isfinite()
 
 
 def cuts(params: DecodingParams) -> bool:

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from dirl.diffusion.sampling import ban_
+from dirl.types import Spans
+
 CHUNK_BYTES = 2 * 2**30
 """What the tensors of a chunk's [rows, vocabulary] may take together where the user names no chunk."""
 
@@ -23,7 +26,7 @@ SLICE_BYTES = 64 * 2**20
 class RowScore(ABC):
     """What is asked of rows of logits: numbers per row, of which the first one has a gradient.
 
-    `logits` makes z [n, V] anew, the logits over the temperature with the mask token at -inf, at least fp32; what it
+    `logits` makes z [n, V] anew, the logits over the temperature with banned ids at -inf, at least fp32; what it
     returns may be overwritten. The other arguments are [n].
     """
 
@@ -46,13 +49,13 @@ def score_rows(
     hidden: Tensor,
     score: RowScore,
     columns: tuple[Tensor, ...],
-    mask_token_id: int,
+    banned: Spans,
     temperature: float,
     chunk: int | None,
 ) -> tuple[Tensor, ...]:
     """The numbers of `score` for rows [N, D] under a head of weight [V, D]; columns are [N]."""
     size = chunk or max(1, CHUNK_BYTES // (score.bytes_per_logit * len(weight)))
-    logits = partial(_logits, mask_token_id=mask_token_id, temperature=temperature or 1.0)
+    logits = partial(_logits, banned=banned, temperature=temperature or 1.0)
     return _ChunkedHead.apply(hidden, weight, score, logits, temperature or 1.0, size, *columns)
 
 
@@ -112,13 +115,12 @@ def _pieces(count: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 
-def _logits(rows: Tensor, head: Tensor, mask_token_id: int, temperature: float) -> Tensor:
+def _logits(rows: Tensor, head: Tensor, banned: Spans, temperature: float) -> Tensor:
     """`dirl.diffusion.sampling.scaled_logits` of the rows, without its copies."""
     z = _product(rows, head.t())
     if temperature != 1.0:
         z.div_(temperature)
-    z[:, mask_token_id] = float("-inf")
-    return z
+    return ban_(z, banned)
 
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dirl.diffusion.sampling import cut_logits, cuts
 from dirl.models.chunked_head import RowScore, score_rows
-from dirl.types import DecodingParams
+from dirl.types import DecodingParams, Spans
 
 LOG_FLOOR = -30.0
 """log F of a rejection that has become impossible under the current policy."""
@@ -23,7 +23,7 @@ def target_scores(
     weight: Tensor,
     hidden: Tensor,
     targets: Tensor,
-    mask_token_id: int,
+    banned: Spans,
     params: DecodingParams,
     chunk: int | None = None,
     with_entropy: bool = True,
@@ -31,7 +31,7 @@ def target_scores(
     """Score one target per row.
 
     Args:
-        weight: [V, D] of the model's head; hidden: [N, D]; targets: [N].
+        weight: [V, D] of the model's head; hidden: [N, D]; targets: [N]; banned: `ModelSpec.banned`.
         chunk: rows that meet the vocabulary at a time; None: what `dirl.models.chunked_head.CHUNK_BYTES` allow.
 
     Returns:
@@ -40,7 +40,7 @@ def target_scores(
         gradient. Each [N], fp32.
     """
     score = _TargetScore(params, with_entropy)
-    return score_rows(weight, hidden, score, (targets,), mask_token_id, params.temperature, chunk)
+    return score_rows(weight, hidden, score, (targets,), banned, params.temperature, chunk)
 
 
 def selection_factors(
@@ -48,7 +48,7 @@ def selection_factors(
     hidden: Tensor,
     bound: Tensor,
     inclusive: Tensor,
-    mask_token_id: int,
+    banned: Spans,
     params: DecodingParams,
     chunk: int | None = None,
 ) -> Tensor:
@@ -65,7 +65,7 @@ def selection_factors(
         [N] log F in fp32; LOG_FLOOR, without gradient, where no token could have been rejected.
     """
     score = _RejectionScore(params)
-    (log_factors,) = score_rows(weight, hidden, score, (bound, inclusive), mask_token_id, params.temperature, chunk)
+    (log_factors,) = score_rows(weight, hidden, score, (bound, inclusive), banned, params.temperature, chunk)
     return log_factors
 
 

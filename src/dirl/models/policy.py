@@ -112,7 +112,7 @@ class BlockDiffusionLM(nn.Module):
         Returns:
             log-probabilities [N], entropies [N] and log F [M] of `Scores`.
         """
-        weight, options = self.backbone.lm_head.weight, (self.spec.mask_token_id, params, self.head_chunk)
+        weight, options = self.backbone.lm_head.weight, (self.spec.banned, params, self.head_chunk)
         logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
         if rejected is None:
             return logprobs, entropies, logprobs.new_zeros(0)

@@ -21,13 +21,14 @@ from transformers import (
 
 from dirl.attention import ATTENTION_NAME
 from dirl.checkpoints.reading import read
+from dirl.finite import check_weight
 from dirl.models.checkpoint_weights import CheckpointWeights, is_checkpoint, unpacked
 from dirl.models.experts import Experts, choose_experts
 from dirl.models.model_files import dtype_name, files_to_carry
 from dirl.models.sdar import SDARConfig, register_models
-from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
+from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids, unknown_ids
 from dirl.models.tokenizer import new_tokenizer
-from dirl.models.weight_files import WeightFiles, empty_backbone, holds_weight_files, stored_dtype
+from dirl.models.weight_files import BROKEN_SOURCE, WeightFiles, empty_backbone, holds_weight_files, stored_dtype
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ class PretrainedModel(ModelSource):
                 f"model path={self.path!r} lacks {len(missing)} weights that its config asks for, {missing[0]!r} the "
                 "first: they would be random; use the files that belong to this config"
             )
+        for name, value in model.named_parameters():
+            check_weight(name, value.detach(), f"model path={self.path!r}", BROKEN_SOURCE)
         return model
 
     def weight_files(self, config: PreTrainedConfig) -> WeightFiles | None:
@@ -259,7 +262,7 @@ def resolve_spec(
     stops = stop_token_ids(tokenizer, stop_tokens)
     config.stop_token_ids = list(stops)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
-    return ModelSpec(size, mask_id, stops, pad, config.vocab_size)
+    return ModelSpec(size, mask_id, stops, pad, config.vocab_size, unknown_ids(tokenizer, config.vocab_size, stops))
 
 
 def check_block_size(size: int, name: str) -> None:

@@ -61,6 +61,14 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, extra: Sequence[str | int
     return tuple(dict.fromkeys([ends[0], *candidates]))
 
 
+def unknown_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int, stop_token_ids: Sequence[int]) -> tuple[int, ...]:
+    """Ids of the model that stand for nothing: a vocabulary padded to a round number has some at its end.
+
+    A stop token that was named by such an id means something, and is none of them.
+    """
+    return tuple(sorted(set(range(vocab_size)) - set(tokenizer.get_vocab().values()) - set(stop_token_ids)))
+
+
 def _text_after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
     question, answer = {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}
     text = render_chat(tokenizer, [question, answer], False, None, "chat template")

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dirl.attention import ATTENTION_NAME
+from dirl.finite import check_weight
 
+BROKEN_SOURCE = "nothing can be made with such a model; read another copy or an earlier checkpoint"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -37,10 +39,13 @@ class WeightFiles:
 
         Args:
             prefix: name of the module in the whole model, with a dot at its end.
+
+        Raises:
+            ValueError: a tensor is not there, of another shape, or holds numbers that are not finite.
         """
         for name, parameter in list(module.named_parameters()):
             if parameter.is_meta:
-                value = self.read(prefix + name)
+                value = check_weight(prefix + name, self.read(prefix + name), str(self.folder), BROKEN_SOURCE)
                 if value.shape != parameter.shape:
                     raise ValueError(
                         f"{self.folder}: {prefix}{name} has shape {tuple(value.shape)}, the model's config says "

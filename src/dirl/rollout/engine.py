@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.finite import NotFiniteError
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 
@@ -38,7 +39,10 @@ class RolloutEngine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        """Yield one trajectory per request, in the order in which they finish."""
+        """Yield one trajectory per request, in the order in which they finish.
+
+        Raises NotFiniteError (`broken_logits`) where the logits at a masked position are not finite.
+        """
 
     def rest(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
         """The trainer works now: give it the memory that the engine is configured to give.
@@ -48,6 +52,14 @@ class RolloutEngine(ABC):
 
     def close(self) -> None:  # noqa: B027 - engines without resources need not override it
         """Give back what the engine holds."""
+
+
+def broken_logits(request: GenerationRequest, policy_version: int) -> NotFiniteError:
+    """For the model's logits at a masked position of this request; no token of that denoising step is handed out."""
+    return NotFiniteError(
+        f"request {request.prompt_id}#{request.sample_index}: the model's logits are not finite, with the weights of "
+        f"policy version {policy_version}: look for weights that are not, or that the engine's dtype cannot hold"
+    )
 
 
 class EnginesLostError(RuntimeError):

@@ -29,7 +29,7 @@ from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
 from torch import Tensor
 
 from dirl.diffusion.commit import commit
-from dirl.diffusion.sampling import candidates, scaled_logits, uniform
+from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
 from dirl.rollout.lmdeploy_sequences import TracedSequence, TracedSequences, Tracing
 
 ROWS_BYTES = 1 << 28
@@ -107,8 +107,9 @@ class DenoisingBlocks:
         """Draw and commit, given logits [N * B, V].
 
         Returns:
-            tokens, state and log-probs at the committed positions [N * B], and the forward counts [N * B] from which
-            LMDeploy, which adds one after each step, gets those of the next.
+            tokens, state and log-probs at the committed positions [N * B] (NaN where the logits are not finite: so
+            `TracedSequences` learns of it, and ends the sequence), and the forward counts [N * B] from which LMDeploy,
+            which adds one after each step, gets those of the next.
         """
         size = self.tokens.shape[1]
         masked = self.state == consts.DLLM_MASKED
@@ -129,10 +130,11 @@ def _draw(logits: Tensor, noise: Tensor, tracing: Tracing) -> tuple[Tensor, Tens
     """`candidates` of logits [R, V], some rows at a time: [R] each."""
     spec, params = tracing.spec, tracing.params
     rows = max(1, ROWS_BYTES // (4 * logits.shape[-1]))
-    parts = [
-        candidates(scaled_logits(z, spec.mask_token_id, params.temperature), u, params)
-        for z, u in zip(logits.split(rows), noise.split(rows), strict=True)
-    ]
+    parts = []
+    for z, u in zip(logits.split(rows), noise.split(rows), strict=True):
+        good = finite_rows(z)
+        tokens, logprobs, confidence = candidates(scaled_logits(z, spec.banned, params.temperature), u, params)
+        parts.append((tokens, logprobs.masked_fill(~good, torch.nan), confidence))
     return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 

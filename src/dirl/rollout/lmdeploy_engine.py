@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models import register_models
 from dirl.models.weight_files import one_expert_each
-from dirl.rollout.engine import EnginesLostError, RolloutEngine
+from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
 from dirl.rollout.lmdeploy_logging import warnings_alone
 from dirl.rollout.lmdeploy_model import weight_shapes, write_model_folder
@@ -293,12 +293,15 @@ class LMDeployEngine(RolloutEngine):
                 status = output.status
             if status != ResponseType.FINISH:
                 raise self._stopped(request, status)
+            if session in self.tracing.broken:
+                raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
             done.put(trajectory(request, trace, self.spec, params.max_response_tokens, self.policy_version))
         except Exception as error:  # raised again where the trajectories are awaited
             done.put(error)
         finally:
             self.tracing.traces.pop(session, None)
+            self.tracing.broken.discard(session)
 
     def _stopped(self, request: GenerationRequest, status: object) -> EnginesLostError:
         """What to say of a request that came to no end."""

@@ -42,6 +42,8 @@ class Tracing:
     params: DecodingParams = DecodingParams()
     traces: dict[int, Trace] = field(default_factory=dict)
     """Finished ones by session id."""
+    broken: set[int] = field(default_factory=set)
+    """Session ids of those that ended because their logits were not finite."""
     forwards: int = 0
     """Forwards of the model since the start."""
 
@@ -67,10 +69,13 @@ class TracedSequence(SchedulerSequenceDLLM):
             self._strategy.running.give_back(self)
         super().set_state(state)
 
-    def record(self, tokens: np.ndarray, state: np.ndarray, logprobs: np.ndarray) -> None:
-        """Take note of what a prefill changed in the first block, [B] each; call it before the block is updated."""
-        before = self.dllm_mask[-self.dllm_block_length :]
-        chosen = (before == consts.DLLM_MASKED) & (state != consts.DLLM_MASKED)
+    def record(self, tokens: np.ndarray, state: np.ndarray, logprobs: np.ndarray) -> bool:
+        """Take note of what a prefill changed in the first block, [B] each; call it before the block is updated.
+
+        Returns whether its logits were finite.
+        """
+        masked = self.dllm_mask[-self.dllm_block_length :] == consts.DLLM_MASKED
+        chosen = masked & (state != consts.DLLM_MASKED)
         if chosen.any():
             self.forward += 1
             self.steps[chosen] = self.forward
@@ -80,6 +85,7 @@ class TracedSequence(SchedulerSequenceDLLM):
         if (state == consts.DLLM_CACHED).all():
             self.forward = 0
             self.steps[:] = 0
+        return not np.isnan(logprobs[masked]).any()
 
     def complete_block(self) -> None:
         """As LMDeploy counts a block whose last token has been committed."""
@@ -138,6 +144,10 @@ class RunningBlocks:
         self.state[:] = state
         return committed & runs & (state == consts.DLLM_UNMASKED).all(1)
 
+    def broken(self, logprobs: np.ndarray, runs: np.ndarray) -> np.ndarray:
+        """Which sequences have logits that are not finite at a masked position, [N]; ask it before `note`."""
+        return np.flatnonzero(runs & (np.isnan(logprobs) & (self.state == consts.DLLM_MASKED)).any(1))
+
     def renew(self, rows: np.ndarray) -> None:
         """The next block begins in these rows."""
         self.tokens[rows], self.state[rows], self.steps[rows] = self.mask_token, consts.DLLM_MASKED, 0
@@ -183,13 +193,23 @@ class TracedSequences(DLLMSequenceStrategy):
             finished = self._decoded(running, tokens, state, logprobs, batched_outputs)
         else:
             active = [s for s in running if s.status == MessageStatus.RUNNING]
+            broken = []
             for sequence, *row in zip(running, tokens, state, logprobs, strict=True):
-                if sequence.status == MessageStatus.RUNNING:
-                    sequence.record(*row)
+                if sequence.status == MessageStatus.RUNNING and not sequence.record(*row):
+                    broken.append(sequence)
             super().update_running(running, batched_outputs, model_inputs, delta, **kwargs)
+            self._end_broken(broken)
             finished = [s for s in active if s.status == MessageStatus.STOPPED]
-        self.tracing.traces |= {s.session_id: Trace.of(s.blocks) for s in finished}
+        whole = (s for s in finished if s.session_id not in self.tracing.broken)
+        self.tracing.traces |= {s.session_id: Trace.of(s.blocks) for s in whole}
         return finished
+
+    def _end_broken(self, sequences: list[TracedSequence]) -> None:
+        """No token more of these: their logits are not finite."""
+        for sequence in sequences:
+            self.tracing.broken.add(sequence.session_id)
+            if sequence.status == MessageStatus.RUNNING:
+                sequence.finish()
 
     def _decoded(
         self,
@@ -202,6 +222,7 @@ class TracedSequences(DLLMSequenceStrategy):
         """What `update_running` of the base class does, and the traces, for arrays [N, B]."""
         blocks = self.running
         runs = blocks.arrange(running)
+        broken = blocks.broken(logprobs, runs)
         complete = np.flatnonzero(blocks.note(tokens, state, logprobs, runs))
         for i, *block in zip(
             complete, blocks.tokens[complete], blocks.steps[complete], blocks.logprobs[complete], strict=True
@@ -216,4 +237,5 @@ class TracedSequences(DLLMSequenceStrategy):
         for i, position in zip(stopped, batched_outputs.stop_pos.numpy()[stopped], strict=True):
             running[i].set_stop_pos(int(position))
             running[i].finish()
-        return [running[i] for i in stopped]
+        self._end_broken([running[i] for i in broken])
+        return [running[i] for i in sorted({*stopped, *broken})]

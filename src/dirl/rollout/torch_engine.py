@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedToken
 
 from dirl.attention import ATTENTION_NAME, visible
 from dirl.diffusion.commit import commit
-from dirl.diffusion.sampling import candidates, scaled_logits, uniform
+from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
 from dirl.models import register_models
-from dirl.rollout.engine import RolloutEngine
+from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.slot_cache import SlotCache
 from dirl.types import DecodingParams, GenerationRequest, Layout, ModelSpec, Trajectory
 
@@ -86,6 +86,9 @@ class TorchEngine(RolloutEngine):
                 self._step(active, params)
                 self.progress += 1
                 finished = active.close_blocks(self.spec, params)
+                if active.broken_here.any():
+                    row = int(active.broken_here.any(1).nonzero()[0])
+                    raise broken_logits(active.sequences[row].request, self.policy_version)
                 if finished:
                     yield from (s.trajectory(self.policy_version) for s in finished)
                     active = self._evict(active)
@@ -130,7 +133,8 @@ class TorchEngine(RolloutEngine):
         if not len(row):
             return
         logits = self.model.lm_head(hidden[row, column])
-        z = scaled_logits(logits, spec.mask_token_id, params.temperature)
+        active.broken = torch.zeros_like(masked).index_put((row, column), ~finite_rows(logits))
+        z = scaled_logits(logits, spec.banned, params.temperature)
         noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
         tokens, logprobs, confidence = candidates(z, noise, params)
         scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), confidence)
@@ -231,8 +235,12 @@ class _Active:
     """[N]."""
     written: Tensor
     """[N] bool: the last forward wrote the final keys of the block."""
+    broken: Tensor
+    """[N, B] bool: the last forward's logits were not finite."""
     masked_here: Tensor
     """`masked`, in the host's memory."""
+    broken_here: Tensor
+    """`broken`, there."""
     admitted: int = 0
     """Sequences so far, those that have finished included."""
 
@@ -251,7 +259,9 @@ class _Active:
             forward=new(0),
             seeds=new(0),
             written=new(0, dtype=torch.bool),
+            broken=new(0, size, dtype=torch.bool),
             masked_here=torch.zeros(0, size, dtype=torch.bool),
+            broken_here=torch.zeros(0, size, dtype=torch.bool),
         )
 
     def extend(self, requests: list[GenerationRequest], spec: ModelSpec, device: torch.device) -> "_Active":
@@ -267,6 +277,8 @@ class _Active:
             "tokens": tokens,
             "masked": masked.to(device),
             "masked_here": masked,
+            "broken": torch.zeros_like(masked, device=device),
+            "broken_here": torch.zeros_like(masked),
             "start": torch.tensor(starts, device=device),
             "forward": torch.zeros(count, dtype=torch.long, device=device),
             "seeds": torch.tensor([r.seed for r in requests], device=device),
@@ -303,10 +315,10 @@ class _Active:
         return sorted((s for s in self.sequences if s.finish_reason is not None), key=lambda s: s.number)
 
     def _look(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, steps and log-probs [N, B] as they are on the device, `masked_here` beside them: one copy in all."""
-        bits = self.logprobs.view(torch.int32)
-        tokens, steps, bits, masked = torch.stack([self.tokens, self.steps, bits, self.masked]).cpu()
-        self.masked_here = masked.bool()
+        """Tokens, steps and log-probs [N, B] as they are on the device, and what `..._here` keeps: one copy in all."""
+        bits, flags = self.logprobs.view(torch.int32), self.masked + 2 * self.broken
+        tokens, steps, bits, flags = torch.stack([self.tokens, self.steps, bits, flags]).cpu()
+        self.masked_here, self.broken_here = flags % 2 == 1, flags >= 2
         return tokens, steps, bits.int().view(torch.float32)
 
     def _open_blocks(self, written_here: Tensor, spec: ModelSpec) -> None:
@@ -323,5 +335,7 @@ class _Active:
     def select(self, kept: list[int]) -> "_Active":
         index = torch.tensor(kept, dtype=torch.long)
         there = index.to(self.tokens.device)
-        tensors = {k: v[index if k == "masked_here" else there] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        tensors = {
+            k: v[index if k.endswith("_here") else there] for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
         return _Active([self.sequences[i] for i in kept], **tensors, admitted=self.admitted)

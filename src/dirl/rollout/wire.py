@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+from dirl import finite
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 PROTOCOL = 1
@@ -75,8 +76,8 @@ class Line:
 
 
 def dumps(value: Any) -> str:
-    """One line of JSON; ValueError for numbers that JSON does not have."""
-    return json.dumps(dataclasses.asdict(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """One line of JSON; NotFiniteError names a number that is not finite."""
+    return finite.dumps(dataclasses.asdict(value), type(value).__name__, ensure_ascii=False, separators=(",", ":"))
 
 
 def loads(cls: type[T], text: str | bytes) -> T:
@@ -96,6 +97,8 @@ def read(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         allowed = (int, float) if args[0] is float else (args[0],)
         good = isinstance(value, list) and all(type(x) in allowed for x in value)
+        if good and args[0] is float:
+            _check_finite(value, where)
         return tuple(_expect(good, value, where, f"a list of {args[0].__name__}"))
     if origin is list:
         _expect(isinstance(value, list), value, where, "a list")
@@ -104,6 +107,7 @@ def read(hint: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, dict), value, where, "an object")
         return {key: read(args[1], x, f"{where}[{key!r}]") for key, x in value.items()}
     if hint is float:
+        _check_finite(value, where)
         return _expect(type(value) in (int, float), value, where, "a number")
     return _expect(type(value) is hint, value, where, hint.__name__)
 
@@ -117,6 +121,12 @@ def _read_dataclass(cls: type[T], value: Any, where: str) -> T:
     if missing := sorted(needed - set(value)):
         raise ValueError(f"{where}: fields {missing} are missing; does the other end run the same version of dirl?")
     return cls(**{name: read(hints[name], x, f"{where}.{name}") for name, x in value.items()})
+
+
+def _check_finite(value: Any, where: str) -> None:
+    """Python's JSON reads NaN, Infinity and 1e999."""
+    if found := finite.first_not_finite(value, where):
+        raise ValueError(f"{found}; numbers must be finite")
 
 
 def _has_no_default(field: dataclasses.Field) -> bool:

@@ -134,6 +134,18 @@ def test_an_error_stops_the_later_rows_and_not_the_earlier(tmp_path: Path) -> No
         batches(list(range(128, 192)))
 
 
+def test_an_id_that_is_never_drawn_is_an_error_of_its_row_wherever_it_stands(data: str) -> None:
+    """Its loss would be infinite. Row 1 is the first that answers with "b"; questions are digits."""
+    for text, row in (("b", 2), ("0", 1)):
+        index = TOKENIZER.convert_tokens_to_ids(text)
+        banned = ((index, index + 1), (400, 500))
+        with pytest.raises(
+            ValueError, match=rf"sft.jsonl:{row}.*: holds token {index} \('{text}'\), which the model never"
+        ):
+            load_encoded(data, "train", encoder(banned=banned))
+    assert len(load_encoded(data, "train", encoder(banned=((400, 500),)))[0]) == 200
+
+
 def test_a_conversation_over_the_limit_is_an_error_of_its_row(cache: Path, data: str) -> None:
     with pytest.raises(ValueError, match=rf"^{data}:5: .* tokens, max_tokens=25; raise the limit"):
         keep_encoded(data, "train", encoder(max_tokens=25, overflow="error"), 2)
@@ -270,6 +282,7 @@ def test_each_setting_of_the_encoder_has_a_folder_of_its_own(cache: Path, data: 
         "overflow": "cut",
         "turns": "last",
         "chat_template_kwargs": {"enable_thinking": False},
+        "banned": ((500, 510),),
     }
     other["tokenizer"].chat_template += "{# #}"
     assert other.keys() == {field.name for field in dataclasses.fields(ConversationEncoder)}

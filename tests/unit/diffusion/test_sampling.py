@@ -9,10 +9,11 @@ import torch
 from tests.reference import distribution
 from torch import Tensor
 
-from dirl.diffusion.sampling import SPAN, candidates, cut_logits, cuts, draw, scaled_logits, uniform
+from dirl.diffusion.sampling import SPAN, candidates, cut_logits, cuts, draw, finite_rows, scaled_logits, uniform
 from dirl.types import DecodingParams
 
 MASK, VOCAB = 5, 23
+BANNED, BANNED_IDS = ((MASK, MASK + 1), (20, 23)), {MASK, 20, 21, 22}
 INF = float("inf")
 CUTS = {
     "none": {},
@@ -44,9 +45,9 @@ def test_the_draw_and_the_confidence_are_those_of_the_oracle(cut: dict, temperat
     params = DecodingParams(temperature=temperature, **cut)
     limits = {"top_k": params.top_k, "top_p": params.top_p, "min_p": params.min_p}
     logits = random_logits(seed=1)
-    z = scaled_logits(logits, MASK, temperature)
+    z = scaled_logits(logits, BANNED, temperature)
     found = cut_logits(z, params).softmax(-1).double(), z.softmax(-1).double()
-    for row, wanted in enumerate(distribution(each, MASK, temperature, **limits) for each in logits):
+    for row, wanted in enumerate(distribution(each, BANNED_IDS, temperature, **limits) for each in logits):
         for ours, exact in zip(found, wanted, strict=True):
             torch.testing.assert_close(ours[row], exact, atol=1e-6, rtol=1e-5)  # fp32 softmax
             assert torch.equal(ours[row] > 0, exact > 0)
@@ -72,7 +73,7 @@ def test_of_equal_tokens_the_smaller_id_survives_the_cut() -> None:
 
 
 def test_a_cut_moves_no_token_that_it_keeps() -> None:
-    z = scaled_logits(random_logits(seed=2), MASK, 1.0)
+    z = scaled_logits(random_logits(seed=2), BANNED, 1.0)
     found = cut_logits(z, DecodingParams(top_k=6, top_p=0.8))
     assert torch.equal(torch.where(found > -INF, found, z), z)
 
@@ -81,25 +82,25 @@ def test_the_mask_token_has_no_probability_at_any_temperature() -> None:
     logits = random_logits(seed=3)
     logits[:, MASK] = 50.0
     for temperature in (0.0, 0.5, 1.0):
-        assert (scaled_logits(logits, MASK, temperature)[:, MASK] == -INF).all()
+        assert (scaled_logits(logits, BANNED, temperature)[:, MASK] == -INF).all()
 
 
 def test_temperature_zero_counts_as_one_and_has_nothing_to_cut() -> None:
     logits = random_logits(seed=4)
-    assert torch.equal(scaled_logits(logits, MASK, 0.0), scaled_logits(logits, MASK, 1.0))
+    assert torch.equal(scaled_logits(logits, BANNED, 0.0), scaled_logits(logits, BANNED, 1.0))
     params = DecodingParams(top_k=2, top_p=0.5, min_p=0.5)
     assert cuts(params) and not cuts(dataclasses.replace(params, temperature=0.0)) and not cuts(DecodingParams())
 
 
 def test_logits_of_low_precision_are_scaled_in_fp32() -> None:
-    z = scaled_logits(f32(1.0, 2.0, 3.0).bfloat16(), 0, 0.7)
+    z = scaled_logits(f32(1.0, 2.0, 3.0).bfloat16(), ((0, 1),), 0.7)
     assert z.dtype == torch.float32
     assert z[2].item() == pytest.approx(3 / 0.7, rel=1e-6)  # bf16 would be off by 1e-3
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, VOCAB, 100])
 def test_the_most_probable_are_those_of_a_stable_sort_ties_too(count: int) -> None:
-    z = scaled_logits(random_logits(seed=8, rows=400).round(), MASK, 1.0)  # a handful of values: ties at every edge
+    z = scaled_logits(random_logits(seed=8, rows=400).round(), BANNED, 1.0)  # a handful of values: ties at every edge
     order = z.sort(dim=-1, descending=True, stable=True).indices
     kept = torch.zeros_like(z, dtype=torch.bool).scatter(-1, order[:, :count], True)
     assert torch.equal(cut_logits(z, DecodingParams(top_k=count)), z.masked_fill(~kept, -INF))
@@ -107,7 +108,7 @@ def test_the_most_probable_are_those_of_a_stable_sort_ties_too(count: int) -> No
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 def test_a_logit_that_is_not_a_number_is_not_cut_away_but_spoils_the_log_prob(cut: dict) -> None:
-    z = scaled_logits(random_logits(seed=12, rows=2), MASK, 1.0)
+    z = scaled_logits(random_logits(seed=12, rows=2), BANNED, 1.0)
     z[0, 3] = math.nan
     _, logprobs, confidences = candidates(z, torch.full((2,), 0.5, dtype=torch.float64), DecodingParams(**cut))
     assert logprobs.isnan().tolist() == confidences.isnan().tolist() == [True, False]
@@ -117,14 +118,14 @@ def test_scaling_leaves_the_logits_as_they_are() -> None:
     for dtype, temperature in itertools.product((torch.float32, torch.bfloat16), (0.0, 1.0, 0.7)):
         logits = random_logits(seed=9).to(dtype)
         before = logits.clone()
-        scaled_logits(logits, MASK, temperature)
+        scaled_logits(logits, BANNED, temperature)
         assert torch.equal(logits, before)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
 def test_scaling_has_a_gradient_but_for_the_mask_token(temperature: float) -> None:
     logits, slope = random_logits(seed=9).requires_grad_(), 1 / (temperature or 1)
-    scaled_logits(logits, MASK, temperature)[:, : MASK + 2].sum().backward()
+    scaled_logits(logits, BANNED, temperature)[:, : MASK + 2].sum().backward()
     assert logits.grad[0].tolist() == pytest.approx([slope] * MASK + [0, slope] + [0] * (VOCAB - MASK - 2))
 
 
@@ -151,7 +152,7 @@ def test_tokens_of_probability_zero_are_never_drawn_not_even_at_the_edges() -> N
 
 def test_u_close_to_one_draws_a_token_of_the_cut_and_never_the_mask() -> None:
     """Sums of 23 softmax terms miss 1 by rounding, so the largest u tests the fall-back."""
-    z = scaled_logits(random_logits(seed=5, rows=2000), MASK, 1.0)
+    z = scaled_logits(random_logits(seed=5, rows=2000), BANNED, 1.0)
     z[:, MASK + 1 :: 2] = -INF
     u = torch.full((len(z),), 1 - 2.0**-53, dtype=torch.float64)
     for each in (u, torch.zeros_like(u), torch.ones_like(u)):
@@ -162,7 +163,7 @@ def test_u_close_to_one_draws_a_token_of_the_cut_and_never_the_mask() -> None:
 def test_draws_with_seeded_noise_follow_the_distribution(cut: dict) -> None:
     """Chi-square of 40,000 draws, each of another request; 1 in 10,000 right samplers would fail, on other seeds."""
     params, count = DecodingParams(**cut), 40_000
-    z = cut_logits(scaled_logits(random_logits(seed=6, rows=1), MASK, 1.0), params)
+    z = cut_logits(scaled_logits(random_logits(seed=6, rows=1), BANNED, 1.0), params)
     u = uniform(torch.arange(count), torch.tensor(17), torch.tensor(2))
     observed = torch.bincount(draw(z.expand(count, -1), u), minlength=VOCAB).double()
     expected = count * z[0].double().softmax(-1)
@@ -191,7 +192,7 @@ def test_a_candidate_has_the_log_prob_of_its_draw_and_its_confidence(
     cut: dict, temperature: float, confidence: str
 ) -> None:
     params = DecodingParams(temperature=temperature, confidence=confidence, **cut)
-    z = scaled_logits(random_logits(seed=10), MASK, temperature)
+    z = scaled_logits(random_logits(seed=10), BANNED, temperature)
     u = torch.rand(len(z), generator=torch.Generator().manual_seed(11), dtype=torch.float64)
     tokens, logprobs, confidences = candidates(z, u, params)
     kept = cut_logits(z, params)
@@ -265,3 +266,11 @@ def test_the_noise_is_splitmix64_in_python_integers() -> None:
     found = uniform(seeds, positions, forwards)
     for s, p, f in ((0, 0, 0), (5, 63, 1), (20, 3, 31), (21, 7, 9), (22, 62, 30)):
         assert found[s, p, f].item() == by_hand(int(seeds[s]), p, f)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_with_one_logit_that_is_not_finite_is_told_from_large_ones(dtype: torch.dtype) -> None:
+    logits = torch.full((6, 5000), 40.0, dtype=dtype)  # their sum is beyond float16
+    logits[1, 4321], logits[2, 0], logits[3, 77] = INF, -INF, math.nan
+    logits[4, :2] = torch.tensor([INF, -INF])
+    assert finite_rows(logits).tolist() == [True, False, False, False, False, True]

@@ -17,7 +17,8 @@ from dirl.models import chunked_head
 from dirl.models.head import LOG_FLOOR, selection_factors, target_scores
 from dirl.types import DecodingParams
 
-ROWS, VOCABULARY, WIDTH, MASK = 7, 11, 5, 3
+ROWS, VOCABULARY, WIDTH = 7, 11, 5
+BANNED, BANNED_IDS = ((3, 4), (6, 8)), {3, 6, 7}
 CASES = {
     "plain": DecodingParams(),
     "cold": DecodingParams(temperature=0.6),
@@ -43,15 +44,15 @@ def made(seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]
 
 
 def scores(of: dict[str, Tensor], params: DecodingParams, chunk: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    return target_scores(of["weight"], of["hidden"], of["targets"], MASK, params, chunk)
+    return target_scores(of["weight"], of["hidden"], of["targets"], BANNED, params, chunk)
 
 
 def factors(of: dict[str, Tensor], params: DecodingParams, chunk: int | None = None) -> Tensor:
-    return selection_factors(of["weight"], of["hidden"], of["bound"], of["inclusive"], MASK, params, chunk)
+    return selection_factors(of["weight"], of["hidden"], of["bound"], of["inclusive"], BANNED, params, chunk)
 
 
 def oracle(row: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
-    return distribution(row, MASK, params.temperature, params.top_k, params.top_p, params.min_p)
+    return distribution(row, BANNED_IDS, params.temperature, params.top_k, params.top_p, params.min_p)
 
 
 # ------------------------------------------------------------------------------------------------ the numbers
@@ -98,8 +99,8 @@ def test_factors_are_those_of_the_oracle(params: DecodingParams, committed: floa
 def test_the_logits_are_those_that_the_engine_draws_from() -> None:
     of = made()
     logits = of["hidden"] @ of["weight"].T
-    wanted = scaled_logits(logits, MASK, 0.7)
-    torch.testing.assert_close(chunked_head._logits(of["hidden"].detach(), of["weight"].detach(), MASK, 0.7), wanted)
+    wanted = scaled_logits(logits, BANNED, 0.7)
+    torch.testing.assert_close(chunked_head._logits(of["hidden"].detach(), of["weight"].detach(), BANNED, 0.7), wanted)
 
 
 # ----------------------------------------------------------------------------------------------- the gradient
@@ -173,7 +174,7 @@ def test_bf16_weights_get_a_bf16_gradient_that_was_summed_in_fp32() -> None:
     rows, targets = torch.ones(800, 1, dtype=torch.bfloat16), torch.zeros(800, dtype=torch.long)
     params = DecodingParams()
     weight_of_three = torch.cat([weight, weight.new_zeros(1, 1)])
-    logprobs, _, _ = target_scores(weight_of_three, rows, targets, 2, params, 1)
+    logprobs, _, _ = target_scores(weight_of_three, rows, targets, ((2, 3),), params, 1)
     assert logprobs.dtype == torch.float32
     (gradient,) = torch.autograd.grad(logprobs.sum(), weight)
     assert gradient.dtype == torch.bfloat16

@@ -9,6 +9,7 @@ from dirl.models.head import LOG_FLOOR, selection_factors, target_scores
 from dirl.types import DecodingParams
 
 MASK = 4
+BANNED = ((MASK, MASK + 1),)
 PROBS = torch.tensor([0.5, 0.25, 0.125, 0.125, 9.0])
 """Of four tokens, and a mask token that must not count."""
 
@@ -19,7 +20,7 @@ WEIGHT = PROBS.log()[:, None]
 
 def score(target: int, **settings: float | str) -> tuple[float, float, float]:
     rows = torch.ones(1, 1)
-    found = target_scores(WEIGHT, rows, torch.tensor([target]), MASK, DecodingParams(**settings), 10)
+    found = target_scores(WEIGHT, rows, torch.tensor([target]), BANNED, DecodingParams(**settings), 10)
     logprob, entropy, confidence = (x.item() for x in found)
     return logprob, entropy, confidence
 
@@ -51,20 +52,20 @@ def test_a_target_that_has_left_the_cut_stays_scorable() -> None:
 
 def test_entropy_and_confidence_carry_no_gradient() -> None:
     rows = torch.ones(3, 1, requires_grad=True)
-    found = target_scores(WEIGHT, rows, torch.tensor([0, 1, 2]), MASK, DecodingParams(top_k=3), 2)
+    found = target_scores(WEIGHT, rows, torch.tensor([0, 1, 2]), BANNED, DecodingParams(top_k=3), 2)
     assert [x.requires_grad for x in found] == [True, False, False]
 
 
 def test_entropy_can_be_left_out() -> None:
     found = target_scores(
-        WEIGHT, torch.ones(2, 1), torch.tensor([0, 1]), MASK, DecodingParams(), 10, with_entropy=False
+        WEIGHT, torch.ones(2, 1), torch.tensor([0, 1]), BANNED, DecodingParams(), 10, with_entropy=False
     )
     assert found[1].tolist() == [0, 0]
 
 
 def factor(bound: float, inclusive: bool, **settings: float) -> float:
     values = torch.tensor([bound]), torch.tensor([inclusive])
-    return selection_factors(WEIGHT, torch.ones(1, 1), *values, MASK, DecodingParams(**settings), 10).item()
+    return selection_factors(WEIGHT, torch.ones(1, 1), *values, BANNED, DecodingParams(**settings), 10).item()
 
 
 def test_a_factor_is_the_probability_of_the_candidates_below_the_bound() -> None:
@@ -87,7 +88,7 @@ def test_the_sum_runs_over_the_cut_and_the_comparison_over_what_was_before_it() 
 def test_an_impossible_rejection_is_the_floor_and_pulls_nowhere() -> None:
     rows = torch.ones(2, 1, requires_grad=True)
     bound, inclusive = torch.tensor([0.01, 0.3]), torch.tensor([False, False])
-    found = selection_factors(WEIGHT, rows, bound, inclusive, MASK, DecodingParams(), 10)
+    found = selection_factors(WEIGHT, rows, bound, inclusive, BANNED, DecodingParams(), 10)
     assert found[0].item() == LOG_FLOOR
     (gradient,) = torch.autograd.grad(found.sum(), rows)
     assert gradient[0].item() == 0 and gradient[1].item() != 0 and gradient.isfinite().all()
@@ -95,5 +96,5 @@ def test_an_impossible_rejection_is_the_floor_and_pulls_nowhere() -> None:
 
 def test_logits_of_double_precision_are_scored_in_it() -> None:
     rows = torch.ones(1, 1, dtype=torch.float64)
-    logprob, _, _ = target_scores(PROBS.double().log()[:, None], rows, torch.tensor([0]), MASK, DecodingParams(), 1)
+    logprob, _, _ = target_scores(PROBS.double().log()[:, None], rows, torch.tensor([0]), BANNED, DecodingParams(), 1)
     assert logprob.item() == pytest.approx(log(0.5), abs=1e-15)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.reference import hf_logits, naive_decode, naive_trajectory_logprobs
+from tests.reference import hf_logits, naive_block_logits, naive_decode, naive_trajectory_logprobs
 from tests.tiny import TinyModel, prompt, sample_groups
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -80,9 +80,9 @@ class World:
 
 
 @cache
-def world(params: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = True) -> World:
+def world(params: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = True, padding: int = 0) -> World:
     """Prompts of whole blocks, of a part of one, and of both; the advantage of a trajectory is its number."""
-    source = TinyModel(block_size, tied)
+    source = TinyModel(block_size, tied, padding=padding)
     backbone, spec = source.make()
     lengths = [max(1, block_size - 1), block_size, block_size + block_size // 2, 2 * block_size]
     groups = sample_groups(source, [prompt(n) for n in lengths], 2, params)
@@ -169,6 +169,21 @@ def test_parity_holds_for_every_block_size_and_head(block_size: int, tied: bool)
     assert_same(found, this.logprobs)
     assert_same(found, this.reported)
     assert_same(factors, this.factors)
+
+
+@pytest.mark.parametrize("name", ["dynamic", "dynamic, all cuts, cold", "static", "sequential, cut, cold"])
+def test_parity_holds_for_a_padded_vocabulary_of_which_no_id_without_a_token_is_drawn(name: str) -> None:
+    plain, this = world(CASES[name]), world(CASES[name], padding=40)
+    size = plain.spec.vocab_size
+    assert this.spec.unknown_ids == tuple(range(size, size + 40))
+    found, factors = scored(this, packed(this), "trajectory")
+    assert_same(found, this.logprobs)
+    assert_same(found, this.reported)
+    assert_same(factors, this.factors)
+    assert max(i for t in this.trajectories for i in t.response_ids) < size
+    # more than half of an untrained model's probability lies there
+    logits = naive_block_logits(hf_logits(this.backbone), prompt(8), 4, 4)
+    assert logits.softmax(-1)[:, size:].sum(-1).mean() > 0.5
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # as is meant on CPU

@@ -25,6 +25,7 @@ from transformers import (
 from dirl.attention.backend import Backend
 from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, register_models, save_model
 from dirl.models.sdar import SDARMoeConfig, SDARMoeForCausalLM
+from dirl.models.special_tokens import unknown_ids
 from dirl.models.tokenizer import new_tokenizer
 from dirl.models.weight_files import one_expert_each
 from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
@@ -309,6 +310,23 @@ def test_a_mask_token_beyond_the_models_vocabulary_is_an_error(tmp_path: Path) -
     qwen_folder(tmp_path, vocab_size=len(vocab) + 10)
     spec = PretrainedModel(str(tmp_path), block_size=4, mask_token=len(vocab) + 9).describe().spec
     assert spec.mask_token_id == len(vocab) + 9, "models may have more embeddings than their tokenizer has tokens"
+
+
+@pytest.mark.parametrize("stop", [[], [5]])
+def test_ids_that_the_tokenizer_has_no_token_for_are_unknown_but_for_named_stop_tokens(
+    stop: list[int], tmp_path: Path
+) -> None:
+    """At the end, as where the vocabulary was padded, and wherever the tokenizer leaves out a number."""
+    count = len(new_tokenizer(ALPHABET).get_vocab())
+    qwen_folder(tmp_path, vocab_size=count + 8)
+    stops = [count + i for i in stop]
+    spec = PretrainedModel(str(tmp_path), block_size=4, stop_tokens=stops).describe().spec
+    assert spec.vocab_size == count + 8
+    assert spec.unknown_ids == tuple(i for i in range(count, count + 8) if i not in stops)
+    gap = PretrainedModel(str(tmp_path), block_size=4).describe().tokenizer
+    without = {token: index for token, index in gap.get_vocab().items() if index != 3}
+    gap.get_vocab = lambda: without
+    assert unknown_ids(gap, count + 1, (count,)) == (3,)
 
 
 # ---------------------------------------------------------------------------------------------------- forward

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from dirl.finite import check_weight
 from dirl.models import NewModel, PretrainedModel, save_model
 from dirl.models.tokenizer import new_tokenizer
 from dirl.models.weight_files import WeightFiles, empty_backbone
@@ -134,3 +135,41 @@ def test_weights_that_would_be_random_are_an_error_of_the_whole_build_too(tmp_pa
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"lacks 1 weights .* '{name}' the first: they would be random"):
         source.build(source.describe().config)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("moe", [False, True])
+@pytest.mark.parametrize("way", ["whole", "by layer"])
+def test_a_source_with_a_number_that_is_not_finite_is_refused_by_the_name_of_its_tensor(
+    tmp_path: Path, number: float, moe: bool, way: str
+) -> None:
+    source = published(tmp_path, moe)
+    read = source.build if way == "whole" else lambda config: filled(source)
+    read(source.describe().config)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.experts.7.down_proj.weight" if moe else "model.layers.1.mlp.down_proj.weight"
+    weights[name][3, 2] = number
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    named = "model.layers.1.mlp.experts.down_proj" if moe else name
+    with pytest.raises(
+        ValueError, match=rf"weight {named} holds numbers that are not finite \(1 of \d+\): nothing can"
+    ):
+        read(source.describe().config)
+
+
+def test_a_weight_whose_sum_alone_is_too_large_is_finite() -> None:
+    large = torch.full((4, 4), 1e38)
+    assert check_weight("w", large, "here", "nothing") is large
+    assert check_weight("w", torch.arange(3), "here", "nothing").tolist() == [0, 1, 2]
+    for wrong in (float("nan"), float("inf"), float("-inf")):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            with pytest.raises(ValueError, match=r"\(2 of 16\)"):
+                check_weight(
+                    "w",
+                    torch.ones(4, 4)
+                    .index_fill(0, torch.tensor([2]), 0.0)
+                    .index_put((torch.tensor([0, 1]), torch.tensor([1, 1])), torch.tensor(wrong))
+                    .to(dtype),
+                    "here",
+                    "nothing",
+                )

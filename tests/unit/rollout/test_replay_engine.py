@@ -102,6 +102,7 @@ def test_a_file_without_trajectories_is_an_error(text: str, tmp_path: Path) -> N
         ({"block_size": 16}, r"prompt \(5\) plus response \(3\) tokens do not fill blocks of block_size=16"),
         ({"vocab_size": 8}, "token id 8 does not fit vocab_size=8"),
         ({"mask_token_id": 7}, "the response holds the mask token 7"),
+        ({"unknown_ids": (5, 7)}, "the response holds the id 7, for which the tokenizer has no token"),
     ],
 )
 def test_a_file_of_another_model_is_refused_at_set_up(changes: dict, message: str, tmp_path: Path) -> None:

@@ -36,8 +36,18 @@ def test_log_probs_keep_every_bit() -> None:
 def test_numbers_that_json_does_not_have_are_refused() -> None:
     line = Line(0, "a", respond(requests(1, 1)[0], 0))
     object.__setattr__(line.trajectory, "behaviour_logprobs", (float("nan"),))
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(ValueError, match=r"Line: trajectory.behaviour_logprobs\[0\] is nan"):
         dumps(line)
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("name", ["behaviour_logprobs", "reward", "advantage"])
+def test_numbers_that_are_not_finite_are_refused_on_arrival(name: str, number: str) -> None:
+    row = json.loads(dumps(LINE))
+    row["trajectory"][name] = ["?", -1.0] if name == "behaviour_logprobs" else "?"
+    text = json.dumps(row).replace('"?"', number)
+    with pytest.raises(ValueError, match=rf"Line.trajectory.{name}(\[0\])? is -?(nan|inf)"):
+        loads(Line, text)
 
 
 def changed(change: Callable[[dict], None]) -> str:
