@@ -19,6 +19,7 @@ from dirl.rewards import Reward, Scorer
 from dirl.rl.advantage import AdvantageMode, has_spread
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
+from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
 from dirl.trajectory_files import write_trajectories
@@ -41,7 +42,8 @@ class Rollout(L.Callback):
         max_rounds: rounds of generation per epoch, refills included.
         oversample: prompts sampled per missing group; above 1 saves rounds where many groups are dropped, and
             what is left over is used by the next epoch (see `rollout/stale_groups`), and dropped if that one does not
-            need it either.
+            need it either. Needs the truncated importance weight (`loss.importance_cap`), as those are samples of older
+            weights.
         advantage: `zscore` or `mean`.
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
@@ -89,7 +91,7 @@ class Rollout(L.Callback):
             raise ValueError("the Rollout callback works with dirl.modules.DiPOModule and dirl.data.rl.RLDataModule")
         if stage != "fit":
             return
-        self._check_overlap(pl_module)
+        self._check_settings(pl_module)
         trainer.datamodule.ahead = CollectionAhead()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
@@ -124,6 +126,9 @@ class Rollout(L.Callback):
         try:
             with data.making_rollout():
                 collection, times = self._next_collection(trainer, pl_module)
+                stale = torch.tensor(stale_groups(collection.groups, trainer.global_step), dtype=torch.float64)
+                if pl_module.sum_over_ranks(stale):  # also surplus of a checkpoint, though oversample is 1 now
+                    check_stale("this rollout", pl_module.loss_config, pl_module.decoding)
                 data.surplus = collection.surplus
                 started = time.perf_counter()
                 steps = self._steps(collection, pl_module, data)
@@ -238,7 +243,7 @@ class Rollout(L.Callback):
             "groups": len(collection.groups),
             "uniform_groups": sum(not has_spread([t.reward for t in group]) for group in collection.groups),
             "response_tokens": sum(t.response_length for t in collection.sampled),
-            "stale_groups": sum(g[0].policy_version != trainer.global_step for g in collection.groups),
+            "stale_groups": stale_groups(collection.groups, trainer.global_step),
             "staleness": sum(trainer.global_step - g[0].policy_version for g in collection.groups),
         }
         summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
@@ -259,11 +264,14 @@ class Rollout(L.Callback):
             )
         return values | {f"rollout/{name}": value for name, value in sums.items()}
 
-    def _check_overlap(self, pl_module: DiPOModule) -> None:
-        if self.overlap and pl_module.loss_config.importance_cap is None:
-            raise ValueError(
-                "rollout.overlap=true trains on samples of an older policy: set model.loss.importance_cap, e.g. to 2"
-            )
+    def _check_settings(self, pl_module: DiPOModule) -> None:
+        reasons = {
+            "rollout.overlap=true": self.overlap,
+            f"rollout.oversample={self.oversample:g}, whose surplus the next rollout uses,": self.oversample > 1,
+            f"rollout.engine={type(self.engine).__name__}": self.engine.stale,
+        }
+        for reason in (reason for reason, given in reasons.items() if given):
+            check_stale(reason, pl_module.loss_config, pl_module.decoding)
         if self.overlap and getattr(self.engine, "sleep", False):
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 

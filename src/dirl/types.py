@@ -7,19 +7,16 @@ them into a `PackedBatch`, which is all that the trainer sees.
 
 import dataclasses
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from dirl.finite import NotFiniteError, first_not_finite
+from dirl.spans import Spans, spans
 
 IGNORE = -100
 """`target_ids` of a position that is not scored."""
-
-Spans = tuple[tuple[int, int], ...]
-"""Ranges of token ids, in order: each from its first up to, without, its second number."""
 
 Strategy = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
 Confidence = Literal["sampled", "max"]
@@ -48,18 +45,6 @@ class ModelSpec:
         is learned, and without them its distribution would not be the one that it was trained to have.
         """
         return spans((*self.unknown_ids, self.mask_token_id))
-
-
-@cache
-def spans(ids: tuple[int, ...]) -> Spans:
-    """The ids, in any order, as the fewest ranges."""
-    found: list[tuple[int, int]] = []
-    for index in sorted(set(ids)):
-        if found and found[-1][1] == index:
-            found[-1] = found[-1][0], index + 1
-        else:
-            found.append((index, index + 1))
-    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -105,6 +90,11 @@ class DecodingParams:
         check(0 < self.top_p <= 1, "top_p", "use a probability in (0, 1]")
         check(0 <= self.min_p <= 1, "min_p", "use a probability in [0, 1]")
         check(self.max_response_tokens >= 1, "max_response_tokens", "use at least 1")
+
+    @property
+    def choice_is_random(self) -> bool:
+        """Whether the positions that a denoising step commits depend on what was drawn."""
+        return self.temperature > 0 and self.confidence == "sampled" and self.strategy != "sequential"
 
     def quota(self, block_size: int) -> int:
         """Positions that a static strategy commits per denoising step: max(1, B // steps)."""

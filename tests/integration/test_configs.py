@@ -57,6 +57,7 @@ def test_a_part_goes_on_top_of_a_recipe(part: Path, base: str, tmp_path: Path) -
         assert isinstance(after.engine, RolloutEngine)
         assert type(after.engine).__name__ in changed
         assert after.dynamic_sampling == before.dynamic_sampling is True, "only the engine changes"
+        assert merged.model.loss_config == plain.model.loss_config  # with an importance_cap, as stale samples need
         assert [type(r) for r in after.scorer.rewards] == [type(r) for r in before.scorer.rewards]
 
 

@@ -59,6 +59,7 @@ def test_rl_resumed_again_and_again(tmp_path: Path) -> None:
 """
     data = write_rl(tmp_path / "val.jsonl", 3)
     args = [*rl_args(tmp_path, rollout="        oversample: 1.5\n" + evaluate), f"--data.init_args.val={data}"]
+    args += ["--model.init_args.loss.importance_cap=2"]
     args += ["--data.init_args.passes=2", "--trainer.max_epochs=8", "--model.init_args.loss.clip_low=0.01"]
     whole = fit(tmp_path / "whole", *args)
     assert max(metrics(whole, "train/grad_norm")) > 0

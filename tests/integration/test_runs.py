@@ -141,7 +141,10 @@ def test_rl_logs_what_a_researcher_looks_at(tmp_path: Path) -> None:
 
 def test_a_run_from_its_own_trajectories_gives_the_same_weights(tmp_path: Path) -> None:
     saved = tmp_path / "trajectories"
-    args = rl_args(tmp_path, rollout=f"        save_trajectories: {saved}")
+    args = [
+        *rl_args(tmp_path, rollout=f"        save_trajectories: {saved}"),
+        "--model.init_args.loss.importance_cap=2",
+    ]
     first = fit(tmp_path / "first", *args, "--trainer.max_epochs=1")
     path = saved / "epoch0000-rank0.jsonl"
     assert len(list(read_trajectories(path))) == 16

@@ -21,7 +21,7 @@ from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversa
 from dirl.data.fingerprint import fingerprint, local_files, source_state
 from dirl.data.reading import Row, Rows, check_messages, read_rows
 from dirl.models import special_tokens
-from dirl.types import Spans
+from dirl.spans import Spans
 
 log = logging.getLogger(__name__)
 

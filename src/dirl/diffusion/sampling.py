@@ -7,7 +7,8 @@ distribution by one set of settings.
 import torch
 from torch import Tensor
 
-from dirl.types import DecodingParams, Spans
+from dirl.spans import Spans
+from dirl.types import DecodingParams
 
 SPAN = 512
 """Tokens whose probabilities `draw` sums first."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from dirl.diffusion.sampling import ban_
-from dirl.types import Spans
+from dirl.spans import Spans
 
 CHUNK_BYTES = 2 * 2**30
 """What the tensors of a chunk's [rows, vocabulary] may take together where the user names no chunk."""

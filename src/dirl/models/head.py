@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dirl.diffusion.sampling import cut_logits, cuts
 from dirl.models.chunked_head import RowScore, score_rows
-from dirl.types import DecodingParams, Spans
+from dirl.spans import Spans
+from dirl.types import DecodingParams
 
 LOG_FLOOR = -30.0
 """log F of a rejection that has become impossible under the current policy."""

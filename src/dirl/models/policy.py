@@ -145,9 +145,7 @@ def scoring_plan(
 
 def _rejected(batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood) -> Tensor:
     """Masked positions without a target, where the choice of positions has a probability of its own."""
-    drawn = params.temperature > 0 and params.confidence == "sampled"
-    random_choice = drawn and params.strategy != "sequential"
-    if likelihood == "tokens" or not random_choice:
+    if likelihood == "tokens" or not params.choice_is_random:
         return batch.input_ids.new_zeros(0)
     masked = (batch.view_ids > 0) & (batch.input_ids == spec.mask_token_id)
     return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)

@@ -20,6 +20,9 @@ class RolloutEngine(ABC):
     policy_version: int = -1
     """Version of the weights that sample now; every trajectory carries it. -1: none yet."""
 
+    stale: bool = False
+    """Whether it may hand out trajectories of other weights than those that it was given last."""
+
     progress: int = 0
     """Grows while `generate` works: who waits for an engine tells by it a slow one from a dead one."""
 

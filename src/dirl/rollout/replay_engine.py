@@ -17,6 +17,8 @@ class ReplayEngine(RolloutEngine):
         path: JSON Lines written by `lightning run rollout` with the same data, model and decoding settings.
     """
 
+    stale = True  # a file does not say which weights its policy version stands for
+
     def __init__(self, path: str) -> None:
         self.path = path
 
