@@ -8,6 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dirl.data.chat import FitCounts, encode_prompt, fit_prompt
+from dirl.data.encoding import check_ids
 from dirl.data.reading import check_prompt, read_rows
 from dirl.models import ModelDescription
 from dirl.types import Prompt
@@ -34,6 +35,7 @@ def load_prompts(
         ids = encode_prompt(
             description.tokenizer, question, system_prompt, chat_template_kwargs=chat_template_kwargs, where=where
         )
+        check_ids(ids, description.spec.banned, description.tokenizer, where)
         if fit_prompt(ids, max_tokens, overflow, counts, where) is not None:
             text = question if isinstance(question, str) else question[-1]["content"]
             prompts.append(Prompt(str(index), tuple(ids), text, answer))

@@ -1,5 +1,6 @@
 """Prompts: the stream is a permutation per pass, whatever the number of ranks; loading says what it refuses."""
 
+import dataclasses
 import json
 from itertools import islice
 from pathlib import Path
@@ -138,6 +139,19 @@ def test_a_bad_row_is_an_error_with_file_and_line(
     path = data_file(tmp_path, row(), bad, row())
     with pytest.raises(ValueError, match=rf"data\.jsonl:2.*{message}"):
         load_prompts(path, description, "train", max_tokens=20)
+
+
+def test_a_mask_token_by_whatever_name_is_an_error_with_file_and_line(
+    tmp_path: Path, description: ModelDescription
+) -> None:
+    index = description.tokenizer.convert_tokens_to_ids("+")
+    named = dataclasses.replace(description, spec=dataclasses.replace(description.spec, mask_token_id=index))
+    path = data_file(tmp_path, row("11"), row("1+1"))
+    assert len(load_prompts(path, description, "train", max_tokens=20)) == 2
+    with pytest.raises(
+        ValueError, match=rf"data.jsonl:2.*: holds token {index} \('\+'\), which the model never writes"
+    ):
+        load_prompts(path, named, "train", max_tokens=20)
 
 
 def test_no_data_is_an_error(tmp_path: Path, description: ModelDescription) -> None:
