@@ -1,10 +1,11 @@
 """The backward passes of one optimizer step, micro-batch by micro-batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from dirl.types import PackedBatch
@@ -31,3 +32,13 @@ def gradient_sync(module: L.LightningModule, last: bool) -> AbstractContextManag
     if last or not isinstance(module.trainer.strategy, DDPStrategy):
         return nullcontext()
     return module.trainer.strategy.block_backward_sync()
+
+
+def say_if_too_long(micro_batches: Sequence[PackedBatch], token_budget: int) -> None:
+    """Warn of a row over the budget."""
+    longest = max(map(len, micro_batches), default=0)
+    if longest > token_budget:
+        rank_zero_warn(
+            f"a packed row has {longest} tokens, over data.token_budget={token_budget}: one view with all that it "
+            "attends to does not fit in it; if memory runs out, shorten responses or conversations"
+        )

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from functools import cached_property
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -25,7 +25,7 @@ from dirl.models.checkpoint_weights import FILES, packed
 from dirl.models.model_files import model_files
 from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
 from dirl.models.weight_files import empty_backbone
-from dirl.modules.backward import backward
+from dirl.modules.backward import backward, say_if_too_long
 from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, cast_weights, check_checkpointing, compile_layers, recompute_layers
 from dirl.modules.optimization import (
@@ -207,7 +207,7 @@ class BlockDiffusionModule(Resumable):
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.trainer.world_size).float()
-        self._say_if_too_long(step)
+        say_if_too_long(step.micro_batches, self.trainer.datamodule.token_budget)
         micro_batches = self.equal_micro_batches(step)
         losses = backward(self, micro_batches, divisor, loss_fn)
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
@@ -245,14 +245,6 @@ class BlockDiffusionModule(Resumable):
         own = len(step.micro_batches)
         most = int(self.trainer.strategy.reduce(torch.tensor(own, device=self.device), reduce_op="max"))
         return step.micro_batches + [empty_batch(self.spec)] * (most - own)
-
-    def _say_if_too_long(self, step: StepBatch) -> None:
-        longest, budget = max(map(len, step.micro_batches), default=0), self.trainer.datamodule.token_budget
-        if longest > budget:
-            rank_zero_warn(
-                f"a packed row has {longest} tokens, over data.token_budget={budget}: one view with all that it "
-                "attends to does not fit in it; if memory runs out, shorten responses or conversations"
-            )
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
