@@ -77,8 +77,9 @@ class Evaluate(L.Callback):
         self.history.append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
-        if trainer.is_global_zero and trainer.log_dir is not None:
-            path = Path(trainer.log_dir) / "evaluation.json"
+        folder = trainer.log_dir  # a broadcast: every rank asks for it
+        if trainer.is_global_zero and folder is not None:
+            path = Path(folder) / "evaluation.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
 

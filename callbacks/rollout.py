@@ -220,12 +220,14 @@ class Rollout(L.Callback):
         raise EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}") from lost
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
-        """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
+        """Log the rollout with the first step that learns from it: it may have been made outside of any hook.
+
+        The values are those of all ranks already. `sync_dist` would reduce them where they are first read, and the
+        progress bar reads them on the first rank alone.
+        """
         shown = {"rollout/reward", "rollout/accuracy"}
         for name, value in self.pending.items():
-            pl_module.log(
-                name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1, sync_dist=True
-            )
+            pl_module.log(name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1)
         self.pending = {}
 
     def _values(
@@ -235,8 +237,9 @@ class Rollout(L.Callback):
         self.metrics.reset()
         self.metrics.update(collection.sampled, collection.lost)
         values = {f"rollout/{name}": value for name, value in self.metrics.compute().items()}
-        values |= {f"time/{name}": value for name, value in times.items()}
-        values |= {"time/generate_s": collection.generate_s, "time/reward_s": collection.reward_s}
+        times = times | {"generate_s": collection.generate_s, "reward_s": collection.reward_s}
+        mean_s = pl_module.sum_over_ranks(torch.tensor(list(times.values()), dtype=torch.float64)) / trainer.world_size
+        values |= {f"time/{name}": value for name, value in zip(times, mean_s.tolist(), strict=True)}
         counts = {
             **{name: collection.counts[name] for name in COUNTS},
             "reward/incomparable": collection.counts["incomparable"],

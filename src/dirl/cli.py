@@ -43,6 +43,8 @@ HARMLESS = (
     "Total length of `list` across ranks is zero",
     # on purpose: a step stays on the host until it is planned
     "You have overridden `transfer_batch_to_device` in `LightningModule`",
+    # what is logged per epoch is reduced before: a reduction where a value is read would wait for ranks without a bar
+    "It is recommended to use `self.log.*sync_dist=True",
     # lightning's use of torch's pytree
     ".*LeafSpec.*",
 )

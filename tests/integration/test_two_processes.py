@@ -1,0 +1,87 @@
+"""Two processes with a user's defaults, bars and loggers on, and all callbacks together.
+
+Every collective of each rank is recorded and compared, see `recorded_collectives`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.integration.recorded_collectives import compare
+from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+CALLBACKS = """
+    - class_path: dirl.callbacks.Evaluate
+      init_args:
+        decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}
+        every_n_epochs: 1
+    - class_path: dirl.callbacks.Throughput
+"""
+SFT_CALLBACKS = """
+trainer:
+  callbacks+:
+    - class_path: dirl.callbacks.Throughput
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {every_n_train_steps: 1, save_top_k: -1, monitor: null}
+"""
+
+
+def fit(root: Path, strategy: str, *args: object) -> str:
+    """`dirl fit` on two processes, as a user starts it but for the records; returns what it printed."""
+    records = root.parent / "collectives"
+    command = [sys.executable, "-m", "tests.integration.recorded_collectives", str(records), "fit", *map(str, args)]
+    command += ["--config", str(CONFIGS / "strategy" / f"{strategy}.yaml"), "--trainer.devices=2"]
+    command += [f"--trainer.default_root_dir={root}"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    run = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        said, _ = run.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)  # the second process too
+        compare(records)
+        raise
+    assert run.returncode == 0, said[-6000:]
+    assert "MEMBER: 2/2" in said
+    assert "sync_dist" not in said
+    assert compare(records) > 20
+    return said
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -> None:
+    data = write_rl(tmp_path / "rl.jsonl")
+    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout="        dynamic_sampling: false" + CALLBACKS)
+    args = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}"]
+    root = tmp_path / "run"
+    said = fit(root, strategy, *args, f"--data.init_args.val={data}")
+    assert "Epoch 1" in said  # the bar was on
+    assert len(metrics(root, "train/loss")) == 4
+    assert len(metrics(root, "rollout/reward")) == 2
+    assert len(metrics(root, "throughput/step_s")) == 4
+    evaluations = json.loads(next(root.glob("logs/version_0/evaluation.json")).read_text())
+    assert [row["step"] for row in evaluations] == [0, 2, 4]
+    assert (root / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_sft_with_validation_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -> None:
+    data, callbacks = write_sft(tmp_path / "sft.jsonl"), tmp_path / "callbacks.yaml"
+    callbacks.write_text(SFT_CALLBACKS)
+    args = ["--config", CONFIGS / "debug" / "sft.yaml", "--config", callbacks, f"--data.init_args.train={data}"]
+    args += [f"--data.init_args.val={data}", "--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null"]
+    args += ["--data.init_args.num_workers=1"]
+    root = tmp_path / "run"
+    said = fit(root, strategy, *args)
+    assert "Epoch 0" in said
+    assert len(metrics(root, "train/loss")) == 4
+    assert len(metrics(root, "val/nelbo_per_token")) == 2
+    assert len(metrics(root, "throughput/step_s")) == 4
+    assert (root / "model" / "config.json").exists()
