@@ -1,8 +1,9 @@
-"""Lightning callbacks of dirl: rollouts, evaluation, export, throughput."""
+"""Lightning callbacks of dirl: rollouts, evaluation, export, throughput, the guard of a run."""
 
 from dirl.callbacks.evaluation import Evaluate
 from dirl.callbacks.export import Export
+from dirl.callbacks.guard import Guard
 from dirl.callbacks.rollout import Rollout
 from dirl.callbacks.throughput import Throughput
 
-__all__ = ["Evaluate", "Export", "Rollout", "Throughput"]
+__all__ = ["Evaluate", "Export", "Guard", "Rollout", "Throughput"]

@@ -66,7 +66,7 @@ class Evaluate(L.Callback):
         row = {"step": float(trainer.global_step)}
         pl_module.before_rollout()
         try:
-            with rollout.engines_lost_together(trainer, pl_module):
+            with rollout.ended_together(trainer, pl_module):
                 push_weights(rollout.engine, trainer, pl_module)
             for name, params in self.decoding.items():
                 metrics = self._evaluate(rollout, trainer, pl_module, name, params)
@@ -98,7 +98,7 @@ class Evaluate(L.Callback):
                 self.samples,
                 device=str(pl_module.device),
                 progress=bar.update,
-                generating=rollout.engines_lost_together(trainer, pl_module),
+                generating=rollout.ended_together(trainer, pl_module),
             )
         return result.metrics
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from dirl.data.rl import RLDataModule
 from dirl.data.steps import cut_steps, step_batch
+from dirl.errors import NothingToLearnError, OtherProcessError, saved, together
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.rewards import Reward, Scorer
@@ -22,10 +23,14 @@ from dirl.rl.collector import Collection, Collector
 from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
+from dirl.stopping import Stopped, request
 from dirl.trajectory_files import write_trajectories
 from dirl.types import StepBatch
 
 log = logging.getLogger(__name__)
+
+LOST, STOPPED = 2, 100
+"""Severity of what ends a rollout: 1 an error, 2 engines lost, 100 and more a signal."""
 
 COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 
@@ -54,6 +59,7 @@ class Rollout(L.Callback):
         save_trajectories: folder, relative to `trainer.default_root_dir`, that gets every epoch's trajectories as
             JSON Lines; None: not written.
         seed: of the requests.
+        max_empty_rollouts: rollouts in a row that may bring no group to learn from; one more ends the run.
     """
 
     def __init__(
@@ -71,11 +77,14 @@ class Rollout(L.Callback):
         save_trajectories: str | None = None,
         seed: int = 0,
         correct: str | None = None,
+        max_empty_rollouts: int = 10,
     ) -> None:
         if max_rounds < 1:
             raise ValueError(f"rollout.max_rounds={max_rounds}: use at least 1")
         if oversample < 1:
             raise ValueError(f"rollout.oversample={oversample}: use 1 or more prompts per missing group")
+        if max_empty_rollouts < 0:
+            raise ValueError(f"rollout.max_empty_rollouts={max_empty_rollouts}: use 0 to end at the first, or more")
         if advantage not in ("zscore", "mean"):
             raise ValueError(f"rollout.advantage={advantage!r}: use zscore or mean")
         self.engine = engine
@@ -85,6 +94,7 @@ class Rollout(L.Callback):
         self.advantage, self.overlap = advantage, overlap
         self.save_trajectories, self.seed = save_trajectories, seed
         self.pending: dict[str, float] = {}
+        self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, DiPOModule) or not isinstance(trainer.datamodule, RLDataModule):
@@ -95,6 +105,9 @@ class Rollout(L.Callback):
         trainer.datamodule.ahead = CollectionAhead()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
+        self._data = trainer.datamodule
+        self.engine.still_wanted = self._still_wanted
+        self.scorer.ask(self._still_wanted)
         self.engine.setup(description.config, description.tokenizer, description.spec, device)
         self.metrics = ResponseMetrics(
             [r.name for r in self.scorer.rewards],
@@ -114,6 +127,11 @@ class Rollout(L.Callback):
             self.advantage,
             self.seed,
         )
+
+    def _still_wanted(self) -> None:
+        """For engine and rewards while they work, in whatever thread: raises if the run ends."""
+        request.check()
+        self._data.ahead.check()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
         if trainer.datamodule.buffer.epoch != trainer.current_epoch:
@@ -157,32 +175,26 @@ class Rollout(L.Callback):
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
         push_s = 0.0
-        with self.engines_lost_together(trainer, pl_module):
+        with self.ended_together(trainer, pl_module):
             collection = data.ahead.take(epoch)
         if collection is None:
-            with self.engines_lost_together(trainer, pl_module):
+            with self.ended_together(trainer, pl_module):
                 push_s += push_weights(self.engine, trainer, pl_module)
                 collection = self._collect(trainer, pl_module, epoch)
         waited = time.perf_counter() - started - push_s
         if self.overlap and epoch + 1 != trainer.max_epochs:
-            with self.engines_lost_together(trainer, pl_module):
+            with self.ended_together(trainer, pl_module):
                 push_s += push_weights(self.engine, trainer, pl_module)
             begun_at = data.stream.state_dict()
-            data.ahead.start(epoch + 1, lambda go_on: self._collect(trainer, pl_module, epoch + 1, go_on), begun_at)
+            data.ahead.start(epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, ahead=True), begun_at)
         else:
             self.engine.rest()
         return collection, {"push_s": push_s, "rollout_s": waited}
 
-    def _collect(
-        self,
-        trainer: L.Trainer,
-        pl_module: DiPOModule,
-        epoch: int,
-        go_on: Callable[[int], None] | None = None,
-    ) -> Collection:
+    def _collect(self, trainer: L.Trainer, pl_module: DiPOModule, epoch: int, ahead: bool = False) -> Collection:
         data: RLDataModule = trainer.datamodule
         wanted = data.groups_per_rank(trainer.world_size)
-        hidden = go_on is not None or not trainer.is_global_zero
+        hidden = ahead or not trainer.is_global_zero
         with tqdm(total=wanted * data.group_size, desc=f"rollout {epoch}", disable=hidden, leave=False) as bar:
             collection = self.collector.collect(
                 data.stream,
@@ -190,7 +202,7 @@ class Rollout(L.Callback):
                 pl_module.decoding,
                 () if self.overlap else data.surplus,
                 epoch=epoch,
-                progress=go_on or bar.update,
+                progress=bar.update,
             )
         if self.overlap:
             collection.counts["dropped_stale"] += len(collection.surplus)
@@ -204,20 +216,39 @@ class Rollout(L.Callback):
         return collection
 
     @contextmanager
-    def engines_lost_together(self, trainer: L.Trainer, pl_module: DiPOModule) -> Iterator[None]:
-        """If the engines of any rank are lost in here, all ranks write a checkpoint and end the run."""
-        lost: EnginesLostError | None = None
+    def ended_together(self, trainer: L.Trainer, pl_module: DiPOModule) -> Iterator[None]:
+        """What ends one rank in here ends all of them at its end, so that they can write a checkpoint together.
+
+        If the engines of any rank are lost, all ranks write `engines_lost.ckpt`; of other errors, and of signals, see
+        `dirl.callbacks.Guard`. No collective may be in here.
+        """
+        own: BaseException | None = None
         try:
             yield
-        except EnginesLostError as error:
-            lost = error
-        if pl_module.sum_over_ranks(torch.tensor(float(lost is not None))) == 0:
+        except (Exception, Stopped) as error:
+            own = error
+        worst = pl_module.largest_over_ranks(_severity(own))
+        if worst == 0:
             return
+        if worst >= STOPPED:
+            raise together(Stopped(worst - STOPPED)) from own
+        texts = everyones(None if own is None else str(own) or type(own).__name__, trainer.world_size)
+        if worst == LOST:
+            raise self._engines_lost(own, texts, trainer, pl_module) from own
+        if own is not None:
+            raise together(own)
+        rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
+        raise together(OtherProcessError(f"process {rank} of {trainer.world_size} failed: {text}"))
+
+    @staticmethod
+    def _engines_lost(
+        own: BaseException | None, texts: list[str | None], trainer: L.Trainer, pl_module: DiPOModule
+    ) -> EnginesLostError:
         pl_module.after_rollout()
         path = Path(trainer.default_root_dir) / "engines_lost.ckpt"
         trainer.save_checkpoint(path)
-        reason = lost or "another process has lost its engines"
-        raise EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}") from lost
+        reason = own or next(text for text in texts if text is not None)
+        return saved(EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}"), path)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook.
@@ -252,7 +283,8 @@ class Rollout(L.Callback):
         summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
         sums = dict(zip(counts, summed.tolist(), strict=True))
         sums["staleness"] /= max(sums["groups"], 1)  # optimizer steps that the policy has moved since it sampled
-        if not sums["groups"]:
+        self._count_empty(sums)
+        if not sums["groups"] and trainer.is_global_zero:
             log.warning(
                 "no group of this rollout has anything to learn from (%d without spread, %d with failed rewards): its "
                 "optimizer steps are skipped; look at the rewards, or raise group_size or max_response_tokens",
@@ -267,6 +299,26 @@ class Rollout(L.Callback):
             )
         return values | {f"rollout/{name}": value for name, value in sums.items()}
 
+    def _count_empty(self, sums: dict[str, float]) -> None:
+        self.empty_rollouts = 0 if sums["groups"] else self.empty_rollouts + 1
+        if self.empty_rollouts > self.max_empty_rollouts:
+            raise together(
+                NothingToLearnError(
+                    f"no group of the last {self.empty_rollouts} rollouts has anything to learn from "
+                    f"(max_empty_rollouts={self.max_empty_rollouts}); of the last one, {sums['dropped_uniform']:g} "
+                    f"groups had no spread and {sums['dropped_failed']:g} failed rewards: look at the rewards and at "
+                    "trajectories (rollout.save_trajectories), raise group_size or max_response_tokens, or take easier "
+                    "prompts"
+                )
+            )
+
+    def state_dict(self) -> dict:
+        """With the values of a rollout that no step has logged yet: a run that is stopped before that logs them."""
+        return {"empty_rollouts": self.empty_rollouts, "pending": self.pending}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.empty_rollouts, self.pending = state_dict["empty_rollouts"], state_dict["pending"]
+
     def _check_settings(self, pl_module: DiPOModule) -> None:
         reasons = {
             "rollout.overlap=true": self.overlap,
@@ -278,8 +330,12 @@ class Rollout(L.Callback):
         if self.overlap and getattr(self.engine, "sleep", False):
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Lightning calls no `teardown` after an error."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit":
+        if isinstance(trainer.datamodule, RLDataModule):
             trainer.datamodule.ahead.close()
         self.engine.close()
         self.scorer.close()
@@ -291,3 +347,19 @@ def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: DiPOModul
     if engine.policy_version != trainer.global_step:
         engine.update_weights(pl_module.full_weights(), trainer.global_step)
     return time.perf_counter() - started
+
+
+def _severity(error: BaseException | None) -> int:
+    if isinstance(error, Stopped):
+        return STOPPED + error.signum
+    if isinstance(error, EnginesLostError):
+        return LOST
+    return int(error is not None)
+
+
+def everyones(text: str | None, ranks: int) -> list[str | None]:
+    """What each rank has to say; a collective."""
+    texts = [text] * ranks
+    if ranks > 1:
+        torch.distributed.all_gather_object(texts, text)
+    return texts

@@ -5,24 +5,28 @@ signatures are their options.
 """
 
 import os
+import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from dirl import commands
-from dirl.callbacks import Throughput
+from dirl import __version__, commands
+from dirl.callbacks import Guard, Throughput
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
+from dirl.cli_errors import ShortErrors, console, mark_launcher, tell_processes
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.serve import serve
+from dirl.stopping import request
 
 PARSER_MODE = "omegaconf+"
 COMMANDS: dict[str, Callable] = {
@@ -52,8 +56,13 @@ HARMLESS = (
 
 
 def main(args: list[str] | None = None) -> int | None:
-    """Run one command; returns an exit code, None meaning success."""
-    args = sys.argv[1:] if args is None else list(args)
+    """Run one command; returns an exit code, None meaning success. Errors are raised, signals as Stopped."""
+    with request.listening():
+        return run(sys.argv[1:] if args is None else list(args))
+
+
+def run(args: list[str]) -> int | None:
+    """`main`, without listening for signals."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a class_path may name a file of the user's; console scripts do not look here
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
@@ -66,8 +75,20 @@ def main(args: list[str] | None = None) -> int | None:
         return plan(args[1:])
     if args and args[0] in COMMANDS:
         return run_command(args[0], args[1:])
-    print(overview(), file=sys.stdout if args and args[0] in ("-h", "--help") else sys.stderr)
-    return 0 if args and args[0] in ("-h", "--help") else 2
+    if args and args[0] in ("-h", "--help"):
+        print(overview())
+    elif args and args[0] == "--version":
+        print(f"dirl {__version__}")
+    elif args:
+        known = [*TRAINER_COMMANDS, "plan", *COMMANDS]
+        nearest = get_close_matches(args[0], known, 1)
+        meant = f"Did you mean {nearest[0]}? " if nearest else ""
+        print(f"error: {args[0]!r} is no command of dirl. {meant}The commands are {', '.join(known)}", file=sys.stderr)
+        return 2
+    else:
+        print(overview(), file=sys.stderr)
+        return 2
+    return 0
 
 
 def overview() -> str:
@@ -77,7 +98,9 @@ def overview() -> str:
     lines += ["  validate   the validation NELBO of an SFT config, without training"]
     lines += ["  plan       what `fit` would cost with a config: memory by part, tokens and FLOPs per step"]
     lines += [f"  {name:<10} {fn.__doc__.splitlines()[0]}" for name, fn in COMMANDS.items()]
-    return "\n".join([*lines, "", "dirl COMMAND --help lists the options of a command."])
+    return "\n".join(
+        [*lines, "", "dirl COMMAND --help lists the options of a command. --debug shows the traceback of an error."]
+    )
 
 
 def run_command(name: str, args: list[str]) -> int | None:
@@ -96,14 +119,14 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     return dict(config)
 
 
-class CommandParser(ArgumentParser):
+class CommandParser(ShortErrors):
     """Takes no abbreviated keys, in nested classes either (their parsers are made without arguments)."""
 
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
 
 
-class TrainingParser(LightningArgumentParser):
+class TrainingParser(ShortErrors, LightningArgumentParser):
     """`CommandParser` for LightningCLI."""
 
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
@@ -163,6 +186,8 @@ class DirlCLI(LightningCLI):
         """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""
         trainer = self._get(self.config_init, "trainer")
         callbacks = trainer["callbacks"] = list(trainer["callbacks"] or [])
+        if not any(isinstance(c, Guard) for c in callbacks):
+            callbacks.insert(0, Guard())  # its checkpoint is written before others close engines
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar())  # the rollouts' bars are tqdm's too; two live displays would clash
         if not any(isinstance(c, Throughput) for c in callbacks):
@@ -171,8 +196,22 @@ class DirlCLI(LightningCLI):
             root = trainer["default_root_dir"] or "."
             board = TensorBoardLogger(root, name="logs")
             kwargs["logger"] = [board, CSVLogger(root, name="logs", version=board.version)]
-        return super().instantiate_trainer(**kwargs)
+        mark_launcher()
+        made = super().instantiate_trainer(**kwargs)
+        launcher = made.strategy.launcher
+        _launchers.append(launcher)
+        request.tell_others = tell_processes(started_processes)
+        return made
+
+
+_launchers: list[object] = []
+"""Of the trainers of this process."""
+
+
+def started_processes() -> Sequence[subprocess.Popen]:
+    """What trainers of this process have started beside it."""
+    return [process for launcher in _launchers for process in getattr(launcher, "procs", [])]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

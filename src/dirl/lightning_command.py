@@ -2,8 +2,19 @@
 
 import sys
 from importlib import metadata
+from typing import NoReturn
 
 SDK = "lightning-sdk"
+
+
+def console() -> NoReturn:
+    """The script."""
+    code = main()
+    if sys.argv[1:2] == ["run"]:
+        from dirl.cli_errors import leave
+
+        leave(code or 0)
+    sys.exit(code)
 
 
 def main(args: list[str] | None = None) -> int | None:
@@ -14,9 +25,9 @@ def main(args: list[str] | None = None) -> int | None:
     """
     args = sys.argv[1:] if args is None else args
     if args[:1] == ["run"]:
-        from dirl.cli import main as dirl  # not above: it imports torch, which lightning-sdk's commands do not need
+        from dirl.cli_errors import entry  # not above: lightning-sdk's commands need none of it
 
-        return dirl(args[1:])
+        return entry(args[1:])
     return _run_sdk(args)
 
 

@@ -7,7 +7,9 @@ from itertools import islice
 from typing import ClassVar
 
 import lightning as L
+from tests.integration.toy import Letters
 
+from dirl.rewards import RewardSample
 from dirl.rollout import TorchEngine
 from dirl.rollout.engine import EnginesLostError
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
@@ -50,3 +52,16 @@ class TellOfSteps(L.Callback):
 
     def on_train_batch_end(self, *args: object) -> None:
         PatientEngine.step_made.set()
+
+
+class FailsOnSecondRank(Letters):
+    """Raises on the second process alone, in its second rollout."""
+
+    in_process: ClassVar[bool] = True
+    asked = 0
+
+    def __call__(self, sample: RewardSample) -> float:
+        self.asked += 1
+        if self.asked > 40 and os.environ.get("LOCAL_RANK") == "1":
+            raise KeyError("oops")
+        return super().__call__(sample)

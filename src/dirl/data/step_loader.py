@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from dirl.stopping import leave_signals_to_parent
+
 
 class StepSampler(Sampler):
     """Yields (epoch, step). Lightning sets the epoch; `start` says, when an epoch is begun, at which step.
@@ -51,7 +53,14 @@ class StepLoader(DataLoader):
         pin_memory: bool = False,
     ) -> None:
         sampler = StepSampler(steps, start)
-        super().__init__(dataset, batch_size=None, sampler=sampler, num_workers=num_workers, pin_memory=pin_memory)
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            worker_init_fn=leave_signals_to_parent if num_workers else None,
+        )
 
     def __iter__(self) -> Iterator:
         # A generator: nothing is asked or fetched before the first item is wanted, after a checkpoint is restored.

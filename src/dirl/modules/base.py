@@ -243,11 +243,14 @@ class BlockDiffusionModule(Resumable):
     def equal_micro_batches(self, step: StepBatch) -> list[PackedBatch]:
         """Filled up with empty ones to the largest number on any rank: sharded forwards are collectives."""
         own = len(step.micro_batches)
-        most = int(self.trainer.strategy.reduce(torch.tensor(own, device=self.device), reduce_op="max"))
+        most = self.largest_over_ranks(own)
         return step.micro_batches + [empty_batch(self.spec)] * (most - own)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
+
+    def largest_over_ranks(self, value: int) -> int:
+        return int(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="max"))
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The backbone's parameters by transformers name, one gathered at a time; call it on all ranks."""

@@ -16,7 +16,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import NamedTuple
@@ -26,6 +26,8 @@ from dirl.rewards.worker import Message, Received, Value
 
 START_LIMIT_S = 120.0
 """For a process to start, import the rewards and prepare them, and to accept a chunk."""
+PATIENCE_S = 0.25
+"""How often a wait for workers is asked whether it is still wanted."""
 MAX_CHUNK = 32
 MAX_IDLE_DEATHS = 3
 """Processes in a row that may end with no sample to blame."""
@@ -60,6 +62,9 @@ class WorkerPool:
         workers: number of processes.
         timeout_s: seconds for all rewards of one sample together.
     """
+
+    still_wanted: Callable[[], None] = staticmethod(lambda: None)
+    """Called a few times a second while `run` works; it raises what ends it."""
 
     def __init__(self, rewards: Sequence[Reward], workers: int, timeout_s: float) -> None:
         self._payload, self._rewards = pickle.dumps(list(rewards)), list(rewards)
@@ -96,8 +101,9 @@ class WorkerPool:
 
     def _collect(self, pending: deque[Job]) -> Iterator[Outcome]:
         """Wait for a message, an end or a limit; what has arrived counts before a limit does."""
+        self.still_wanted()
         nearest = min(worker.deadline for worker in self._crew)
-        patience = None if nearest == math.inf else max(0.0, nearest - time.monotonic())
+        patience = min(PATIENCE_S, max(0.0, nearest - time.monotonic()))
         heard = wait([worker.connection for worker in self._crew], patience)
         for worker in list(self._crew):
             if worker.connection in heard:

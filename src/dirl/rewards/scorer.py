@@ -3,7 +3,7 @@
 import math
 import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -97,6 +97,10 @@ class Scorer:
     def correctness(self) -> Correctness:
         """What says whether a response is correct; ValueError if no reward does."""
         return correctness(self.rewards, self._correct)
+
+    def ask(self, still_wanted: Callable[[], None]) -> None:
+        """Have this called a few times a second while workers score: it raises what ends that."""
+        self._pool.still_wanted = still_wanted
 
     def close(self) -> None:
         """End the worker processes; scoring again starts new ones."""

@@ -2,10 +2,16 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from dirl.rl.collector import Collection
+from dirl.stopping import request
+
+PATIENCE_S = 0.25
+"""How often one who waits for the collection looks whether the run was asked to end."""
+END_S = 5.0
+"""How long an engine may take to notice that its collection is given up."""
 
 
 class CollectionAhead:
@@ -21,17 +27,17 @@ class CollectionAhead:
     def start(
         self,
         epoch: int,
-        collect: Callable[[Callable[[int], None]], Collection],
+        collect: Callable[[], Collection],
         begun_at: dict[str, Any],
     ) -> None:
-        """Begin; `collect` calls the function it is given after every trajectory, which ends it when cancelled.
+        """Begin; `collect` calls `check` between two pieces of work.
 
         Args:
             begun_at: the state of the stream of prompts, for `snapshot`.
         """
         assert self._work is None, "a collection is under way"
         self._epoch, self._begun_at = epoch, begun_at
-        self._work = self._pool.submit(collect, self._go_on)
+        self._work = self._pool.submit(collect)
 
     def put(self, collection: Collection) -> None:
         """One for the next epoch to be taken, which was made before the run was interrupted."""
@@ -52,22 +58,30 @@ class CollectionAhead:
 
     def take(self, epoch: int) -> Collection | None:
         """The collection of this epoch, waited for; None if none was started. Raises what went wrong in it."""
-        work, self._work = self._work, None
-        if work is None:
+        if self._work is None:
             return None
         assert self._epoch in (None, epoch), (self._epoch, epoch)
+        self.wait()
+        work, self._work = self._work, None
         return work.result()
 
     def wait(self) -> None:
-        """Until the engine is free; the collection stays to be taken."""
-        if self._work is not None:
-            self._work.exception()
+        """Until the engine is free; the collection stays to be taken. Raises Stopped if the run is asked to end."""
+        while self._work is not None and not wait([self._work], PATIENCE_S).done:
+            request.check()
+
+    def give_up(self) -> None:
+        """End a collection under way at the next `check`: it will have failed. A finished one stays to be taken."""
+        self._cancelled.set()
 
     def close(self) -> None:
-        """Give up what is under way."""
-        self._cancelled.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Give up what is under way, and wait a little for the engine to notice."""
+        self.give_up()
+        if self._work is not None:
+            wait([self._work], END_S)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _go_on(self, count: int) -> None:
+    def check(self) -> None:
+        """Raise if the collection under way is given up."""
         if self._cancelled.is_set():
             raise RuntimeError("the run has ended")

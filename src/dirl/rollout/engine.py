@@ -1,14 +1,21 @@
 """The engine protocol: set up once, take new weights at any time, turn requests into trajectories."""
 
 import hashlib
+import queue
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.finite import NotFiniteError
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+
+T = TypeVar("T")
+
+PATIENCE_S = 0.25
+"""How often one who waits for an engine asks whether the wait is still wanted."""
 
 
 class RolloutEngine(ABC):
@@ -28,6 +35,9 @@ class RolloutEngine(ABC):
 
     concurrent: bool = False
     """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""
+
+    still_wanted: Callable[[], None] = staticmethod(lambda: None)
+    """Called between two forwards of `generate`, or a few times a second; it raises what ends the generation."""
 
     @abstractmethod
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
@@ -63,6 +73,15 @@ def broken_logits(request: GenerationRequest, policy_version: int) -> NotFiniteE
         f"request {request.prompt_id}#{request.sample_index}: the model's logits are not finite, with the weights of "
         f"policy version {policy_version}: look for weights that are not, or that the engine's dtype cannot hold"
     )
+
+
+def next_result(results: "queue.SimpleQueue[T]", still_wanted: Callable[[], None]) -> T:
+    """The next item of a queue, as soon as there is one, unless `still_wanted` raises first."""
+    while True:
+        try:
+            return results.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            still_wanted()
 
 
 class EnginesLostError(RuntimeError):

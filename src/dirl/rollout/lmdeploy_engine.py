@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models import register_models
 from dirl.models.weight_files import one_expert_each
-from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits
+from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy_guard import check_lmdeploy
 from dirl.rollout.lmdeploy_logging import warnings_alone
 from dirl.rollout.lmdeploy_model import weight_shapes, write_model_folder
@@ -143,7 +143,7 @@ class LMDeployEngine(RolloutEngine):
             work = self._loop.start(self._run_all(requests, params, stop_tokens, done, stop))
             try:
                 for _ in requests:
-                    result = done.get()
+                    result = next_result(done, self.still_wanted)
                     if isinstance(result, BaseException):
                         raise result
                     yield result

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.rollout.api_key import authorization, read_api_key
-from dirl.rollout.engine import RolloutEngine
+from dirl.rollout.engine import RolloutEngine, next_result
 from dirl.rollout.server_dispatch import Dispatch, engines_lost
 from dirl.rollout.server_link import ServerLink, ServerLostError, check_url
 from dirl.rollout.server_update import ServerUpdate, Verdict
@@ -124,7 +124,7 @@ class ServerEngine(RolloutEngine):
         running = asyncio.run_coroutine_threadsafe(dispatch.run(), self._loop)
         running.add_done_callback(lambda _: results.put(None))
         try:
-            while (trajectory := results.get()) is not None:
+            while (trajectory := next_result(results, self.still_wanted)) is not None:
                 yield trajectory
             running.result()
         finally:

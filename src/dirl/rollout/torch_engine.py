@@ -83,6 +83,7 @@ class TorchEngine(RolloutEngine):
             while waiting or active.sequences:
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
+                self.still_wanted()
                 self._step(active, params)
                 self.progress += 1
                 finished = active.close_blocks(self.spec, params)

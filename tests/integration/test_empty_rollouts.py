@@ -1,0 +1,21 @@
+"""Runs whose rollouts have nothing to teach."""
+
+from pathlib import Path
+
+import pytest
+from tests.integration.test_runs import fit, rl_args
+
+from dirl.checkpoints.reading import read
+from dirl.errors import NothingToLearnError
+
+UNIFORM = "[{class_path: dirl.rewards.ExactAnswer}]"
+DYNAMIC = "        dynamic_sampling: true\n        max_rounds: 1\n        max_empty_rollouts: 2"
+
+
+def test_a_run_that_learns_nothing_ends_with_the_reason(tmp_path: Path) -> None:
+    args = [*rl_args(tmp_path, rewards=UNIFORM, rollout=DYNAMIC), "--trainer.max_epochs=-1", "--trainer.max_steps=4"]
+    with pytest.raises(NothingToLearnError, match=r"no group of the last 3 rollouts .*max_empty_rollouts=2.* 4 groups"):
+        fit(tmp_path / "run", *args)
+    assert read(tmp_path / "run" / "error.ckpt").values["callbacks"]["Rollout"]["empty_rollouts"] == 3
+    with pytest.raises(NothingToLearnError, match="the last 4 rollouts"):  # the count goes on where a run does
+        fit(tmp_path / "run", *args, "--ckpt_path=last")
