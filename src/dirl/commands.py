@@ -10,7 +10,10 @@ import torch
 from tqdm.auto import tqdm
 
 from dirl.checkpoints.reading import read
+from dirl.data.chat import FitCounts
+from dirl.data.prompt_template import check_template
 from dirl.data.prompts import load_prompts
+from dirl.data.reading import OnBadRow
 from dirl.evaluation import evaluate as run_evaluation
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
@@ -35,6 +38,8 @@ class PromptData:
         path: file, folder or hub name.
         split: of a hub dataset.
         limit: use the first so many; None: all.
+        prompt_template: what is asked, with `{question}` in it; None: the question alone.
+        on_bad_row: a row that cannot be used is an error, or is skipped and counted.
     """
 
     path: str
@@ -46,8 +51,18 @@ class PromptData:
     answer_column: str = "ground_truth_answer"
     system_prompt: str | None = None
     chat_template_kwargs: dict | None = None
+    prompt_template: str | None = None
+    on_bad_row: OnBadRow = "error"
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{name}={value}: use at least 1" + (", or null" if name == "limit" else ""))
+        check_template(self.prompt_template)
 
     def load(self, description: ModelDescription) -> list[Prompt]:
+        counts = FitCounts()
         prompts = load_prompts(
             self.path,
             description,
@@ -57,8 +72,13 @@ class PromptData:
             columns=(self.question_column, self.answer_column),
             system_prompt=self.system_prompt,
             chat_template_kwargs=self.chat_template_kwargs,
+            counts=counts,
             quiet=False,
+            template=self.prompt_template,
+            on_bad_row=self.on_bad_row,
         )
+        if counts.left_out:
+            print(f"{self.path}: {counts}")
         return prompts[: self.limit]
 
 

@@ -6,6 +6,7 @@ them into a `PackedBatch`, which is all that the trainer sees.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -110,6 +111,8 @@ class Prompt:
     input_ids: tuple[int, ...]
     question: str
     ground_truth: str
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The other columns of its row, for rewards."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,25 @@
 """Conversations to token ids, by the tokenizer's own chat template, with the assistant's tokens marked."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from dirl.data.control_tokens import mark, pieces, unmark
 from dirl.models.special_tokens import END_TOKENS, MASK_TOKENS, find_token, render_chat
 
-Message = Mapping[str, str]
-"""`role` and `content`."""
+Message = Mapping[str, Any]
+"""`role` and `content`, see `dirl.data.schemas`."""
+Turns = Literal["all", "last"]
+
+EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
+"""What templates like Qwen3's write before an answer without thoughts, where the prompt does not."""
+
+
+class RewrittenHistoryError(ValueError):
+    """The chat template shows an answer otherwise within the conversation than when it is given."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +35,26 @@ class Encoded:
 
 @dataclass
 class FitCounts:
-    """What the length limit did, for callers to log."""
+    """What became of the rows of a source, for callers to log."""
 
     kept: int = 0
     cut: int = 0
     dropped: int = 0
+    """For their length."""
+    bad: int = 0
+    """With an error, where `on_bad_row` is skip."""
+    without_truth: int = 0
+    """Prompts whose truth is null."""
+
+    @property
+    def left_out(self) -> bool:
+        """Whether any row is not used as it is."""
+        return bool(self.cut or self.dropped or self.bad or self.without_truth)
 
     def __str__(self) -> str:
-        return f"{self.kept} within the length limit, {self.cut} cut, {self.dropped} dropped"
+        text = f"{self.kept} within the length limit, {self.cut} cut, {self.dropped} dropped"
+        text += f", {self.bad} bad rows skipped" if self.bad else ""
+        return text + (f", {self.without_truth} without a truth skipped" if self.without_truth else "")
 
 
 def encode_prompt(
@@ -52,7 +74,33 @@ def encode_prompt(
             )
         messages = [{"role": "system", "content": system_prompt}, *messages]
     _check_contents(tokenizer, messages, (), where)
+    messages = mark(tokenizer, messages, where)
     return encode_text(tokenizer, render_chat(tokenizer, messages, True, chat_template_kwargs, where), where)
+
+
+def encode_turns(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    stop_token_ids: Sequence[int],
+    *,
+    turns: Turns = "all",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    where: str = "conversation",
+) -> list[Encoded]:
+    """A conversation as one example or, where the template rewrites answers that others follow, one for each answer.
+
+    Qwen3's leaves thoughts out of earlier answers, for example: an answer with them is trained behind the prompt that
+    it follows at inference.
+    """
+    options = {"chat_template_kwargs": chat_template_kwargs, "where": where}
+    try:
+        return [encode_conversation(tokenizer, messages, stop_token_ids, turns=turns, **options)]
+    except RewrittenHistoryError:
+        answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if turns == "last" or len(answers) < 2:
+            raise
+    parts = (messages[: index + 1] for index in answers)
+    return [encode_conversation(tokenizer, part, stop_token_ids, turns="last", **options) for part in parts]
 
 
 def encode_conversation(
@@ -60,7 +108,7 @@ def encode_conversation(
     messages: Sequence[Message],
     stop_token_ids: Sequence[int],
     *,
-    turns: Literal["all", "last"] = "all",
+    turns: Turns = "all",
     chat_template_kwargs: Mapping[str, Any] | None = None,
     where: str = "conversation",
 ) -> Encoded:
@@ -68,17 +116,20 @@ def encode_conversation(
 
     Prompt and answer are tokenised apart, as at inference, so `encode_prompt` of the messages before the
     first trained answer gives a prefix of these ids. What the template writes after an answer's end token
-    is context for later turns; after the last one it is left out.
+    is context for later turns; after the last one it is left out. So is an empty block of thoughts that the template
+    writes before the last answer and not in its prompt: no rollout would have it.
 
     Args:
         turns: train on all assistant messages or on the last one.
 
     Raises:
-        ValueError: the template renders the prompt of a trained answer otherwise than within the whole
+        RewrittenHistoryError: the template renders the prompt of a trained answer otherwise than within the whole
             conversation, or leaves out a part of the answer: what would be learned is not what is asked
             for at inference.
+        ValueError: there is no answer, or none that can be tokenised.
     """
     _check_contents(tokenizer, messages, stop_token_ids, where)
+    messages = mark(tokenizer, messages, where)
     text = render_chat(tokenizer, messages, False, chat_template_kwargs, where)
     stops = _texts(tokenizer, stop_token_ids)
     answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
@@ -90,7 +141,13 @@ def encode_conversation(
     for index in answers if turns == "all" else answers[-1:]:
         prompt = render_chat(tokenizer, messages[:index], True, chat_template_kwargs, where)
         start, end = _answer_span(text, prompt, messages[index], stops, f"{where}: messages[{index}]")
-        for part, trained in ((text[position:start], False), (text[start:end], True)):
+        answer = text[start:end]
+        added = EMPTY_THOUGHTS.match(answer)
+        if added and "<think>" not in (messages[index]["content"] or ""):
+            if index != answers[-1]:
+                raise RewrittenHistoryError(f"{where}: the chat template adds thoughts to messages[{index}]")
+            answer = answer[added.end() :]
+        for part, trained in ((text[position:start], False), (answer, True)):
             ids = encode_text(tokenizer, part, where)
             if trained and ids[-1] not in stop_token_ids:
                 raise ValueError(f"{where}: {part[-20:]!r} does not end in a token of its own; name another stop token")
@@ -107,7 +164,7 @@ def _answer_span(text: str, prompt: str, answer: Message, stops: list[str], wher
         "data, split the conversation into one row per assistant message, or train on the last one only (turns='last')"
     )
     if not text.startswith(prompt):
-        raise ValueError(
+        raise RewrittenHistoryError(
             f"{where}: the chat template rewrites history: the prompt before this message ends with {prompt[-40:]!r}, "
             f"but the whole conversation does not begin with that prompt; {remedy}"
         )
@@ -118,11 +175,13 @@ def _answer_span(text: str, prompt: str, answer: Message, stops: list[str], wher
             f"{where}: the chat template writes none of the stop tokens {stops} after it; name its end token"
         )
     end = min(ends)
-    if _squeeze(answer["content"]) not in _squeeze(text[start:end]):
-        raise ValueError(
-            f"{where}: the chat template leaves out a part of {answer['content'][:80]!r}, "
-            f"writing {text[start:end][:80]!r}; {remedy}"
-        )
+    written = _squeeze(text[start:end])
+    for said in (answer.get("reasoning_content"), answer["content"]):
+        if said and _squeeze(said) not in written:
+            raise RewrittenHistoryError(
+                f"{where}: the chat template leaves out a part of {said[:80]!r}, "
+                f"writing {text[start:end][:80]!r}; {remedy}"
+            )
     return start, end
 
 
@@ -137,8 +196,10 @@ def _squeeze(text: str) -> str:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, where: str = "text") -> list[int]:
-    """Ids of a rendered text; special tokens in it count as such, none is added."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    """Ids of a rendered text; special tokens in it count as such (but for marked ones), none is added."""
+    ids: list[int] = []
+    for piece, typed in pieces(text):
+        ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=typed, verbose=False)["input_ids"]
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in ids:
         _refuse_unknown(tokenizer, text, where)
@@ -151,13 +212,15 @@ def _refuse_unknown(tokenizer: PreTrainedTokenizerBase, text: str, where: str) -
     def is_unknown(part: str) -> bool:
         return tokenizer.unk_token_id in tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
 
-    plain = text
-    for token in tokenizer.get_added_vocab():
-        plain = plain.replace(token, "")
-    if is_unknown(plain):
-        characters = sorted({character for character in plain if is_unknown(character)})
+    plain = ""
+    for piece, typed in pieces(text):
+        for token in () if typed else tokenizer.get_added_vocab():
+            piece = piece.replace(token, "")
+        plain += piece
+    characters = sorted({character for character in plain if is_unknown(character)})
+    if characters:
         raise ValueError(
-            f"{where}: the tokenizer has no token for {characters} in {text[:80]!r}; "
+            f"{where}: the tokenizer has no token for {characters} in {unmark(text)[:80]!r}; "
             "add them to the tokenizer's alphabet or remove them from the data"
         )
 
@@ -165,14 +228,19 @@ def _refuse_unknown(tokenizer: PreTrainedTokenizerBase, text: str, where: str) -
 def _check_contents(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_token_ids: Sequence[int], where: str
 ) -> None:
-    """The mask and the unknown token may stand nowhere; an end token within an answer would end it."""
-    never = {name for name in MASK_TOKENS if find_token(tokenizer, name) is not None}
-    never |= {tokenizer.mask_token} if tokenizer.mask_token else set()
-    never |= {tokenizer.unk_token} if tokenizer.unk_token not in (None, tokenizer.eos_token, *END_TOKENS) else set()
-    stops = set(_texts(tokenizer, stop_token_ids))
+    """In an answer the mask and the unknown token may stand nowhere, and an end token would end it.
+
+    What others have typed of them is text, see `dirl.data.control_tokens`; a mask token that is no special one is not.
+    """
+    banned = {name for name in MASK_TOKENS if find_token(tokenizer, name) is not None}
+    banned |= {tokenizer.mask_token} if tokenizer.mask_token else set()
+    banned |= {tokenizer.unk_token} if tokenizer.unk_token not in (None, tokenizer.eos_token, *END_TOKENS) else set()
+    banned |= set(_texts(tokenizer, stop_token_ids))
     for index, message in enumerate(messages):
-        banned = never | stops if message["role"] == "assistant" else never
-        found = sorted(token for token in banned if token in message["content"])
+        if message["role"] != "assistant":
+            continue
+        said = f"{message.get('reasoning_content') or ''}{message['content']}"
+        found = sorted(token for token in banned if token in said)
         if found:
             raise ValueError(
                 f"{where}: messages[{index}] ({message['role']}) contains {found}; remove these tokens from its text"

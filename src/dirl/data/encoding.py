@@ -10,21 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data import chat, reading
-from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
+from dirl.data import chat, control_tokens, reading, schemas
+from dirl.data.chat import Encoded, FitCounts, Turns, encode_turns, fit_conversation
 from dirl.data.fingerprint import fingerprint, local_files, source_state
-from dirl.data.reading import Row, Rows, check_messages, read_rows
+from dirl.data.reading import OnBadRow, Row, Rows, read_rows
+from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
 from dirl.spans import Spans
 
 log = logging.getLogger(__name__)
 
+CODE = (chat, control_tokens, reading, schemas, special_tokens)
+"""The modules that decide into which tokens a row is encoded, with this one."""
 SMALL_DATA = 4 * 2**20
 """Files of fewer bytes in all are encoded in memory, by each process for itself: that takes a few seconds."""
 ROWS_PER_WORKER = 1000
@@ -34,33 +37,67 @@ MOST_WORKERS = 16
 
 @dataclass(frozen=True)
 class ConversationEncoder:
-    """From a row to tokens. Which ones is decided by the row, these values and the code, and by nothing else."""
+    """From rows to tokens. Which ones is decided by the row, these values and the code, and by nothing else."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
     max_tokens: int
     overflow: Literal["drop", "cut", "error"]
-    turns: Literal["all", "last"] = "all"
+    turns: Turns = "all"
     chat_template_kwargs: Mapping[str, Any] | None = None
     banned: Spans = ()
     """Ids that may stand nowhere, as they have no part in the softmax and so no finite loss: `ModelSpec.banned`."""
+    row_schema: RowSchema = "auto"
+    column: str | None = None
+    """With the conversation, see `conversation_row`."""
+    on_bad_row: OnBadRow = "error"
 
-    def __call__(self, row: Row, where: str, counts: FitCounts | None = None) -> Encoded | None:
-        """The conversation as arrays (int32, bool), 5 bytes a token; None if it is dropped for its length."""
-        encoded = encode_conversation(
+    def __call__(self, rows: Rows, index: int) -> list[Encoded]:
+        """A row as arrays (int32, bool), 5 bytes a token, one or more (`encode_turns`) that are within the limit.
+
+        What is not trained has no tokens: `DROPPED` for its length, `BAD` where bad rows are skipped.
+        """
+        where = rows.where(index)
+        try:
+            examples = self.encode(rows[index], where)
+        except ValueError as error:
+            if self.on_bad_row == "error":
+                raise
+            log.debug("skipped: %s", error)
+            return [BAD]
+        return [self._fitted(example, where) for example in examples]
+
+    def encode(self, row: Row, where: str) -> list[Encoded]:
+        """A row in tokens, whatever their number."""
+        conversation = conversation_row(row, where, self.row_schema, self.column)
+        tools = {"tools": conversation.tools} if conversation.tools else {}
+        examples = encode_turns(
             self.tokenizer,
-            check_messages(row, where),
+            conversation.messages,
             self.stop_token_ids,
             turns=self.turns,
-            chat_template_kwargs=self.chat_template_kwargs,
+            chat_template_kwargs={**(self.chat_template_kwargs or {}), **tools},
             where=where,
         )
-        check_ids(encoded.input_ids, self.banned, self.tokenizer, where)
-        fitted = fit_conversation(encoded, self.max_tokens, self.overflow, counts, where)
+        for example in examples:
+            check_ids(example.input_ids, self.banned, self.tokenizer, where)
+        return examples
+
+    def _fitted(self, example: Encoded, where: str) -> Encoded:
+        fitted = fit_conversation(example, self.max_tokens, self.overflow, None, where)
         if fitted is None:
-            return None
+            return DROPPED
         arrays = {"input_ids": np.asarray(fitted.input_ids, np.int32), "loss_mask": np.asarray(fitted.loss_mask, bool)}
         return dataclasses.replace(fitted, **arrays)
+
+
+DROPPED = Encoded(np.empty(0, np.int32), np.empty(0, bool))
+BAD = Encoded(np.empty(0, np.int32), np.empty(0, bool), complete=False)
+
+
+def check_on_bad_row(on_bad_row: str) -> None:
+    if on_bad_row not in get_args(OnBadRow):
+        raise ValueError(f"data.on_bad_row={on_bad_row!r}: use {' or '.join(get_args(OnBadRow))}")
 
 
 def check_ids(ids: Sequence[int], banned: Spans, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
@@ -135,10 +172,12 @@ def _is_small(source: str | list[str]) -> bool:
 def _encode_in_memory(
     rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool
 ) -> tuple[list[Encoded], FitCounts]:
-    counts = FitCounts()
     indices = tqdm(range(len(rows)), desc=f"tokenise {split}", disable=quiet, leave=False)
-    encoded = [encoder(rows[index], rows.where(index), counts) for index in indices]
-    return [example for example in encoded if example is not None], counts
+    examples = [example for index in indices for example in encoder(rows, index)]
+    kept = [example for example in examples if len(example.input_ids)]
+    empty = [example.complete for example in examples if not len(example.input_ids)]
+    cut = sum(not example.complete for example in kept)
+    return kept, FitCounts(len(kept) - cut, cut, empty.count(True), empty.count(False))
 
 
 def _folder(state: list, encoder: ConversationEncoder) -> Path:
@@ -146,7 +185,7 @@ def _folder(state: list, encoder: ConversationEncoder) -> Path:
 
     settings = {field.name: getattr(encoder, field.name) for field in dataclasses.fields(encoder)}
     tokenizer = settings.pop("tokenizer")
-    name = fingerprint(state, tokenizer, settings, [chat, reading, special_tokens, sys.modules[__name__]])
+    name = fingerprint(state, tokenizer, settings, [*CODE, sys.modules[__name__]])
     return Path(datasets.config.HF_DATASETS_CACHE) / "dirl" / name
 
 
@@ -212,7 +251,7 @@ def _progress_bars(shown: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Batches:
-    """Encodes rows by their numbers, in any process; a dropped conversation has no tokens.
+    """Encodes rows by their numbers, in any process.
 
     Each process has a stretch of the rows. All have ended before `datasets` raises the error of the first that failed,
     so a failed one leaves a file in `notes`, and those of later rows stop.
@@ -225,18 +264,15 @@ class _Batches:
     def __call__(self, indices: list[int]) -> dict[str, list]:
         if any(int(note.stem) < indices[0] for note in self.notes.glob("*.failed")):
             raise RuntimeError(f"stopped at row {indices[0]}: an earlier one cannot be encoded")
-        encoded = [self._encode(index) or Encoded(_NO_IDS, _NO_MASK) for index in indices]
+        encoded = [example for index in indices for example in self._encode(index)]
         return {field.name: [getattr(e, field.name) for e in encoded] for field in dataclasses.fields(Encoded)}
 
-    def _encode(self, index: int) -> Encoded | None:
+    def _encode(self, index: int) -> list[Encoded]:
         try:
-            return self.encoder(self.rows[index], self.rows.where(index))
+            return self.encoder(self.rows, index)
         except ValueError:
             (self.notes / f"{index}.failed").touch()
             raise
-
-
-_NO_IDS, _NO_MASK = np.empty(0, np.int32), np.empty(0, bool)
 
 
 class MappedConversations(Sequence[Encoded]):
@@ -255,7 +291,8 @@ class MappedConversations(Sequence[Encoded]):
         complete = self.table.data.column("complete").to_numpy()
         self.kept = np.flatnonzero(lengths)
         cut = int((~complete[self.kept]).sum())
-        self.counts = FitCounts(len(self.kept) - cut, cut, len(lengths) - len(self.kept))
+        bad = int((~complete[lengths == 0]).sum())
+        self.counts = FitCounts(len(self.kept) - cut, cut, len(lengths) - len(self.kept) - bad, bad)
 
     def __len__(self) -> int:
         return len(self.kept)

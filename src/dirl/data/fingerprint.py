@@ -12,7 +12,8 @@ from types import ModuleType
 
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data.reading import FILE_TYPES, JoinedRows, Rows, read_rows
+from dirl.data.files import SAVED, data_files
+from dirl.data.reading import JoinedRows, Rows, read_rows
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 
@@ -57,8 +58,14 @@ def local_files(source: str | list[str]) -> list[Path]:
     """Every file that any split may read; none if a path does not exist, which is then a hub name or an error."""
     files: list[Path] = []
     for path in (Path(item).expanduser() for item in ([source] if isinstance(source, str) else source)):
-        files += sorted(p for p in path.iterdir() if p.suffix in FILE_TYPES) if path.is_dir() else [path]
+        files += _files_of(path) if path.is_dir() else [path]
     return files if all(path.exists() for path in files) else []
+
+
+def _files_of(folder: Path) -> list[Path]:
+    if any((folder / name).is_file() for name in SAVED):
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+    return data_files(folder)
 
 
 def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:

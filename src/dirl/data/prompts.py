@@ -1,6 +1,7 @@
 """Prompts: read, put into the chat template, and streamed in a seeded order that all ranks share."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -8,10 +9,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dirl.data.chat import FitCounts, encode_prompt, fit_prompt
-from dirl.data.encoding import check_ids
-from dirl.data.reading import check_prompt, read_rows
+from dirl.data.encoding import check_ids, check_on_bad_row
+from dirl.data.prompt_template import check_template, fill
+from dirl.data.reading import OnBadRow, read_rows
+from dirl.data.schemas import prompt_row
 from dirl.models import ModelDescription
 from dirl.types import Prompt
+
+log = logging.getLogger(__name__)
 
 
 def load_prompts(
@@ -25,23 +30,51 @@ def load_prompts(
     chat_template_kwargs: dict | None = None,
     counts: FitCounts | None = None,
     quiet: bool = True,
+    template: str | None = None,
+    on_bad_row: OnBadRow = "error",
 ) -> list[Prompt]:
-    """All prompts of a source that are within the limit. The prompt id is the row's number."""
-    rows = read_rows(source, split)
-    prompts = []
+    """All prompts of a source that are within the limit and have a truth. The prompt id is the row's number.
+
+    Args:
+        template: what is put round each question, see `dirl.data.prompt_template`.
+        on_bad_row: an error, or the row is skipped and counted.
+
+    Raises:
+        ValueError: of the first bad row with file and line, or no prompt is left.
+    """
+    check_template(template)
+    check_on_bad_row(on_bad_row)
+    rows, counts = read_rows(source, split), FitCounts() if counts is None else counts
+    prompts, first_bad = [], ""
     for index in tqdm(range(len(rows)), desc=f"tokenise {split} prompts", disable=quiet, leave=False):
         where = rows.where(index)
-        question, answer = check_prompt(rows[index], where, *columns)
-        ids = encode_prompt(
-            description.tokenizer, question, system_prompt, chat_template_kwargs=chat_template_kwargs, where=where
-        )
-        check_ids(ids, description.spec.banned, description.tokenizer, where)
+        try:
+            row = prompt_row(rows[index], where, *columns)
+            if row.truth is None:
+                counts.without_truth += 1
+                continue
+            ids = encode_prompt(
+                description.tokenizer,
+                fill(template, row.question),
+                system_prompt,
+                chat_template_kwargs=chat_template_kwargs,
+                where=where,
+            )
+            check_ids(ids, description.spec.banned, description.tokenizer, where)
+        except ValueError as error:
+            if on_bad_row == "error":
+                raise
+            counts.bad, first_bad = counts.bad + 1, first_bad or str(error)
+            continue
         if fit_prompt(ids, max_tokens, overflow, counts, where) is not None:
-            text = question if isinstance(question, str) else question[-1]["content"]
-            prompts.append(Prompt(str(index), tuple(ids), text, answer))
+            text = row.question if isinstance(row.question, str) else row.question[-1]["content"]
+            prompts.append(Prompt(str(index), tuple(ids), text, row.truth, row.info))
+    if first_bad and not quiet:
+        log.warning("%d rows of %s are skipped, the first: %s", counts.bad, source, first_bad)
     if not prompts:
         raise ValueError(
-            f"{source!r}: no prompt within max_prompt_tokens={max_tokens}; raise it or shorten the prompts"
+            f"{source!r}: no prompt within max_prompt_tokens={max_tokens} is left ({counts}): raise it or mend the data"
+            + (f"; the first bad row: {first_bad}" if first_bad else "")
         )
     return prompts
 

@@ -1,25 +1,27 @@
 """Rows of data from local files or the hub, checked; every row knows the file and line it came from."""
 
+import csv
 import json
-import math
 import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from dirl.data.files import FILE_TYPES, SAVED, data_type, files_of, shown
+from dirl.data.unpacking import PACKED, unpacked
 
 if TYPE_CHECKING:
     import datasets
 
 Row = dict[str, Any]
-Message = dict[str, str]
-"""`role` and `content`."""
 
-ROLES = ("system", "user", "assistant")
-FILE_TYPES = (".json", ".jsonl", ".parquet")
-_SPLIT_NAME = re.compile(r"(train|validation|valid|val|dev|test|eval)(?![A-Za-z0-9])")
+OnBadRow = Literal["error", "skip"]
+"""What happens to a row that is malformed, or is not what its columns should hold."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BLANK = re.compile(r"[ \t\r\n]*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
@@ -35,26 +37,27 @@ class Rows(Protocol):
 
 
 def read_rows(source: str | Path | Sequence[str | Path], split: str = "train") -> Rows:
-    """Open data without holding it: JSON is indexed and read row by row, Parquet is memory-mapped.
+    """Open data without holding it: JSON is indexed and read row by row, tables are memory-mapped, CSV is held.
 
     Args:
-        source: a .json (list of objects, or one object a line), .jsonl or .parquet file; a folder of such
-            files; a list of files and folders; or a hub dataset as `owner/name` or `owner/name:config`.
+        source: a .json (list of objects, or one object a line), .jsonl, .csv or .parquet file, the first three also
+            with .gz or .zst behind; a folder of such files, or one that `datasets` has written by `save_to_disk`; a
+            list of files and folders; or a hub dataset as `owner/name` or `owner/name:config`.
         split: of a hub dataset. In a folder whose files are named by split (`train.jsonl`,
             `test-00000.parquet`) it chooses the files; a file named directly is read whatever the split.
 
     Raises:
-        ValueError: nothing there, no rows, or a malformed line (with file and line number).
+        ValueError: nothing there, or no rows. A malformed row is a ValueError with file and line when it is read.
     """
     named = source if isinstance(source, str | Path) else [str(item) for item in source]
     if isinstance(named, str) and not Path(named).expanduser().exists():
         parts: list[Rows] = [_hub_rows(named, split)]
     else:
         sources = named if isinstance(named, list) else [named]
-        parts = [_file_rows(path) for item in sources for path in _files(Path(item).expanduser(), split)]
+        parts = [part for item in sources for part in _local_rows(Path(item).expanduser(), split)]
     rows = JoinedRows(parts)
     if len(rows) == 0:
-        raise ValueError(f"{_shown(named)} holds no rows; name a source with data")
+        raise ValueError(f"{shown(named)} holds no rows; name a source with data")
     return rows
 
 
@@ -85,12 +88,16 @@ class JoinedRows(Sequence[Row]):
 
 
 class JsonRows:
-    """JSON objects of one file. Only their places are held: 24 bytes a row."""
+    """JSON objects of one file. Only their places are held: 24 bytes a row.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        name: of the file in messages, where it was unpacked from another.
+    """
+
+    def __init__(self, path: Path, name: Path | None = None) -> None:
+        self.path, self.name = path, name or path
         self.starts, self.ends, self.lines = array("q"), array("q"), array("q")
-        for start, end, line in _list_spans(path) if _is_list(path) else _line_spans(path):
+        for start, end, line in _list_spans(path, self.name) if _is_list(path) else _line_spans(path):
             self.starts.append(start)
             self.ends.append(end)
             self.lines.append(line)
@@ -105,7 +112,7 @@ class JsonRows:
         return _object(text, self.where(index))
 
     def where(self, index: int) -> str:
-        return f"{self.path}:{self.lines[index]}"
+        return f"{self.name}:{self.lines[index]}"
 
 
 def _is_list(path: Path) -> bool:
@@ -122,12 +129,11 @@ def _line_spans(path: Path) -> Iterator[tuple[int, int, int]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if _strip(line):
-                _object(line, f"{path}:{number}")
                 yield start, start + len(line), number
             start += len(line)
 
 
-def _list_spans(path: Path) -> Iterator[tuple[int, int, int]]:
+def _list_spans(path: Path, name: Path) -> Iterator[tuple[int, int, int]]:
     """Of every object of one JSON list: start and end in bytes, and the line where it starts."""
     with path.open(encoding="latin-1", newline="") as file:  # one character a byte; rows are decoded as UTF-8
         text = file.read()
@@ -139,15 +145,17 @@ def _list_spans(path: Path) -> Iterator[tuple[int, int, int]]:
         try:
             _, end = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend the line") from error
+            raise ValueError(f"{name}:{error.lineno}: not JSON: {error.msg}; mend the line") from error
+        except (ValueError, RecursionError) as error:
+            place = f"{name}:{text.count(chr(10), 0, start) + 1}"
+            raise ValueError(f"{place}: not JSON that can be read: {_reason(error)}; mend the line") from error
         line, counted = line + text.count("\n", counted, start), start
-        _object(text[start:end].encode("latin-1"), f"{path}:{line}")
         yield start, end, line
         end = _skip_blank(text, end)
         more = text[end : end + 1] == ","
         start = _skip_blank(text, end + more)
     if text[start : start + 1] != "]" or text[start + 1 :].strip():
-        place = f"{path}:{text.count(chr(10), 0, start) + 1}"
+        place = f"{name}:{text.count(chr(10), 0, start) + 1}"
         raise ValueError(f"{place}: not JSON: the list must go on with ',' or end the file with ']'; mend the line")
 
 
@@ -165,9 +173,32 @@ def _object(text: bytes, where: str) -> Row:
         raise ValueError(f"{where}: not UTF-8, {found}; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON: {error.msg} at column {error.pos + 1}, {found}; mend the line") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON that can be read: {_reason(error)}, {found}; mend the line") from error
+    if _SURROGATE.search(text):
+        _check_unicode(value, where)
     if not isinstance(value, dict):
         raise ValueError(f'{where}: a row is an object such as {{"question": "..."}}, {found}; mend or remove the line')
     return value
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+
+
+def _check_unicode(value: object, where: str) -> None:
+    """Half of a surrogate pair is no character: tokenizers raise on it."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{where}: holds {half!r}, half of a character; mend or remove the text") from error
+
+
+def quoted(value: object, most: int = 80) -> str:
+    """A value of the data in an error: its beginning."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def _strip(line: bytes) -> bytes:
@@ -191,8 +222,61 @@ class TableRows:
         return f"{self.name}: row {index + 1}"
 
 
+class CsvRows:
+    """Rows of a .csv file with a header, every value a text; they are held."""
+
+    def __init__(self, path: Path, name: Path) -> None:
+        self.name, self.rows, self.lines = name, [], []
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            line = 2
+            try:
+                for row in reader:
+                    self.rows.append(row)
+                    self.lines.append(line)
+                    line = reader.line_num + 1
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(f"{name}:{line}: not CSV in UTF-8: {error}; mend the file") from error
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        row = self.rows[index]
+        if None in row or None in row.values():
+            raise ValueError(f"{self.where(index)}: more or fewer values than the header has columns; mend the line")
+        return dict(row)
+
+    def where(self, index: int) -> str:
+        return f"{self.name}:{self.lines[index]}"
+
+
+def _local_rows(path: Path, split: str) -> list[Rows]:
+    if path.is_dir() and any((path / name).is_file() for name in SAVED):
+        return [_saved_rows(path, split)]
+    return [_file_rows(file) for file in files_of(path, split)]
+
+
 def _file_rows(path: Path) -> Rows:
-    return _parquet_rows(path) if path.suffix == ".parquet" else JsonRows(path)
+    kind = data_type(path)
+    if kind == ".parquet":
+        return _parquet_rows(path)
+    return CsvRows(unpacked(path), path) if kind == ".csv" else JsonRows(unpacked(path), path)
+
+
+def _saved_rows(folder: Path, split: str) -> Rows:
+    """What `datasets` wrote by `save_to_disk`: one table, or one for each split."""
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: not what datasets' save_to_disk writes: {error}; write it again") from error
+    if isinstance(saved, datasets.Dataset):
+        return TableRows(saved, str(folder))
+    if split not in saved:
+        raise ValueError(f"{folder} has no split {split!r}, but {', '.join(saved)}: name the folder of one")
+    return TableRows(saved[split], f"{folder}[{split}]")
 
 
 def _parquet_rows(path: Path) -> Rows:
@@ -208,38 +292,8 @@ def _parquet_rows(path: Path) -> Rows:
     return TableRows(datasets.Dataset.from_parquet(str(path)), str(path))
 
 
-def _files(path: Path, split: str) -> list[Path]:
-    if "[" in split:
-        raise ValueError(
-            f"split={split!r}: slices are for hub datasets, {path} is local; cut the file or use a plain name"
-        )
-    if not path.exists():
-        raise ValueError(f"{path} does not exist; name a file ({', '.join(FILE_TYPES)}) or a folder of such files")
-    if path.is_dir():
-        return _files_of_split(path, split)
-    if path.suffix not in FILE_TYPES:
-        raise ValueError(f"{path}: unknown file type {path.suffix!r}; known are {', '.join(FILE_TYPES)}")
-    return [path]
-
-
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix in FILE_TYPES)
-    if not files:
-        raise ValueError(f"{folder} holds no file of type {', '.join(FILE_TYPES)}; found {_names(folder.iterdir())}")
-    wanted = [path for path in files if re.match(re.escape(split) + r"(?![A-Za-z0-9])", path.name)]
-    neutral = [path for path in files if path not in wanted and not _SPLIT_NAME.match(path.name)]
-    if len(neutral) == len(files):
-        return files
-    if neutral or not wanted:
-        raise ValueError(
-            f"{folder} cannot be read as split={split!r}: its files are {_names(files)}; "
-            "name all of them by split (train.jsonl, test.jsonl) or none, or list the files to read"
-        )
-    return wanted
-
-
 def _hub_rows(name: str, split: str) -> Rows:
-    local = name.startswith((".", "/", "~")) or Path(name).suffix in (*FILE_TYPES, ".csv", ".txt", ".gz", ".arrow")
+    local = name.startswith((".", "/", "~")) or Path(name).suffix in (*FILE_TYPES, *PACKED, ".txt", ".arrow")
     if local or not _HUB_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} does not exist here and is no hub name (owner/name or owner/name:config); "
@@ -255,70 +309,3 @@ def _hub_rows(name: str, split: str) -> Rows:
             f"{name!r} is no local file or folder, and the hub did not give its split {split!r}: {error}"
         ) from error
     return TableRows(table, f"{name}[{split}]")
-
-
-def _shown(source: str | Path | list[str]) -> str:
-    return _names(map(Path, source)) if isinstance(source, list) else str(source)
-
-
-def _names(paths: Iterator[Path] | list[Path]) -> str:
-    names = sorted(str(path.name) for path in paths)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
-
-
-def check_messages(row: Row, where: str) -> list[Message]:
-    """The conversation of an SFT row: a system message or none, then user and assistant in turn, assistant last."""
-    return _conversation(_column(row, "messages", where), f"{where}: messages", last="assistant")
-
-
-def check_prompt(
-    row: Row, where: str, question_column: str = "question", answer_column: str = "ground_truth_answer"
-) -> tuple[str | list[Message], str]:
-    """Question (text, or messages that end with the user's) and answer of an RL row; a number becomes its text."""
-    question = _column(row, question_column, where)
-    if isinstance(question, list):
-        question = _conversation(question, f"{where}: {question_column}", last="user")
-    elif not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{where}: {question_column}={question!r}; expected a text or a list of messages")
-    answer = _column(row, answer_column, where)
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
-        raise ValueError(f"{where}: {answer_column}={answer!r}; expected a text or a number")
-    if isinstance(answer, float) and not math.isfinite(answer):
-        raise ValueError(f"{where}: {answer_column}={answer!r}; expected a finite number or a text")
-    return question, str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer)
-
-
-def _column(row: Row, name: str, where: str) -> Any:
-    if name not in row:
-        raise ValueError(
-            f"{where}: no column {name!r}; the row has {sorted(row)}; rename it or configure the column's name"
-        )
-    return row[name]
-
-
-def _conversation(messages: object, where: str, last: str) -> list[Message]:
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(f'{where}={messages!r}; expected a list such as [{{"role": "user", "content": "..."}}, ...]')
-    checked = [_message(message, f"{where}[{index}]") for index, message in enumerate(messages)]
-    roles = [message["role"] for message in checked]
-    turns = roles[1:] if roles[0] == "system" else roles
-    if not turns or turns[-1] != last or turns != [("user", "assistant")[i % 2] for i in range(len(turns))]:
-        raise ValueError(
-            f"{where}: roles {roles}; expected system or nothing, then user and assistant in turn, "
-            f"the last one {last}; reorder, merge or remove messages"
-        )
-    return checked
-
-
-def _message(message: object, where: str) -> Message:
-    if not isinstance(message, dict):
-        raise ValueError(f'{where}={message!r}; a message is an object {{"role": ..., "content": ...}}')
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise ValueError(f"{where}: role={role!r}; known are {', '.join(ROLES)}; rename or remove it")
-    if not isinstance(content, str) or (not content.strip() and role != "system"):
-        raise ValueError(f"{where}: content={content!r}; expected a text that is not blank; mend or remove the row")
-    other = sorted(key for key, value in message.items() if key not in ("role", "content") and value is not None)
-    if other:
-        raise ValueError(f"{where}: fields {other} would not be used; put what they say into content or remove them")
-    return {"role": role, "content": content}

@@ -12,7 +12,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from dirl.checkpoints.settings import check_same
 from dirl.data.chat import FitCounts
+from dirl.data.encoding import check_on_bad_row
+from dirl.data.prompt_template import check_template
 from dirl.data.prompts import PromptStream, load_prompts, prompts_digest
+from dirl.data.reading import OnBadRow
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
 from dirl.rl.ahead import CollectionAhead
@@ -38,11 +41,15 @@ class RLDataModule(L.LightningDataModule):
         share_prompt: one copy of the prompt for all responses of a group that fit the budget.
         max_prompt_tokens: longest prompt, chat template included.
         overflow: what happens to longer ones: drop or error.
-        question_column: column of the question.
-        answer_column: column of the ground truth.
+        question_column: column of the question; names of nested values have dots (`extra_info.question`).
+        answer_column: column of the ground truth: a text, a number, a list of all that an answer must have; rows where
+            it is null are skipped and counted. Rewards get the other columns as `info`.
         system_prompt: put before every question.
         max_val_prompts: evaluate on the first so many; None: all.
         seed: of the order of the prompts.
+        prompt_template: what is asked, with `{question}` in it: rewards look for answers in a form that the model must
+            be told of. None: the question alone.
+        on_bad_row: a row that cannot be used is an error, or is skipped and counted.
     """
 
     def __init__(
@@ -63,8 +70,12 @@ class RLDataModule(L.LightningDataModule):
         chat_template_kwargs: dict | None = None,
         max_val_prompts: int | None = None,
         seed: int = 0,
+        prompt_template: str | None = None,
+        on_bad_row: OnBadRow = "error",
     ) -> None:
         super().__init__()
+        check_template(prompt_template)
+        check_on_bad_row(on_bad_row)
         counts = {
             "prompts_per_rollout": prompts_per_rollout,
             "steps_per_rollout": steps_per_rollout,
@@ -91,6 +102,7 @@ class RLDataModule(L.LightningDataModule):
         self.max_prompt_tokens, self.overflow, self.max_val_prompts = max_prompt_tokens, overflow, max_val_prompts
         self.columns, self.system_prompt = (question_column, answer_column), system_prompt
         self.chat_template_kwargs, self.seed = chat_template_kwargs, seed
+        self.prompt_template, self.on_bad_row = prompt_template, on_bad_row
         self.buffer = RolloutBuffer(steps_per_rollout, passes)
         self.counts: dict[str, FitCounts] = {}
         self._gloo: torch.distributed.ProcessGroup | None = None
@@ -205,7 +217,9 @@ class RLDataModule(L.LightningDataModule):
             chat_template_kwargs=self.chat_template_kwargs,
             counts=counts,
             quiet=not self.trainer.is_global_zero,
+            template=self.prompt_template,
+            on_bad_row=self.on_bad_row,
         )
-        if counts.dropped:
+        if counts.left_out and self.trainer.is_global_zero:
             log.warning("data.%s=%s, max_prompt_tokens=%d: %s", split, source, self.max_prompt_tokens, counts)
         return prompts

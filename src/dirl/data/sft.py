@@ -13,8 +13,10 @@ from torch.utils.data import Dataset
 
 from dirl.checkpoints.settings import check_same
 from dirl.data.chat import Encoded, FitCounts
-from dirl.data.encoding import ConversationEncoder, examples_digest, keep_encoded, load_encoded
+from dirl.data.encoding import ConversationEncoder, check_on_bad_row, examples_digest, keep_encoded, load_encoded
 from dirl.data.packing import empty_batch, pack
+from dirl.data.reading import OnBadRow
+from dirl.data.schemas import RowSchema
 from dirl.data.segments import conversation_segment
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
@@ -30,7 +32,7 @@ SPLITS = {"train": "train", "val": "validation"}
 
 
 class SFTDataModule(L.LightningDataModule):
-    """Conversations (`messages`) from JSON, JSONL, Parquet or a hub dataset.
+    """Conversations from JSON, JSONL, CSV, Parquet or a hub dataset.
 
     Args:
         train: file, folder, list of them, or hub name.
@@ -47,6 +49,11 @@ class SFTDataModule(L.LightningDataModule):
         encode_workers: processes that tokenise, where the result is not in the datasets cache yet; None: one for every
             thousand conversations, as far as there are cores, at most 16.
         seed: of the order and of the noise.
+        row_schema: how a row holds its conversation: `messages` (role, content; also tool_calls, and `tools` beside),
+            `sharegpt` (`conversations` with from, value), `prompt_completion`, `alpaca` (instruction, input, output);
+            auto: by its columns.
+        column: with the conversation, where it has another name.
+        on_bad_row: a row that cannot be used is an error, or is skipped and counted.
     """
 
     def __init__(
@@ -64,8 +71,12 @@ class SFTDataModule(L.LightningDataModule):
         num_workers: int = 0,
         encode_workers: int | None = None,
         seed: int = 0,
+        row_schema: RowSchema = "auto",
+        column: str | None = None,
+        on_bad_row: OnBadRow = "error",
     ) -> None:
         super().__init__()
+        check_on_bad_row(on_bad_row)
         if global_batch_size < 1:
             raise ValueError(f"data.global_batch_size={global_batch_size}: use at least 1")
         if token_budget < 1:
@@ -77,6 +88,7 @@ class SFTDataModule(L.LightningDataModule):
         self.val_token_budget = val_token_budget or token_budget
         self.turns, self.noise, self.chat_template_kwargs = turns, noise, chat_template_kwargs
         self.num_workers, self.encode_workers, self.seed = num_workers, encode_workers, seed
+        self.row_schema, self.column, self.on_bad_row = row_schema, column, on_bad_row
         self.examples: dict[str, Sequence[Encoded]] = {}
         self.counts: dict[str, FitCounts] = {}
 
@@ -157,17 +169,27 @@ class SFTDataModule(L.LightningDataModule):
         description = self.trainer.lightning_module.description
         spec, limits = description.spec, (self.max_tokens, self.overflow)
         return ConversationEncoder(
-            description.tokenizer, spec.stop_token_ids, *limits, self.turns, self.chat_template_kwargs, spec.banned
+            description.tokenizer,
+            spec.stop_token_ids,
+            *limits,
+            self.turns,
+            self.chat_template_kwargs,
+            spec.banned,
+            self.row_schema,
+            self.column,
+            self.on_bad_row,
         )
 
     def _load(self, split: str, source: str | list[str]) -> Sequence[Encoded]:
         quiet = not self.trainer.is_global_zero
         examples, counts = load_encoded(source, SPLITS[split], self._encoder(), quiet)
         self.counts[split] = counts
-        if counts.cut or counts.dropped:
+        if counts.left_out and not quiet:
             log.warning("data.%s=%s, max_tokens=%d: %s", split, source, self.max_tokens, counts)
         if not examples:
-            raise ValueError(f"data.{split}={source!r}: no conversation is left ({counts}); raise data.max_tokens")
+            raise ValueError(
+                f"data.{split}={source!r}: no conversation is left ({counts}); raise data.max_tokens, or mend the data"
+            )
         return examples
 
 

@@ -108,7 +108,7 @@ def render_chat(
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=generation_prompt, **(chat_template_kwargs or {})
         )
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError) as error:
         raise ValueError(
             f"{where}: the chat template refuses roles {[message['role'] for message in messages]}: {error}; "
             "change the data or the tokenizer's chat template"

@@ -3,8 +3,9 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class RewardSample:
 
     `response` is the decoded text up to, without, the stop token; `response_length` (L) counts the tokens
     up to and including it, `denoising_steps` the forwards that committed tokens. `max_response_tokens` (M)
-    is the limit that the response was made with, `block_size` is B.
+    is the limit that the response was made with, `block_size` is B. `info` holds the other columns of the prompt's row.
     """
 
     prompt_id: str
@@ -25,6 +26,7 @@ class RewardSample:
     denoising_steps: int
     max_response_tokens: int
     block_size: int
+    info: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def key(self) -> tuple[str, int]:

@@ -202,6 +202,7 @@ def reward_sample(
         denoising_steps=trajectory.denoising_steps(spec.block_size),
         max_response_tokens=params.max_response_tokens,
         block_size=spec.block_size,
+        info=prompt.info,
     )
 
 

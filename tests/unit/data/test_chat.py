@@ -9,9 +9,11 @@ from transformers import PreTrainedTokenizerFast
 from dirl.data.chat import (
     Encoded,
     FitCounts,
+    RewrittenHistoryError,
     encode_conversation,
     encode_prompt,
     encode_text,
+    encode_turns,
     fit_conversation,
     fit_prompt,
 )
@@ -138,11 +140,36 @@ def test_the_prompt_is_a_prefix_of_the_conversation(template: str | None, thinki
     assert encoded.loss_mask.index(True) == len(prompt)
 
 
-def test_thoughts_that_the_template_adds_are_trained_unless_the_prompt_has_them() -> None:
+@pytest.mark.parametrize("options", [{}, {"chat_template_kwargs": {"enable_thinking": False}}])
+def test_empty_thoughts_that_the_template_adds_are_not_trained(options: dict[str, Any]) -> None:
+    """A rollout begins behind the prompt, with thinking or without: the answer follows there, and not a block."""
     tokenizer, messages = tokenizer_with(THINKING), [user("a"), assistant("b")]
-    assert parts(tokenizer, encode(tokenizer, messages))[1] == (True, "<think>\n\n</think>\n\nb<|im_end|>")
-    options = {"chat_template_kwargs": {"enable_thinking": False}}
-    assert parts(tokenizer, encode(tokenizer, messages, **options))[1] == (True, "b<|im_end|>")
+    encoded = encode(tokenizer, messages, **options)
+    prompt = encode_prompt(tokenizer, "a", **options)
+    assert encoded.input_ids == prompt + encode_text(tokenizer, "b<|im_end|>")
+    assert encoded.loss_mask == [False] * len(prompt) + [True] * 2
+    if not options:  # who writes an empty block wants it
+        thought = encode(tokenizer, [user("a"), assistant("<think></think>b")])
+        assert parts(tokenizer, thought)[1] == (True, "<think>\n\n</think>\n\nb<|im_end|>")
+
+
+@pytest.mark.parametrize("thinking", [None, True, False])
+def test_every_answer_is_trained_behind_the_prompt_of_inference(thinking: bool | None) -> None:
+    tokenizer = tokenizer_with(THINKING)
+    options = {} if thinking is None else {"chat_template_kwargs": {"enable_thinking": thinking}}
+    for first in ("b", "<think>so</think>b"):
+        messages = [user("a"), assistant(first), user("c"), assistant("d")]
+        if thinking is False and first != "b":  # thoughts in the data, and none at inference
+            with pytest.raises(RewrittenHistoryError):
+                encode_turns(tokenizer, messages, stop_token_ids(tokenizer), **options)
+            continue
+        examples = encode_turns(tokenizer, messages, stop_token_ids(tokenizer), **options)
+        for end in (1, 3):
+            prompt = encode_prompt(tokenizer, messages[:end], **options)
+            behind = [e for e in examples if e.input_ids[: len(prompt)] == prompt]
+            assert any(e.loss_mask[len(prompt)] and not e.loss_mask[len(prompt) - 1] for e in behind)
+        answers = [text for example in examples for trained, text in parts(tokenizer, example) if trained]
+        assert answers == ["b<|im_end|>" if first == "b" else "<think>\nso\n</think>\n\nb<|im_end|>", "d<|im_end|>"]
 
 
 def test_answers_that_a_rewriting_template_leaves_whole_are_trained() -> None:
@@ -160,7 +187,7 @@ def test_an_answer_whose_thoughts_the_template_strips_is_refused() -> None:
     with pytest.raises(ValueError, match=r"f:3: messages\[1\]: the chat template leaves out a part of '<think>so"):
         encode(tokenizer, messages, where="f:3")
     last = encode(tokenizer, messages, turns="last")
-    assert [text for trained, text in parts(tokenizer, last) if trained] == ["<think>\n\n</think>\n\nd<|im_end|>"]
+    assert [text for trained, text in parts(tokenizer, last) if trained] == ["d<|im_end|>"]
 
 
 def test_a_template_whose_prompts_are_no_prefix_is_refused_with_a_remedy() -> None:
@@ -195,12 +222,12 @@ def test_an_end_token_that_serves_as_unknown_token_is_no_unknown_character() -> 
 
 def test_special_tokens_inside_a_text_are_refused_where_they_would_act() -> None:
     tokenizer = new_tokenizer()
-    with pytest.raises(ValueError, match=r"f:1: messages\[0\] \(user\) contains \['<\|MASK\|>'\]"):
-        encode_prompt(tokenizer, "fill <|MASK|>", where="f:1")
-    with pytest.raises(ValueError, match=r"messages\[0\] \(user\) contains \['<\|unk\|>'\]"):
-        encode_prompt(new_tokenizer("12"), "1<|unk|>2")
     with pytest.raises(ValueError, match=r"messages\[1\] \(assistant\) contains \['<\|im_end\|>'\]"):
         encode(tokenizer, [user("a"), assistant("b<|im_end|>c")])
+    with pytest.raises(ValueError, match=r"messages\[1\] \(assistant\) contains \['<\|MASK\|>'\]"):
+        encode(tokenizer, [user("a"), assistant("fill <|MASK|>")])
+    with pytest.raises(ValueError, match=r"messages\[1\] \(assistant\) contains \['<\|unk\|>'\]"):
+        encode(new_tokenizer("12"), [user("1"), assistant("1<|unk|>2")])
 
 
 def test_two_system_messages_are_refused() -> None:

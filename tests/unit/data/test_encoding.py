@@ -283,9 +283,42 @@ def test_each_setting_of_the_encoder_has_a_folder_of_its_own(cache: Path, data: 
         "turns": "last",
         "chat_template_kwargs": {"enable_thinking": False},
         "banned": ((500, 510),),
+        "row_schema": "messages",
+        "column": "messages",
+        "on_bad_row": "skip",
     }
     other["tokenizer"].chat_template += "{# #}"
     assert other.keys() == {field.name for field in dataclasses.fields(ConversationEncoder)}
     for count, change in enumerate([{}, *({name: value} for name, value in other.items())], 1):
         keep_encoded(data, "train", dataclasses.replace(encoder(), **change))
         assert len(list(cache.iterdir())) == count, change
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_bad_rows_can_be_skipped_and_counted(
+    small: bool, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [BAD if index in (3, 90) else conversation(index) for index in range(200)]
+    data = write(tmp_path / "sft.jsonl", rows)
+    lines = (tmp_path / "sft.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "sft.jsonl").write_text("".join([*lines[:50], "no JSON\n", *lines[50:]]))
+    monkeypatch.setattr(encoding, "SMALL_DATA", 10**9 if small else 0)
+    skipping = encoder(on_bad_row="skip", max_tokens=30)
+    keep_encoded(data, "train", skipping, 2)
+    found, counts = load_encoded(data, "train", skipping)
+    wanted, expected = reference(200, 30, "drop")
+    whole = [encode_conversation(TOKENIZER, conversation(i)["messages"], STOPS) for i in (3, 90)]
+    fit = sum(len(example.input_ids) <= 30 for example in whole)
+    assert len(found) == len(wanted) - fit
+    assert (counts.bad, counts.dropped) == (3, expected.dropped - (2 - fit))
+
+
+def test_a_row_may_become_several_examples(data: str, tmp_path: Path) -> None:
+    from tests.unit.data.test_chat import THINKING, tokenizer_with
+
+    turns = [("user", "a"), ("assistant", "<think>so</think>b"), ("user", "c"), ("assistant", "d")]
+    path = write(tmp_path / "turns.jsonl", [{"messages": [{"role": r, "content": c} for r, c in turns]}])
+    thinking = dataclasses.replace(encoder(), tokenizer=tokenizer_with(THINKING))
+    found, counts = load_encoded(path, "train", thinking)
+    assert len(found) == counts.kept == 2
+    assert len(load_encoded(path, "train", dataclasses.replace(thinking, turns="last"))[0]) == 1

@@ -115,7 +115,10 @@ def test_longer_prompts_can_be_an_error(tmp_path: Path, description: ModelDescri
 
 def test_a_limit_that_leaves_no_prompt_is_an_error(tmp_path: Path, description: ModelDescription) -> None:
     path = data_file(tmp_path, row(), row())
-    with pytest.raises(ValueError, match=r"data\.jsonl.*no prompt within max_prompt_tokens=6; raise it"):
+    with pytest.raises(
+        ValueError,
+        match=r"data\.jsonl.*no prompt within max_prompt_tokens=6 is left \(0 within .* 2 dropped\): raise it",
+    ):
         load_prompts(path, description, "train", max_tokens=6)
 
 
@@ -127,9 +130,8 @@ def test_a_limit_that_leaves_no_prompt_is_an_error(tmp_path: Path, description: 
         (row(" "), "question=' '; expected a text"),
         (row([{"role": "assistant", "content": "1"}]), "the last one user"),
         (row(answer=""), "ground_truth_answer=''; expected"),
-        (row(answer=None), "ground_truth_answer=None; expected"),
         (row("1-1?"), r"no token for \['-'\]"),
-        (row("1<|MASK|>"), "MASK"),
+        (row("1<|MASK|>"), r"no token for \['<', '>', 'A', 'K', 'M', 'S', '\|'\]"),
         ("text", "a row is an object"),
     ],
 )
@@ -159,3 +161,28 @@ def test_no_data_is_an_error(tmp_path: Path, description: ModelDescription) -> N
         load_prompts(data_file(tmp_path), description, "train", max_tokens=20)
     with pytest.raises(ValueError, match=r"nowhere\.jsonl.*does not exist"):
         load_prompts(str(tmp_path / "nowhere.jsonl"), description, "train", max_tokens=20)
+
+
+def test_bad_rows_can_be_skipped_and_counted(
+    tmp_path: Path, description: ModelDescription, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = data_file(tmp_path, row(), "text", row(" "), row(answer=None), row("1-1?"), row("1+1+1+1+1?"), row())
+    counts = FitCounts()
+    options = {"max_tokens": 9, "counts": counts, "on_bad_row": "skip"}
+    prompts = load_prompts(path, description, "train", quiet=False, **options)
+    assert [p.prompt_id for p in prompts] == ["0", "6"]
+    assert counts == FitCounts(kept=2, dropped=1, bad=3, without_truth=1)
+    assert "3 rows of" in caplog.text and "data.jsonl:2: a row is an object" in caplog.text
+    with pytest.raises(ValueError, match=r"data\.jsonl:6: 13 tokens, max_tokens=9"):  # too long is not bad
+        load_prompts(path, description, "train", overflow="error", **options)
+    with pytest.raises(ValueError, match="on_bad_row='drop': use error or skip"):
+        load_prompts(path, description, "train", max_tokens=9, on_bad_row="drop")
+
+
+def test_a_template_is_put_round_the_question_and_other_columns_are_kept(
+    tmp_path: Path, description: ModelDescription
+) -> None:
+    path = data_file(tmp_path, row() | {"level": 3})
+    (prompt,) = load_prompts(path, description, "train", max_tokens=20, template="0 {question} 0")
+    assert description.tokenizer.decode(prompt.input_ids) == "<|user|>0 1+1? 0<|im_end|><|assistant|>"
+    assert prompt.question == "1+1?" and prompt.info == {"level": 3}

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 import pytest
 
-from dirl.data.reading import check_messages, check_prompt, read_rows
+from dirl.data.reading import quoted, read_rows
 
 ROWS = [
     {"question": "1+1", "ground_truth_answer": "2"},
@@ -113,7 +114,7 @@ def test_rows_reach_worker_processes(tmp_path: Path) -> None:
 def test_a_malformed_line_is_named(name: str, text: str, line: int, message: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, text)
     with pytest.raises(ValueError, match=f"^{path}:{line}: {message}"):
-        read_rows(path)
+        list(read_rows(path))
 
 
 @pytest.mark.parametrize(("name", "before", "line"), [("a.jsonl", b'{"a": 1}\n', 2), ("a.json", b"[\n", 2)])
@@ -121,7 +122,7 @@ def test_text_that_is_not_utf8_is_named(name: str, before: bytes, line: int, tmp
     path = tmp_path / name
     path.write_bytes(before + '{"a": "é"}'.encode("latin-1") + (b"]" if name == "a.json" else b""))
     with pytest.raises(ValueError, match=f"{path}:{line}: not UTF-8"):
-        read_rows(path)
+        list(read_rows(path))
 
 
 def test_empty_data_names_its_source(tmp_path: Path) -> None:
@@ -136,10 +137,10 @@ def test_empty_data_names_its_source(tmp_path: Path) -> None:
 
 
 def test_what_is_no_data_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no file of type .json, .jsonl, .parquet; found nothing"):
+    with pytest.raises(ValueError, match=r"holds no file of type .json, .jsonl, .csv, .parquet; found nothing"):
         read_rows(tmp_path)
-    with pytest.raises(ValueError, match=r"unknown file type '.csv'"):
-        read_rows(write(tmp_path / "a.csv", "a,b"))
+    with pytest.raises(ValueError, match=r"unknown file type '.txt'; known are .json, .*with .gz or .zst"):
+        read_rows(write(tmp_path / "a.txt", "a,b"))
     with pytest.raises(ValueError, match=r"a.parquet: not a Parquet file"):
         read_rows(write(tmp_path / "a.parquet", "no parquet at all"))
     with pytest.raises(ValueError, match=r"split='train\[:9\]': slices are for hub datasets"):
@@ -180,64 +181,88 @@ def test_a_hub_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch) 
         read_rows("data/train")
 
 
-def message(role: str, content: object = "text") -> dict[str, Any]:
-    return {"role": role, "content": content}
-
-
-def test_a_good_conversation_comes_back_without_empty_fields() -> None:
-    row = {"messages": [message("system", ""), message("user") | {"tool_calls": None}, message("assistant")]}
-    assert check_messages(row, "f:1") == [message("system", ""), message("user"), message("assistant")]
-
-
 @pytest.mark.parametrize(
-    ("row", "found"),
+    ("text", "found"),
     [
-        ({"prompt": 1, "answer": 2}, r"no column 'messages'; the row has \['answer', 'prompt'\]"),
-        ({"messages": "hello"}, "messages='hello'"),
-        ({"messages": []}, r"messages=\[\]"),
-        ({"messages": ["hello"]}, r"messages\[0\]='hello'"),
-        ({"messages": [message("human")]}, r"messages\[0\]: role='human'; known are system, user, assistant"),
-        ({"messages": [message("user", None)]}, r"messages\[0\]: content=None"),
-        ({"messages": [message("user"), message("assistant", " \n")]}, r"messages\[1\]: content=' "),
-        ({"messages": [message("user"), message("user")]}, r"roles \['user', 'user'\]"),
-        ({"messages": [message("user")]}, "the last one assistant"),
-        ({"messages": [message("system")]}, r"roles \['system'\]"),
-        ({"messages": [message("assistant"), message("user"), message("assistant")]}, "user and assistant in turn"),
-        ({"messages": [message("user"), message("assistant") | {"tool_calls": [1]}]}, r"fields \['tool_calls'\]"),
+        ('{"a": "\\ud800"}', r"holds '\\ud800', half of a character"),
+        ('{"a": ' + "9" * 5000 + "}", r"not JSON that can be read: Exceeds the limit"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
     ],
 )
-def test_a_bad_conversation_names_place_and_finding(row: dict[str, Any], found: str) -> None:
-    with pytest.raises(ValueError, match=f"^train.jsonl:7: {found}|^train.jsonl:7: .*{found}"):
-        check_messages(row, "train.jsonl:7")
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_what_a_row_must_not_hold_is_an_error_of_its_line(name: str, text: str, found: str, tmp_path: Path) -> None:
+    good = '{"a": "\\ud83d\\ude00"}\n'
+    whole = f"[{good},{text}]" if name == "a.json" else good + text + "\n" + good
+    path = write(tmp_path / name, whole)
+    with pytest.raises(ValueError, match=f"^{path}:2: .*{found}") as caught:
+        list(read_rows(path))
+    assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize(
-    ("answer", "text"), [("1/2", "1/2"), (4, "4"), (4.0, "4"), (-0.5, "-0.5"), (10**20, "1" + "0" * 20)]
-)
-def test_a_number_becomes_its_text(answer: object, text: str) -> None:
-    assert check_prompt({"question": "q", "ground_truth_answer": answer}, "f:1") == ("q", text)
+def test_a_bad_line_is_read_around(tmp_path: Path) -> None:
+    rows = read_rows(write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": }\n{"a": 3}\n'))
+    assert [rows[0], rows[2]] == [{"a": 1}, {"a": 3}]
+    with pytest.raises(ValueError, match=r"a\.jsonl:2"):
+        rows[1]
 
 
-def test_the_columns_of_a_prompt_can_be_named() -> None:
-    row = {"problem": [message("system"), message("user")], "solution": "7"}
-    assert check_prompt(row, "f:1", "problem", "solution") == ([message("system"), message("user")], "7")
-    with pytest.raises(ValueError, match=r"f:1: no column 'question'; the row has \['problem', 'solution'\]"):
-        check_prompt(row, "f:1")
+@pytest.mark.parametrize(("suffix", "codec"), [(".gz", "gzip"), (".zst", "zstd")])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_compressed_files_are_those_that_they_hold(
+    name: str, suffix: str, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    text = {"a.jsonl": '{"a": "1"}\n{"a": "2"}\n', "a.json": '[{"a": "1"}, {"a": "2"}]', "a.csv": "a\n1\n2\n"}[name]
+    path = tmp_path / "data" / f"{name}{suffix}"
+    path.parent.mkdir()
+
+    def pack(content: str) -> None:
+        with pyarrow.output_stream(str(path), compression=codec) as file:
+            file.write(content.encode())
+
+    pack(text)
+    for source in (path, path.parent, path):
+        rows = read_rows(source)
+        assert list(rows) == [{"a": "1"}, {"a": "2"}] and rows.where(1).startswith(f"{path}:")
+    assert len(list((tmp_path / "cache").rglob("*-a.*"))) == 1
+    pack(text.replace("2", "23"))
+    assert list(read_rows(path)) == [{"a": "1"}, {"a": "23"}]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=f"{path} cannot be unpacked"):
+        read_rows(path)
 
 
-@pytest.mark.parametrize(
-    ("question", "answer", "found"),
-    [
-        (" ", "1", "question=' '"),
-        (3, "1", "question=3"),
-        ([message("user"), message("assistant")], "1", "question: roles .* the last one user"),
-        ("q", None, "ground_truth_answer=None"),
-        ("q", True, "ground_truth_answer=True"),
-        ("q", "", "ground_truth_answer=''"),
-        ("q", ["1"], r"ground_truth_answer=\['1'\]"),
-        ("q", float("nan"), "ground_truth_answer=nan"),
-    ],
-)
-def test_a_bad_prompt_names_place_and_finding(question: object, answer: object, found: str) -> None:
-    with pytest.raises(ValueError, match=f"^f.jsonl:3: {found}"):
-        check_prompt({"question": question, "ground_truth_answer": answer}, "f.jsonl:3")
+def test_csv_rows_are_texts_and_know_their_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", '\ufeffquestion,answer\n"two\nlines",007\n"a, b",x\n')
+    rows = read_rows(path)
+    assert list(rows) == [{"question": "two\nlines", "answer": "007"}, {"question": "a, b", "answer": "x"}]
+    assert [rows.where(0), rows.where(1)] == [f"{path}:2", f"{path}:4"]
+    rows = read_rows(write(tmp_path / "b.csv", "a,b\n1,2\n1,2,3\n1\n"))
+    assert rows[0] == {"a": "1", "b": "2"}
+    for index in (1, 2):
+        with pytest.raises(ValueError, match=f"b.csv:{index + 2}: more or fewer values than the header"):
+            rows[index]
+
+
+def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_list([{"a": 1}, {"a": 2}])
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=table, test=table.select([1])).save_to_disk(tmp_path / "splits")
+    assert list(read_rows(tmp_path / "one")) == [{"a": 1}, {"a": 2}]
+    rows = read_rows(tmp_path / "splits", "test")
+    assert list(rows) == [{"a": 2}] and rows.where(0) == f"{tmp_path / 'splits'}[test]: row 1"
+    with pytest.raises(ValueError, match="has no split 'validation', but train, test"):
+        read_rows(tmp_path / "splits", "validation")
+
+
+def test_a_folder_passes_over_what_is_no_data(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", '{"a": 1}\n')
+    for name in ("._a.jsonl", ".b.jsonl", "dataset_info.json", "_c.json"):
+        write(tmp_path / name, "no rows")
+    write(tmp_path / "README.md", "words")
+    assert list(read_rows(tmp_path)) == [{"a": 1}]
+
+
+def test_values_in_errors_are_cut() -> None:
+    assert quoted("a" * 10) == repr("a" * 10)
+    assert quoted("a" * 1000, 20) == "'" + "a" * 19 + "... (1002 characters)"
