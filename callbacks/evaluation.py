@@ -4,18 +4,20 @@ from pathlib import Path
 
 import lightning as L
 from dirl.callbacks.rollout import Rollout, push_weights
-from tqdm.auto import tqdm
 
 from dirl.data.rl import RLDataModule
 from dirl.evaluation import evaluate
 from dirl.finite import dumps
+from dirl.progress import bar, bars_shown
 from dirl.types import DecodingParams
 
 
 class Evaluate(L.Callback):
     """Samples responses to the validation prompts of the RL DataModule and logs their metrics.
 
-    Uses the engine and the rewards of the `Rollout` callback.
+    Uses the engine and the rewards of the `Rollout` callback. `ModelCheckpoint(monitor=eval/NAME/accuracy)` finds the
+    values at the end of an epoch that is evaluated (give it the same `every_n_epochs`), and so does an EarlyStopping
+    that stands behind this callback.
 
     Args:
         decoding: settings by name; each is evaluated and logged as `eval/NAME/...`.
@@ -53,6 +55,9 @@ class Evaluate(L.Callback):
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
         if last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._run_once(trainer, pl_module, trainer.current_epoch + 1)
+            for name, value in self.history[-1].items():  # for callbacks that monitor; loggers have them
+                if name != "step":
+                    pl_module.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=1)
 
     def _run_once(self, trainer: L.Trainer, pl_module: L.LightningModule, epochs: int) -> None:
         """Not again where a run was resumed in the very hook in which it had evaluated."""
@@ -87,7 +92,9 @@ class Evaluate(L.Callback):
         self, rollout: Rollout, trainer: L.Trainer, pl_module: L.LightningModule, name: str, params: DecodingParams
     ) -> dict[str, float]:
         prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
-        with tqdm(desc=f"evaluate {name}", disable=not trainer.is_global_zero, leave=False) as bar:
+        total = len(prompts) * (1 if params.temperature == 0 else self.samples)
+        shown = bars_shown(trainer)
+        with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress:
             result = evaluate(
                 rollout.engine,
                 prompts,
@@ -97,7 +104,7 @@ class Evaluate(L.Callback):
                 pl_module.description.tokenizer,
                 self.samples,
                 device=str(pl_module.device),
-                progress=bar.update,
+                progress=progress.update,
                 generating=rollout.ended_together(trainer, pl_module),
             )
         return result.metrics

@@ -60,7 +60,7 @@ class Guard(L.Callback):
         path = Path(trainer.default_root_dir) / name
         try:
             pl_module.after_rollout()
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)
         except Exception as error:  # the first one is what the user must see
             log.warning("no checkpoint could be written to %s: %s", path, error)
             self._name_last(trainer, exception)

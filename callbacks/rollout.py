@@ -9,13 +9,14 @@ from typing import Literal
 
 import lightning as L
 import torch
-from tqdm.auto import tqdm
 
 from dirl.data.rl import RLDataModule
 from dirl.data.steps import cut_steps, step_batch
 from dirl.errors import NothingToLearnError, OtherProcessError, saved, together
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
+from dirl.outputs import check_writable
+from dirl.progress import bar, bars_shown, expect
 from dirl.rewards import Reward, Scorer
 from dirl.rl.advantage import AdvantageMode, has_spread
 from dirl.rl.ahead import CollectionAhead
@@ -23,6 +24,7 @@ from dirl.rl.collector import Collection, Collector
 from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
+from dirl.seeds import run_seed
 from dirl.stopping import Stopped, request
 from dirl.trajectory_files import write_trajectories
 from dirl.types import StepBatch
@@ -58,7 +60,7 @@ class Rollout(L.Callback):
             an engine that does not sleep. What is left over (`oversample`) is dropped then.
         save_trajectories: folder, relative to `trainer.default_root_dir`, that gets every epoch's trajectories as
             JSON Lines; None: not written.
-        seed: of the requests.
+        seed: of the requests; None: that of `seed_everything`.
         max_empty_rollouts: rollouts in a row that may bring no group to learn from; one more ends the run.
     """
 
@@ -75,7 +77,7 @@ class Rollout(L.Callback):
         on_reward_error: Literal["raise", "drop_group"] = "raise",
         overlap: bool = False,
         save_trajectories: str | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         correct: str | None = None,
         max_empty_rollouts: int = 10,
     ) -> None:
@@ -92,7 +94,7 @@ class Rollout(L.Callback):
         self.correct = self.scorer.correctness.name
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
         self.advantage, self.overlap = advantage, overlap
-        self.save_trajectories, self.seed = save_trajectories, seed
+        self.save_trajectories, self.seed = save_trajectories, run_seed(seed, "rollout.seed")
         self.pending: dict[str, float] = {}
         self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
 
@@ -102,6 +104,8 @@ class Rollout(L.Callback):
         if stage != "fit":
             return
         self._check_settings(pl_module)
+        if self.save_trajectories is not None and trainer.is_global_zero:
+            check_writable(Path(trainer.default_root_dir) / self.save_trajectories, "rollout.save_trajectories")
         trainer.datamodule.ahead = CollectionAhead()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
@@ -194,15 +198,16 @@ class Rollout(L.Callback):
     def _collect(self, trainer: L.Trainer, pl_module: DiPOModule, epoch: int, ahead: bool = False) -> Collection:
         data: RLDataModule = trainer.datamodule
         wanted = data.groups_per_rank(trainer.world_size)
-        hidden = ahead or not trainer.is_global_zero
-        with tqdm(total=wanted * data.group_size, desc=f"rollout {epoch}", disable=hidden, leave=False) as bar:
+        shown = bars_shown(trainer) and not ahead
+        with bar(total=0, desc=f"rollout {epoch}", shown=shown, leave=False) as progress:
             collection = self.collector.collect(
                 data.stream,
                 wanted,
                 pl_module.decoding,
                 () if self.overlap else data.surplus,
                 epoch=epoch,
-                progress=bar.update,
+                progress=progress.update,
+                asked=lambda count: expect(progress, count),
             )
         if self.overlap:
             collection.counts["dropped_stale"] += len(collection.surplus)
@@ -246,7 +251,7 @@ class Rollout(L.Callback):
     ) -> EnginesLostError:
         pl_module.after_rollout()
         path = Path(trainer.default_root_dir) / "engines_lost.ckpt"
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         reason = own or next(text for text in texts if text is not None)
         return saved(EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}"), path)
 

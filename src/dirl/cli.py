@@ -4,6 +4,7 @@
 signatures are their options.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,16 +16,20 @@ from typing import Any
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from dirl import __version__, commands
 from dirl.callbacks import Guard, Throughput
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli_errors import ShortErrors, console, mark_launcher, tell_processes
+from dirl.log_folder import claim
 from dirl.modules import BlockDiffusionModule, SFTModule
+from dirl.outputs import check_writable
+from dirl.progress import on_terminal, progress_callback, quiet_libraries
 from dirl.serve import serve
 from dirl.stopping import request
 
@@ -57,8 +62,15 @@ HARMLESS = (
 
 def main(args: list[str] | None = None) -> int | None:
     """Run one command; returns an exit code, None meaning success. Errors are raised, signals as Stopped."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
     with request.listening():
         return run(sys.argv[1:] if args is None else list(args))
+
+
+def no_advertisement(record: logging.LogRecord) -> bool:
+    """Lightning recommends other products at every start."""
+    return "Tip: For seamless" not in record.getMessage()
 
 
 def run(args: list[str]) -> int | None:
@@ -189,13 +201,19 @@ class DirlCLI(LightningCLI):
         if not any(isinstance(c, Guard) for c in callbacks):
             callbacks.insert(0, Guard())  # its checkpoint is written before others close engines
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar())  # the rollouts' bars are tqdm's too; two live displays would clash
+            callbacks.append(progress_callback())
         if not any(isinstance(c, Throughput) for c in callbacks):
             callbacks.append(Throughput())
-        if trainer["logger"] in (None, True):
-            root = trainer["default_root_dir"] or "."
-            board = TensorBoardLogger(root, name="logs")
-            kwargs["logger"] = [board, CSVLogger(root, name="logs", version=board.version)]
+        root = Path(trainer["default_root_dir"] or ".")
+        first = rank_zero_only.rank in (None, 0)
+        if trainer["enable_progress_bar"] is False or not first or not on_terminal():
+            quiet_libraries()
+        if first and not trainer["fast_dev_run"]:
+            check_writable(root, "trainer.default_root_dir")
+        if trainer["logger"] in (None, True) and not trainer["fast_dev_run"]:
+            version = claim(root / "logs") if first else 0  # other processes write nothing
+            places = {"name": "logs", "version": version}
+            kwargs["logger"] = [TensorBoardLogger(root, **places), CSVLogger(root, **places)]
         mark_launcher()
         made = super().instantiate_trainer(**kwargs)
         launcher = made.strategy.launcher

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm.auto import tqdm
 
 from dirl.checkpoints.reading import read
 from dirl.data.chat import FitCounts
@@ -23,6 +22,8 @@ from dirl.models.export import ExportDtype
 from dirl.models.folder import check_replaceable
 from dirl.models.weight_files import empty_backbone
 from dirl.models.weight_writer import check_size
+from dirl.outputs import check_new
+from dirl.progress import bar
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.engine import request_seed
@@ -90,6 +91,7 @@ def rollout(
     decoding: DecodingParams = DecodingParams(),
     samples: int = 1,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Sample responses and write them as trajectories (JSON Lines).
 
@@ -101,15 +103,20 @@ def rollout(
         decoding: how to sample.
         samples: responses per prompt.
         seed: of the requests.
+        overwrite: an existing file is replaced.
     """
+    _check_samples(samples)
+    check_new(Path(output), "output", overwrite)
     description = load_engine(engine, source)
     requests = [
         GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(seed, p.prompt_id, i))
         for p in data.load(description)
         for i in range(samples)
     ]
-    trajectories = tqdm(engine.generate(requests, decoding), total=len(requests), desc="rollout")
-    count = write_trajectories(output, trajectories)
+    trajectories = bar(engine.generate(requests, decoding), total=len(requests), desc="rollout")
+    part = Path(f"{output}.part")  # so that half of them are not taken for all
+    count = write_trajectories(part, trajectories)
+    part.replace(output)
     engine.close()
     print(f"{count} trajectories written to {output}")
 
@@ -127,6 +134,7 @@ def evaluate(
     on_reward_error: Literal["raise", "drop_group"] = "drop_group",
     seed: int = 0,
     correct: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Sample responses, score them, and print a table of metrics.
 
@@ -144,14 +152,21 @@ def evaluate(
         seed: of the requests.
         correct: name of the reward that says what is correct (above 0); None: the first that judges, as `accuracy` and
             `exact_answer` do and `boxed` and `length` do not.
+        overwrite: files in an existing folder are replaced.
     """
+    _check_samples(samples)
+    if not decoding:
+        raise ValueError("decoding is empty: name at least one setting, e.g. --decoding '{greedy: {temperature: 0}}'")
+    if output is not None:
+        check_new(Path(output), "output", overwrite)
     scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
     _ = scorer.correctness  # an error now and not after the generation
     description = load_engine(engine, source)
     prompts = data.load(description)
     results = {}
     for name, params in decoding.items():
-        with tqdm(desc=f"evaluate {name}") as bar:
+        total = len(prompts) * (1 if params.temperature == 0 else samples)
+        with bar(total=total, desc=f"evaluate {name}") as progress:
             results[name] = run_evaluation(
                 engine,
                 prompts,
@@ -161,7 +176,7 @@ def evaluate(
                 description.tokenizer,
                 samples,
                 seed,
-                progress=bar.update,
+                progress=progress.update,
             )
         if output is not None:
             write_trajectories(Path(output) / f"{name}.jsonl", results[name].trajectories)
@@ -199,7 +214,7 @@ def export(
     weights = CheckpointWeights(checkpoint.path)
     backbone = empty_backbone(description.config, torch.float32)
     shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
-    read_one_by_one = ((name, weights.read(name)) for name in tqdm(shapes, desc="export"))
+    read_one_by_one = ((name, weights.read(name)) for name in bar(shapes, desc="export"))
     export_model(folder, description, read_one_by_one, shapes, dtype, max_shard_size)
     print(f"model of step {checkpoint.values['global_step']} written to {folder}")
 
@@ -219,18 +234,23 @@ def demo(
     run_demo(task, seed, Path(output) / f"demo-{task}-{seed}")
 
 
-def configs(folder: str = "configs") -> None:
+def configs(folder: str = "configs", overwrite: bool = False) -> None:
     """Copy the example configs into a folder.
 
     Args:
-        folder: where to; existing files are an error.
+        folder: where to.
+        overwrite: configs of the same names in an existing folder are replaced.
     """
     target = Path(folder)
-    if target.exists():
-        raise ValueError(f"folder={folder!r} exists already: name another one, so that no config is overwritten")
+    check_new(target, "folder", overwrite)
     ignore = shutil.ignore_patterns("__pycache__", "*.py")
-    shutil.copytree(str(files("dirl.configs")), target, ignore=ignore)
+    shutil.copytree(str(files("dirl.configs")), target, ignore=ignore, dirs_exist_ok=True)
     print(f"configs copied to {target}")
+
+
+def _check_samples(samples: int) -> None:
+    if samples < 1:
+        raise ValueError(f"samples={samples}: use at least 1")
 
 
 def load_engine(engine: RolloutEngine, source: ModelSource) -> ModelDescription:

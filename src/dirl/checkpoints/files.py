@@ -87,16 +87,17 @@ def said_if_it_fails(path: Path, part: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        reason = _reason(path, error)  # while the part still fills the disk
         discard(part)
         if isinstance(error, OSError | RuntimeError):  # torch.save raises RuntimeError where a file cannot grow
             raise OSError(
-                f"the checkpoint {path} could not be written: {_reason(path, error)}; the ones before it are as they "
-                "were: make room, and resume with --ckpt_path last"
+                f"the checkpoint {path} could not be written: {reason}; the ones before it are as they were: make "
+                "room, and resume with --ckpt_path last"
             ) from error
         raise
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path, error: BaseException) -> str:
     free = shutil.disk_usage(path.parent).free
     full = (isinstance(error, OSError) and error.errno == errno.ENOSPC) or free < 2**20
     return f"no space left on the disk ({free} bytes)" if full else f"{type(error).__name__}: {error}"

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import numpy as np
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dirl.data import chat, control_tokens, reading, schemas
@@ -22,6 +21,7 @@ from dirl.data.fingerprint import fingerprint, local_files, source_state
 from dirl.data.reading import OnBadRow, Row, Rows, read_rows
 from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
+from dirl.progress import bar, on_terminal
 from dirl.spans import Spans
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _is_small(source: str | list[str]) -> bool:
 def _encode_in_memory(
     rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool
 ) -> tuple[list[Encoded], FitCounts]:
-    indices = tqdm(range(len(rows)), desc=f"tokenise {split}", disable=quiet, leave=False)
+    indices = bar(range(len(rows)), desc=f"tokenise {split}", shown=not quiet, leave=False)
     examples = [example for index in indices for example in encoder(rows, index)]
     kept = [example for example in examples if len(example.input_ids)]
     empty = [example.complete for example in examples if not len(example.input_ids)]
@@ -199,7 +199,7 @@ def _encode_into(
     features = {"input_ids": [datasets.Value("int32")], "loss_mask": [datasets.Value("bool")]}
     folder.parent.mkdir(parents=True, exist_ok=True)
     place = TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True)
-    with place as unfinished, _progress_bars(not quiet):
+    with place as unfinished, _progress_bars(not quiet and on_terminal()):
         parts = Path(unfinished, "parts")
         parts.mkdir()
         datasets.Dataset.from_dict({"row": range(len(rows))}).map(

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dirl.data.chat import FitCounts, encode_prompt, fit_prompt
 from dirl.data.encoding import check_ids, check_on_bad_row
@@ -14,6 +13,7 @@ from dirl.data.prompt_template import check_template, fill
 from dirl.data.reading import OnBadRow, read_rows
 from dirl.data.schemas import prompt_row
 from dirl.models import ModelDescription
+from dirl.progress import bar
 from dirl.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def load_prompts(
     check_on_bad_row(on_bad_row)
     rows, counts = read_rows(source, split), FitCounts() if counts is None else counts
     prompts, first_bad = [], ""
-    for index in tqdm(range(len(rows)), desc=f"tokenise {split} prompts", disable=quiet, leave=False):
+    for index in bar(range(len(rows)), desc=f"tokenise {split} prompts", shown=not quiet, leave=False):
         where = rows.where(index)
         try:
             row = prompt_row(rows[index], where, *columns)

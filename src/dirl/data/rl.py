@@ -18,10 +18,12 @@ from dirl.data.prompts import PromptStream, load_prompts, prompts_digest
 from dirl.data.reading import OnBadRow
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
+from dirl.progress import bars_shown
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
 from dirl.rl.redistribution import redistribute
+from dirl.seeds import run_seed
 from dirl.types import Prompt, Trajectory
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ class RLDataModule(L.LightningDataModule):
             it is null are skipped and counted. Rewards get the other columns as `info`.
         system_prompt: put before every question.
         max_val_prompts: evaluate on the first so many; None: all.
-        seed: of the order of the prompts.
+        seed: of the order of the prompts; None: that of `seed_everything`.
         prompt_template: what is asked, with `{question}` in it: rewards look for answers in a form that the model must
             be told of. None: the question alone.
         on_bad_row: a row that cannot be used is an error, or is skipped and counted.
@@ -69,7 +71,7 @@ class RLDataModule(L.LightningDataModule):
         system_prompt: str | None = None,
         chat_template_kwargs: dict | None = None,
         max_val_prompts: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         prompt_template: str | None = None,
         on_bad_row: OnBadRow = "error",
     ) -> None:
@@ -101,7 +103,7 @@ class RLDataModule(L.LightningDataModule):
         self.token_budget, self.share_prompt = token_budget, share_prompt
         self.max_prompt_tokens, self.overflow, self.max_val_prompts = max_prompt_tokens, overflow, max_val_prompts
         self.columns, self.system_prompt = (question_column, answer_column), system_prompt
-        self.chat_template_kwargs, self.seed = chat_template_kwargs, seed
+        self.chat_template_kwargs, self.seed = chat_template_kwargs, run_seed(seed, "data.seed")
         self.prompt_template, self.on_bad_row = prompt_template, on_bad_row
         self.buffer = RolloutBuffer(steps_per_rollout, passes)
         self.counts: dict[str, FitCounts] = {}
@@ -216,7 +218,7 @@ class RLDataModule(L.LightningDataModule):
             system_prompt=self.system_prompt,
             chat_template_kwargs=self.chat_template_kwargs,
             counts=counts,
-            quiet=not self.trainer.is_global_zero,
+            quiet=not bars_shown(self.trainer),
             template=self.prompt_template,
             on_bad_row=self.on_bad_row,
         )

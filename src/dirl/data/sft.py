@@ -20,6 +20,8 @@ from dirl.data.schemas import RowSchema
 from dirl.data.segments import conversation_segment
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
+from dirl.progress import bars_shown
+from dirl.seeds import run_seed
 from dirl.types import ModelSpec, StepBatch
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class SFTDataModule(L.LightningDataModule):
         num_workers: processes that noise and pack ahead of the training.
         encode_workers: processes that tokenise, where the result is not in the datasets cache yet; None: one for every
             thousand conversations, as far as there are cores, at most 16.
-        seed: of the order and of the noise.
+        seed: of the order and of the noise; None: that of `seed_everything`.
         row_schema: how a row holds its conversation: `messages` (role, content; also tool_calls, and `tools` beside),
             `sharegpt` (`conversations` with from, value), `prompt_completion`, `alpaca` (instruction, input, output);
             auto: by its columns.
@@ -70,7 +72,7 @@ class SFTDataModule(L.LightningDataModule):
         chat_template_kwargs: dict | None = None,
         num_workers: int = 0,
         encode_workers: int | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         row_schema: RowSchema = "auto",
         column: str | None = None,
         on_bad_row: OnBadRow = "error",
@@ -87,7 +89,8 @@ class SFTDataModule(L.LightningDataModule):
         self.global_batch_size, self.token_budget = global_batch_size, token_budget
         self.val_token_budget = val_token_budget or token_budget
         self.turns, self.noise, self.chat_template_kwargs = turns, noise, chat_template_kwargs
-        self.num_workers, self.encode_workers, self.seed = num_workers, encode_workers, seed
+        self.num_workers, self.encode_workers = num_workers, encode_workers
+        self.seed = run_seed(seed, "data.seed")
         self.row_schema, self.column, self.on_bad_row = row_schema, column, on_bad_row
         self.examples: dict[str, Sequence[Encoded]] = {}
         self.counts: dict[str, FitCounts] = {}
@@ -95,7 +98,7 @@ class SFTDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """The first process of each host encodes for all of them; the others wait."""
         check_sampler(self.trainer)
-        quiet = not self.trainer.is_global_zero
+        quiet = not bars_shown(self.trainer)
         for split, source in self._sources(self.trainer.state.fn).items():
             keep_encoded(source, SPLITS[split], self._encoder(), self.encode_workers, quiet)
 
@@ -181,10 +184,10 @@ class SFTDataModule(L.LightningDataModule):
         )
 
     def _load(self, split: str, source: str | list[str]) -> Sequence[Encoded]:
-        quiet = not self.trainer.is_global_zero
+        quiet = not bars_shown(self.trainer)
         examples, counts = load_encoded(source, SPLITS[split], self._encoder(), quiet)
         self.counts[split] = counts
-        if counts.left_out and not quiet:
+        if counts.left_out and self.trainer.is_global_zero:
             log.warning("data.%s=%s, max_tokens=%d: %s", split, source, self.max_tokens, counts)
         if not examples:
             raise ValueError(

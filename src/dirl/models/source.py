@@ -29,6 +29,7 @@ from dirl.models.sdar import SDARConfig, register_models
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids, unknown_ids
 from dirl.models.tokenizer import new_tokenizer
 from dirl.models.weight_files import BROKEN_SOURCE, WeightFiles, empty_backbone, holds_weight_files, stored_dtype
+from dirl.seeds import run_seed
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class NewModel(ModelSource):
         alphabet: characters of a character-level tokenizer; None: bytes.
         corpus: text files to learn byte-pair merges from, up to `vocab_size` tokens.
         tokenizer: folder or hub name of an existing tokenizer, instead of a new one.
-        seed: of the initial weights, independent of any other random state.
+        seed: of the initial weights, independent of any other random state; None: that of `seed_everything`.
     """
 
     def __init__(
@@ -188,10 +189,11 @@ class NewModel(ModelSource):
         tokenizer: str | None = None,
         stop_tokens: list[str] | None = None,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         check_block_size(block_size, "block_size")
-        self.block_size, self.dtype, self.seed, self.stop_tokens = block_size, dtype, seed, stop_tokens or []
+        self.block_size, self.dtype, self.stop_tokens = block_size, dtype, stop_tokens or []
+        self.seed = run_seed(seed, "source.seed")
         self.alphabet, self.corpus, self.vocab_size, self.tokenizer = alphabet, corpus, vocab_size, tokenizer
         self.shape = {
             "hidden_size": hidden_size,

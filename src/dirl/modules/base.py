@@ -219,6 +219,7 @@ class BlockDiffusionModule(Resumable):
             self.log("train/skipped_steps", float(self.guard.in_all))
             return False
         self.guard.made()
+        lr = scheduler.get_last_lr()[0]  # of this step
         self.update = "begun"
         optimizer.step()
         optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
@@ -231,7 +232,7 @@ class BlockDiffusionModule(Resumable):
         self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
-                "train/lr": scheduler.get_last_lr()[0],
+                "train/lr": lr,
                 "train/packed_tokens": packed,
                 "train/skipped_steps": float(self.guard.in_all),
                 "data/fill_rate": packed / room,

@@ -76,8 +76,14 @@ class Collector:
         surplus: Sequence[Group] = (),
         epoch: int = 0,
         progress: Callable[[int], None] = lambda count: None,
+        asked: Callable[[int], None] = lambda count: None,
     ) -> Collection:
-        """Groups for one epoch, older surplus first; `progress` is told of every finished trajectory."""
+        """Groups for one epoch, older surplus first.
+
+        Args:
+            progress: told of every finished trajectory.
+            asked: told, as each round begins, how many it will make.
+        """
         result = Collection(groups=list(surplus[:wanted]), surplus=[])
         result.counts["dropped_stale"] = len(surplus[wanted:])
         while len(result.groups) < wanted and result.counts["rounds"] < self.max_rounds:
@@ -87,6 +93,7 @@ class Collector:
             batch = distinct(prompts, math.ceil(missing * self.oversample), exclude=made)
             if not batch:
                 break
+            asked(len(batch) * self.group_size)
             kept = self._round(batch, params, (epoch, result.counts["rounds"]), result, progress)
             room = wanted - len(result.groups)
             result.groups += kept[:room]
