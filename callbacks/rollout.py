@@ -17,6 +17,7 @@ from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.outputs import check_writable
 from dirl.progress import bar, bars_shown, expect
+from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer
 from dirl.rl.advantage import AdvantageMode, has_spread
 from dirl.rl.ahead import CollectionAhead
@@ -83,8 +84,8 @@ class Rollout(L.Callback):
     ) -> None:
         if max_rounds < 1:
             raise ValueError(f"rollout.max_rounds={max_rounds}: use at least 1")
-        if oversample < 1:
-            raise ValueError(f"rollout.oversample={oversample}: use 1 or more prompts per missing group")
+        at_least(1, "rollout", oversample=oversample, reward_workers=reward_workers)
+        positive("rollout", reward_timeout_s=reward_timeout_s)
         if max_empty_rollouts < 0:
             raise ValueError(f"rollout.max_empty_rollouts={max_empty_rollouts}: use 0 to end at the first, or more")
         if advantage not in ("zscore", "mean"):

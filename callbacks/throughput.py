@@ -13,6 +13,7 @@ from dirl.modules import DiPOModule, SFTModule
 from dirl.modules.base import BlockDiffusionModule
 from dirl.planning import ModelShape, Work, layout_work, training_flops
 from dirl.planning.peaks import peak_tflops as known_peak
+from dirl.ranges import positive
 from dirl.types import StepBatch
 
 PHASES = ("generate", "reward", "push", "score")
@@ -40,8 +41,7 @@ class Throughput(L.Callback):
     """
 
     def __init__(self, peak_tflops: float | None = None, prog_bar: bool = True) -> None:
-        if peak_tflops is not None and peak_tflops <= 0:
-            raise ValueError(f"throughput.peak_tflops={peak_tflops}: use a positive number, or null")
+        positive("throughput", peak_tflops=peak_tflops)
         self.peak_tflops, self.prog_bar = peak_tflops, prog_bar
         self.step: _StepCount | None = None
         self.step_started = self.epoch_started = 0.0

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from dirl.checkpoints.files import clear_leftovers, flush, part_of, put_in_place, said_if_it_fails
+from dirl.ranges import at_least
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -18,6 +19,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     """
 
     def __init__(self, save_distributed_checkpoint: bool = True, timeout_minutes: int = 60) -> None:
+        at_least(1, "strategy", timeout_minutes=timeout_minutes)
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=save_distributed_checkpoint,

@@ -6,6 +6,7 @@ them into a `PackedBatch`, which is all that the trainer sees.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -86,7 +87,7 @@ class DecodingParams:
         check(self.confidence in ("sampled", "max"), "confidence", "use sampled or max")
         check(0 < self.threshold <= 1, "threshold", "use a probability in (0, 1]")
         check(self.denoising_steps is None or self.denoising_steps >= 1, "denoising_steps", "use at least 1, or null")
-        check(self.temperature >= 0, "temperature", "use 0 for greedy decoding or a positive number")
+        check(0 <= self.temperature < math.inf, "temperature", "use 0 for greedy decoding or a positive number")
         check(self.top_k >= 0, "top_k", "use 0 for no limit or a positive number")
         check(0 < self.top_p <= 1, "top_p", "use a probability in (0, 1]")
         check(0 <= self.min_p <= 1, "min_p", "use a probability in [0, 1]")

@@ -19,6 +19,7 @@ from dirl.data.reading import OnBadRow
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
 from dirl.progress import bars_shown
+from dirl.ranges import at_least
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
@@ -88,6 +89,7 @@ class RLDataModule(L.LightningDataModule):
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"data.{name}={value}: use at least 1")
+        at_least(1, "data", max_val_prompts=max_val_prompts)
         if group_size < 2:
             raise ValueError(
                 f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2"

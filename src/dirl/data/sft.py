@@ -21,6 +21,7 @@ from dirl.data.segments import conversation_segment
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.progress import bars_shown
+from dirl.ranges import at_least
 from dirl.seeds import run_seed
 from dirl.types import ModelSpec, StepBatch
 
@@ -83,6 +84,8 @@ class SFTDataModule(L.LightningDataModule):
             raise ValueError(f"data.global_batch_size={global_batch_size}: use at least 1")
         if token_budget < 1:
             raise ValueError(f"data.token_budget={token_budget}: use at least the longest packed conversation")
+        at_least(1, "data", max_tokens=max_tokens, val_token_budget=val_token_budget)
+        at_least(0, "data", num_workers=num_workers)
         if encode_workers is not None and encode_workers < 1:
             raise ValueError(f"data.encode_workers={encode_workers}: use at least 1, or null")
         self.train, self.val, self.max_tokens, self.overflow = train, val, max_tokens, overflow

@@ -50,9 +50,10 @@ class PolicyLossConfig:
                 raise ValueError(f"loss.{name}={getattr(self, name)!r}: {remedy}")
 
         check(0 <= self.clip_low <= 1, "clip_low", "use a number in [0, 1]")
-        check(self.clip_high >= 0, "clip_high", "use a number that is not negative")
-        check(self.kl_coef >= 0, "kl_coef", "use a number that is not negative")
-        check(self.importance_cap is None or self.importance_cap > 0, "importance_cap", "use a positive number or null")
+        check(0 <= self.clip_high < math.inf, "clip_high", "use a finite number that is not negative")
+        check(0 <= self.kl_coef < math.inf, "kl_coef", "use a finite number that is not negative")
+        cap = self.importance_cap
+        check(cap is None or 0 < cap < math.inf, "importance_cap", "use a positive number or null")
         check(
             self.normalization in ("token", "sequence", "constant"), "normalization", "use token, sequence or constant"
         )

@@ -29,6 +29,7 @@ from dirl.models.sdar import SDARConfig, register_models
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids, unknown_ids
 from dirl.models.tokenizer import new_tokenizer
 from dirl.models.weight_files import BROKEN_SOURCE, WeightFiles, empty_backbone, holds_weight_files, stored_dtype
+from dirl.ranges import at_least, positive
 from dirl.seeds import run_seed
 from dirl.types import ModelSpec
 
@@ -88,6 +89,8 @@ class PretrainedModel(ModelSource):
         dtype: Precision = "float32",
         experts: Experts = "auto",
     ) -> None:
+        if block_size is not None:
+            check_block_size(block_size, "source.block_size")
         self.path, self.block_size, self.mask_token, self.dtype = path, block_size, mask_token, dtype
         self.stop_tokens, self.experts = stop_tokens or [], experts
 
@@ -192,6 +195,11 @@ class NewModel(ModelSource):
         seed: int | None = None,
     ) -> None:
         check_block_size(block_size, "block_size")
+        sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size, "head_dim": head_dim}
+        sizes |= {"num_attention_heads": num_attention_heads, "num_key_value_heads": num_key_value_heads}
+        at_least(1, "source", num_hidden_layers=num_hidden_layers, vocab_size=vocab_size, **sizes)
+        at_least(1, "source", max_position_embeddings=max_position_embeddings)
+        positive("source", rope_theta=rope_theta, initializer_range=initializer_range)
         self.block_size, self.dtype, self.stop_tokens = block_size, dtype, stop_tokens or []
         self.seed = run_seed(seed, "source.seed")
         self.alphabet, self.corpus, self.vocab_size, self.tokenizer = alphabet, corpus, vocab_size, tokenizer

@@ -37,11 +37,14 @@ class OptimizerConfig:
             if not ok:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)!r}: {remedy}")
 
-        check(self.lr > 0, "lr", "use a positive number")
-        check(self.weight_decay >= 0, "weight_decay", "use a number that is not negative")
+        check(0 < self.lr < math.inf, "lr", "use a positive number")
+        check(0 < self.eps < math.inf, "eps", "use a positive number")
+        check(all(0 <= beta < 1 for beta in self.betas), "betas", "use two numbers in [0, 1)")
+        check(0 <= self.weight_decay < math.inf, "weight_decay", "use a number that is not negative")
         check(self.schedule in ("constant", "cosine"), "schedule", "use constant or cosine")
         check(self.warmup_steps >= 0, "warmup_steps", "use a number that is not negative")
-        check(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", "use a positive number or null")
+        norm = self.max_grad_norm
+        check(norm is None or 0 < norm < math.inf, "max_grad_norm", "use a positive number or null")
 
 
 def build_optimizer(

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.ranges import positive
 from dirl.rollout.api_key import authorization, read_api_key
 from dirl.rollout.engine import RolloutEngine, next_result
 from dirl.rollout.server_dispatch import Dispatch, engines_lost
@@ -70,9 +71,7 @@ class ServerEngine(RolloutEngine):
             raise ValueError(f"engine.urls={urls}: name one or more servers, each once")
         numbers = {"requests_in_flight": requests_in_flight, "bucket_mb": bucket_mb, "push_timeout_s": push_timeout_s}
         numbers |= {"stall_timeout_s": stall_timeout_s, "connect_timeout_s": connect_timeout_s}
-        for name, value in numbers.items():
-            if value <= 0:
-                raise ValueError(f"engine.{name}={value}: use a positive number")
+        positive("engine", start_timeout_s=start_timeout_s, **numbers)
         self.api_key_env, self.api_key_file = api_key_env, api_key_file
         self.transport: Transport | Literal["auto"] = transport
         self.requests_in_flight, self.bucket_bytes = requests_in_flight, bucket_mb << 20
