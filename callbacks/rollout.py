@@ -253,8 +253,12 @@ class Rollout(L.Callback):
         pl_module.after_rollout()
         path = Path(trainer.default_root_dir) / "engines_lost.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
-        reason = own or next(text for text in texts if text is not None)
-        return saved(EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}"), path)
+        reason = str(own)
+        if own is None:
+            rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
+            reason = f"process {rank} of {len(texts)} has lost its engines: {text}"
+        lost = EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}")
+        return together(saved(lost, path))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook.

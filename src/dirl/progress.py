@@ -34,10 +34,12 @@ class Lines(plain):
         """Lines stand where they are."""
 
     def close(self) -> None:
-        if not self.disable and time.time() - self.start_t < LINE_S:
-            self.disable = True  # so short that nobody has waited
-            self._decr_instances(self)
-        super().close()
+        if self.disable:
+            return
+        if time.time() - self.start_t >= LINE_S:  # else so short that nobody has waited
+            self.display()
+        self.disable = True
+        self._decr_instances(self)
 
 
 def on_terminal() -> bool:

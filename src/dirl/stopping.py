@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 TOLD_BY = (signal.SIGTERM, signal.SIGINT)
+WORKER_WAITS_S = 20
+"""How long a worker of a dataloader goes on after SIGTERM."""
 AGAIN_S = 1.0
 """A signal within this time after the first is the same request, which reached this process on two ways."""
 EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -125,7 +127,7 @@ class StopRequest:
         if self._write is not None:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_IGN if self.deferred else signal.default_int_handler)
             self._read = self._write = None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
 
@@ -141,6 +143,10 @@ os.register_at_fork(before=request.before_fork, after_in_parent=request.after_fo
 
 
 def leave_signals_to_parent(*args: object) -> None:
-    """For a process that a trainer has forked (a worker of its dataloader): it ends with the trainer, not before."""
-    for number in TOLD_BY:
-        signal.signal(number, signal.SIG_IGN)
+    """For a process that a trainer has forked (a worker of its dataloader): it ends with the trainer, not before.
+
+    SIGTERM may be for the whole group, and the trainer needs its batches until it can stop; or it is the trainer itself
+    that ends this worker. So it is obeyed after a while.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_WAITS_S))

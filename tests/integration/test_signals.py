@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,17 @@ def output(root: Path) -> Path:
 
 
 def wait_for(root: Path, text: str, run: subprocess.Popen) -> None:
+    wait_until(root, lambda: text in output(root).read_text(), run)
+
+
+def wait_for_step(root: Path, step: int, run: subprocess.Popen) -> None:
+    """Until the checkpoint of an optimizer step is there."""
+    wait_until(root, lambda: any(root.glob(f"logs/version_0/checkpoints/*step={step}.ckpt")), run)
+
+
+def wait_until(root: Path, done: Callable[[], bool], run: subprocess.Popen) -> None:
     until = time.monotonic() + 120
-    while text not in output(root).read_text():
+    while not done():
         assert run.poll() is None and time.monotonic() < until, output(root).read_text()[-3000:]
         time.sleep(0.1)
 
@@ -73,7 +83,7 @@ def test_a_signal_ends_rl_with_a_checkpoint_and_a_line_that_goes_on(
 ) -> None:
     root = tmp_path / "run"
     run = start(root, *rl_args(tmp_path), processes=processes, strategy=strategy)
-    wait_for(root, "Epoch 2", run)
+    wait_for_step(root, 4, run)
     (os.killpg if to_group else os.kill)(run.pid, number)
     said = end(run, root)
     assert run.returncode == code
@@ -90,7 +100,7 @@ def test_ctrl_c_under_overlap_ends_the_rollout_under_way(tmp_path: Path) -> None
     root = tmp_path / "run"
     args = rl_args(tmp_path, "        overlap: true\n")
     run = start(root, *args, "--model.init_args.loss.importance_cap=2.0", "--model.init_args.decoding.threshold=1.0")
-    wait_for(root, "Epoch 1", run)
+    wait_for_step(root, 2, run)
     os.killpg(run.pid, signal.SIGINT)
     assert "stopped by SIGINT" in end(run, root)
     assert run.returncode == 130
@@ -101,7 +111,7 @@ def test_ctrl_c_ends_sft_with_workers_of_its_dataloader_and_the_run_goes_on(tmp_
     args = ["--config", CONFIGS / "debug" / "sft.yaml", f"--data.init_args.train={data}", "--trainer.max_steps=-1"]
     args += ["--data.init_args.num_workers=2", "--data.init_args.global_batch_size=8"]
     run = start(root, *args, "--trainer.max_epochs=5000")
-    wait_for(root, "Epoch 2", run)
+    wait_for_step(root, 14, run)
     os.killpg(run.pid, signal.SIGINT)
     assert "stopped by SIGINT" in end(run, root)
     assert run.returncode == 130
@@ -143,7 +153,7 @@ def test_an_error_of_one_process_in_a_rollout_ends_both_with_a_checkpoint(tmp_pa
 def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = start(root, *rl_args(tmp_path), processes=2)
-    wait_for(root, "Epoch 1", run)
+    wait_for_step(root, 2, run)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     second = next(int(c) for c in children if "--trainer.devices=2" in Path(f"/proc/{c}/cmdline").read_text())
     os.kill(second, signal.SIGKILL)

@@ -3,11 +3,17 @@
 Every collective of each rank is recorded and compared, see `recorded_collectives`.
 """
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -39,20 +45,35 @@ def fit(root: Path, strategy: str, *args: object) -> str:
     command += ["--config", str(CONFIGS / "strategy" / f"{strategy}.yaml"), "--trainer.devices=2"]
     command += [f"--trainer.default_root_dir={root}"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    run = subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        said, _ = run.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
+    terminal, theirs = pty.openpty()  # bars are drawn on terminals alone
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    run = subprocess.Popen(command, env=env, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    until = time.monotonic() + 200
+    said = ""
+    while chunk := read(terminal, until - time.monotonic()):
+        said += chunk.decode("utf-8", "replace")
+    os.close(terminal)
+    if time.monotonic() > until:
         os.killpg(run.pid, signal.SIGKILL)  # the second process too
         compare(records)
-        raise
+        pytest.fail(f"no end within 200 s: {said[-3000:]}")
+    run.wait(30)
     assert run.returncode == 0, said[-6000:]
     assert "MEMBER: 2/2" in said
     assert "sync_dist" not in said
     assert compare(records) > 20
     return said
+
+
+def read(terminal: int, seconds: float) -> bytes:
+    """What a terminal shows next; nothing when its last process has ended, or the time has passed."""
+    if not select.select([terminal], [], [], max(seconds, 0))[0]:
+        return b""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's way to say that nobody holds the other side any more
+        return b""
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

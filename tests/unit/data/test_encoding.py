@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pytest
 
+from dirl import progress
 from dirl.data import encoding
 from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
 from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
@@ -266,8 +267,10 @@ def test_processes_are_started_for_many_rows_only(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_only_one_who_is_not_quiet_shows_a_progress_bar(
-    cache: Path, data: str, quiet: bool, capsys: pytest.CaptureFixture[str]
+    cache: Path, data: str, quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in (encoding, progress):
+        monkeypatch.setattr(module, "on_terminal", lambda: True)
     keep_encoded(data, "train", encoder(), 2, quiet=quiet)
     load_encoded(data, "train", encoder(), quiet=quiet)
     assert ("tokenise train" in capsys.readouterr().err) is not quiet
