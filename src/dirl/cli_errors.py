@@ -52,7 +52,7 @@ def entry(args: Sequence[str] | None = None) -> int:
     """The console command `dirl`: run it and return its exit code; what goes wrong is said in one message."""
     given = list(sys.argv[1:] if args is None else args)
     debug, given = "--debug" in given, [arg for arg in given if arg != "--debug"]
-    launched = os.environ.get(LAUNCHER) == str(os.getppid())  # before the command sets it for its own
+    launched = is_launched()  # before the command sets it for its own
     try:
         from dirl.cli import main  # not above: it takes seconds, in which Ctrl-C should not show a traceback
 
@@ -190,6 +190,11 @@ def mark_launcher() -> None:
         os.environ[LAUNCHER] = str(os.getpid())
 
 
+def is_launched() -> bool:
+    """Whether another process of the run has started this one."""
+    return os.environ.get(LAUNCHER) == str(os.getppid()) and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 def tell_processes(processes: Callable[[], Sequence[subprocess.Popen]]) -> Callable[[int], None]:
     """What passes a signal on to the other processes of a run on this host: to those started by this one, or to who
     started this one."""
@@ -198,7 +203,7 @@ def tell_processes(processes: Callable[[], Sequence[subprocess.Popen]]) -> Calla
         for process in processes():
             if process.poll() is None:
                 process.send_signal(signum)
-        if os.environ.get(LAUNCHER) == str(os.getppid()):
+        if is_launched():
             os.kill(os.getppid(), signum)
 
     return tell

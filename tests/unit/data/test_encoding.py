@@ -269,6 +269,7 @@ def test_processes_are_started_for_many_rows_only(monkeypatch: pytest.MonkeyPatc
 def test_only_one_who_is_not_quiet_shows_a_progress_bar(
     cache: Path, data: str, quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    datasets.enable_progress_bars()
     for module in (encoding, progress):
         monkeypatch.setattr(module, "on_terminal", lambda: True)
     keep_encoded(data, "train", encoder(), 2, quiet=quiet)
