@@ -26,6 +26,7 @@ from dirl.callbacks import Guard, Throughput
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli_errors import ShortErrors, console, mark_launcher, tell_processes
+from dirl.cli_text import parse_texts, unmark, use_texts
 from dirl.log_folder import claim
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.outputs import check_writable
@@ -34,6 +35,7 @@ from dirl.serve import serve
 from dirl.stopping import request
 
 PARSER_MODE = "omegaconf+"
+use_texts(PARSER_MODE)
 COMMANDS: dict[str, Callable] = {
     "rollout": commands.rollout,
     "evaluate": commands.evaluate,
@@ -126,7 +128,7 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     parser = CommandParser(prog=f"dirl {name}", description=fn.__doc__.splitlines()[0], parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
     parser.add_function_arguments(fn, fail_untyped=True, sub_configs=True)
-    config = parser.instantiate(parser.parse_args(args))
+    config = parser.instantiate(unmark(parse_texts(parser.parse_args, args)))
     config.pop("config")
     return dict(config)
 
@@ -192,7 +194,15 @@ class DirlCLI(LightningCLI):
             raise ValueError("validate measures the NELBO of SFT; use `dirl evaluate` for a model trained by RL")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        self.config = parser.parse_args(args)
+        self.config = parse_texts(parser.parse_args, args)
+
+    def instantiate_classes(self) -> None:
+        """From texts without marks; the config that is written keeps them."""
+        marked, self.config = self.config, unmark(self.config)
+        try:
+            super().instantiate_classes()
+        finally:
+            self.config = marked
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""

@@ -18,6 +18,9 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
+from dirl.cli_text import UsageError
+from dirl.stopping import Stopped
+
 LAUNCHER = "DIRL_LAUNCHER"
 """Process id of the process of a run that has started the others on its host."""
 GRACE_S = 3.0
@@ -59,7 +62,7 @@ def entry(args: Sequence[str] | None = None) -> int:
         return main(given) or 0
     except SystemExit as end:  # of a parser, or Stopped
         ended, code = end, end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str) or type(end) is not SystemExit:
+        if isinstance(end.code, str) or isinstance(end, Stopped):
             _say_end(str(end), end, given, launched)
         if debug and code not in (0, None):
             traceback.print_exc()
@@ -87,7 +90,7 @@ def is_users(error: BaseException) -> bool:
 
     if isinstance(error, OSError | OtherProcessError | EnginesLostError | RewardError | ModuleNotFoundError):
         return True
-    if _out_of_memory(error) or _lost_process(error):
+    if _out_of_memory(error) or _lost_process(error) or type(error).__module__.startswith("omegaconf"):
         return True
     if not isinstance(error, ValueError | MisconfigurationException):
         return False
@@ -106,6 +109,8 @@ def message_of(error: BaseException) -> str:
         )
     if _lost_process(error):
         return f"another process of this run has ended, and said why itself ({text.splitlines()[0]})"
+    if "nterpolation" in text and type(error).__module__.startswith("omegaconf"):
+        return f"{text.splitlines()[0]}; a text that holds ${{ itself is written with \\${{"
     if text.startswith(("Does not validate against", "Parser key")):  # an option's value, refused by its class
         return shorten(text)
     if isinstance(error, ValueError | OSError | RuntimeError):
@@ -147,8 +152,7 @@ class ShortErrors(ArgumentParser):
         message = with_nearest(message, [name for name in self._option_string_actions if name.startswith("--")])
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"error: {shorten(message)}", file=sys.stderr)
-        sys.exit(2)
+        raise UsageError(shorten(message), message)
 
 
 def with_nearest(message: str, options: Sequence[str]) -> str:

@@ -22,26 +22,37 @@ class ThinkFormat(Reward):
     """1 if the response holds exactly one `<think>...</think>`, with something inside, else 0.
 
     Where it stands and what surrounds it does not matter; `Format` is the stricter one.
+
+    Args:
+        opened: the chat template ends the prompt with `<think>`, so that a response begins inside the tags.
     """
 
     in_process: ClassVar[bool] = True
     judges: ClassVar[bool] = False
 
+    def __init__(self, opened: bool = False, weight: float = 1.0, name: str | None = None) -> None:
+        super().__init__(weight, name)
+        self.opened = opened
+
     def __call__(self, sample: RewardSample) -> float:
-        return float(_split_thinking(sample.response) is not None)
+        return float(_split_thinking(self.text(sample)) is not None)
+
+    def text(self, sample: RewardSample) -> str:
+        """The response, from the tag that opens its thinking."""
+        return f"{OPEN}{sample.response}" if self.opened else sample.response
 
 
-class Format(Reward):
+class Format(ThinkFormat):
     """1 if the whole response is `<think>...</think>` and then an answer, else 0.
 
     Nothing but blanks may stand before the one pair of tags; neither thinking nor answer may be blank.
+
+    Args:
+        opened: the chat template ends the prompt with `<think>`, so that a response begins inside the tags.
     """
 
-    in_process: ClassVar[bool] = True
-    judges: ClassVar[bool] = False
-
     def __call__(self, sample: RewardSample) -> float:
-        parts = _split_thinking(sample.response)
+        parts = _split_thinking(self.text(sample))
         return float(parts is not None and not parts[0].strip() and bool(parts[2].strip()))
 
 

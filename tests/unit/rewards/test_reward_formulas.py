@@ -244,3 +244,18 @@ def test_names_are_the_class_names_in_snake_case_unless_given():
     assert Accuracy(weight=2, name="math").name == "math"
     with pytest.raises(ValueError, match="weight=nan of Boxed"):
         Boxed(weight=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("response", "think", "whole"),
+    [
+        ("so\n</think>\n\n4", 1, 1),
+        ("so</think>", 1, 0),
+        ("<think>so</think>4", 0, 0),
+        ("</think>4", 0, 0),
+        ("4", 0, 0),
+    ],
+)
+def test_a_tag_that_the_prompt_has_opened_is_not_asked_of_the_response(response: str, think: int, whole: int) -> None:
+    assert ThinkFormat(opened=True)(sample(response)) == think
+    assert Format(opened=True)(sample(response)) == whole

@@ -1,0 +1,101 @@
+"""Texts reach the program as they were typed, from the command line and from files, and through config.yaml."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dirl.cli import DirlCLI, parse_command
+from dirl.cli_text import UsageError, unmark
+
+CONFIG = str(Path(__file__).parents[3] / "configs" / "debug" / "rl.yaml")
+NASTY = (
+    *("Answer: x", "[1, 2]", "{a: b}", "- a", "# no comment", "&a", "*a", "'q'", '"q"', "1e3", "true", "x:"),
+    *("a\nb: c", "\t", "null and", "1"),
+)
+NAME = "--data.init_args.system_prompt"
+ESCAPED = {r"costs \${x}": "costs ${x}", r"\${a}: \${b}": "${a}: ${b}"}
+
+
+class Parsed(DirlCLI):
+    """Stops at the objects' arguments."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is made."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing is run."""
+
+
+def parsed(*args: str) -> DirlCLI:
+    return Parsed(["fit", "--config", CONFIG, "--data.init_args.train=x", *args])
+
+
+def system_prompt(cli: DirlCLI) -> Any:
+    return unmark(cli.config)["fit"]["data"]["init_args"]["system_prompt"]
+
+
+def written(cli: DirlCLI, path: Path) -> Path:
+    """config.yaml as a run writes it."""
+    config = cli.config["fit"].clone()
+    config.pop("config", None)
+    parser = cli.parser._subparsers._group_actions[0].choices["fit"]
+    path.write_text(parser.dump(config, skip_link_targets=False))
+    return path
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_text_is_taken_as_it_is_typed(text: str, tmp_path: Path) -> None:
+    cli = parsed(f"{NAME}={text}")
+    assert system_prompt(cli) == text
+    again = Parsed(["fit", "--config", str(written(cli, tmp_path / "config.yaml"))])
+    assert system_prompt(again) == text
+    if not text.startswith("-"):  # that is an option, to every parser
+        assert system_prompt(parsed(NAME, text)) == text
+
+
+@pytest.mark.parametrize(("typed", "meant"), ESCAPED.items())
+def test_an_escaped_interpolation_is_text(typed: str, meant: str, tmp_path: Path) -> None:
+    cli = parsed(f"{NAME}={typed}")
+    assert system_prompt(cli) == meant
+    again = Parsed(["fit", "--config", str(written(cli, tmp_path / "config.yaml"))])
+    assert system_prompt(again) == meant
+    file = tmp_path / "prompt.yaml"
+    file.write_text(yaml.safe_dump({"data": {"init_args": {"system_prompt": typed}}}))
+    args = ["--data.path=x", "--output=o", "--source=dirl.models.NewModel", f"--data.system_prompt={typed}"]
+    assert parse_command("rollout", args)["data"].system_prompt == meant
+
+
+def test_an_interpolation_is_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHO", "me")
+    assert system_prompt(parsed(NAME + "=by ${oc.env:WHO}")) == "by me"
+
+
+def test_what_is_no_text_is_still_refused(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(UsageError):
+        parsed("--data.init_args.group_size=a: b")
+    assert "data.init_args.group_size" in capsys.readouterr().err
+    assert parsed("--data.init_args.chat_template_kwargs={a: 1}").config["fit"]["data"]["init_args"][
+        "chat_template_kwargs"
+    ] == {"a": 1}
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Co", "Cs"]), max_size=20)
+
+
+@pytest.mark.property
+@given(TEXTS.filter(lambda text: "${" not in text and "\x00" not in text))
+def test_any_text_is_taken_as_it_is_typed_and_written(text: str) -> None:
+    if text in ("null", "Null", "NULL", "~"):
+        return
+    with TemporaryDirectory() as folder:
+        cli = parsed(f"{NAME}={text}")
+        assert system_prompt(cli) == text
+        assert system_prompt(Parsed(["fit", "--config", str(written(cli, Path(folder) / "config.yaml"))])) == text
