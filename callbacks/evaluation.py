@@ -9,6 +9,7 @@ from dirl.data.rl import RLDataModule
 from dirl.evaluation import evaluate
 from dirl.finite import dumps
 from dirl.progress import bar, bars_shown
+from dirl.rollout.lengths import check_positions
 from dirl.types import DecodingParams
 
 
@@ -42,6 +43,9 @@ class Evaluate(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
             raise ValueError("the Evaluate callback needs dirl.data.rl.RLDataModule with data.val set")
+        description = pl_module.description
+        params = {f"evaluate.decoding.{name}": params for name, params in self.decoding.items()}
+        check_positions(trainer.datamodule.val_prompts, params, description.config, description.spec.block_size)
         if not any(isinstance(c, Rollout) for c in trainer.callbacks):
             raise ValueError(
                 "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"

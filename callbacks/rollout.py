@@ -25,6 +25,7 @@ from dirl.rl.collector import Collection, Collector
 from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
+from dirl.rollout.lengths import check_positions
 from dirl.seeds import run_seed
 from dirl.stopping import Stopped, request
 from dirl.trajectory_files import write_trajectories
@@ -110,6 +111,8 @@ class Rollout(L.Callback):
         trainer.datamodule.ahead = CollectionAhead()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
+        prompts, params = trainer.datamodule.stream.prompts, {"decoding": pl_module.decoding}
+        check_positions(prompts, params, description.config, description.spec.block_size)
         self._data = trainer.datamodule
         self.engine.still_wanted = self._still_wanted
         self.scorer.ask(self._still_wanted)

@@ -27,6 +27,7 @@ from dirl.progress import bar
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.engine import request_seed
+from dirl.rollout.lengths import check_positions
 from dirl.trajectory_files import write_trajectories
 from dirl.types import DecodingParams, GenerationRequest, Prompt
 
@@ -107,10 +108,13 @@ def rollout(
     """
     _check_samples(samples)
     check_new(Path(output), "output", overwrite)
-    description = load_engine(engine, source)
+    description = source.describe()  # prompts are looked at before weights are loaded
+    prompts = data.load(description)
+    check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size)
+    load_engine(engine, source, description)
     requests = [
         GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(seed, p.prompt_id, i))
-        for p in data.load(description)
+        for p in prompts
         for i in range(samples)
     ]
     trajectories = bar(engine.generate(requests, decoding), total=len(requests), desc="rollout")
@@ -161,8 +165,11 @@ def evaluate(
         check_new(Path(output), "output", overwrite)
     scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
     _ = scorer.correctness  # an error now and not after the generation
-    description = load_engine(engine, source)
+    description = source.describe()
     prompts = data.load(description)
+    named = {f"decoding.{name}": params for name, params in decoding.items()}
+    check_positions(prompts, named, description.config, description.spec.block_size)
+    load_engine(engine, source, description)
     results = {}
     for name, params in decoding.items():
         total = len(prompts) * (1 if params.temperature == 0 else samples)
@@ -253,9 +260,11 @@ def _check_samples(samples: int) -> None:
         raise ValueError(f"samples={samples}: use at least 1")
 
 
-def load_engine(engine: RolloutEngine, source: ModelSource) -> ModelDescription:
+def load_engine(
+    engine: RolloutEngine, source: ModelSource, description: ModelDescription | None = None
+) -> ModelDescription:
     """Set the engine up for a model and give it the model's weights, as version 0."""
-    description = source.describe()
+    description = description or source.describe()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engine.setup(description.config, description.tokenizer, description.spec, device)
     backbone = source.build(description.config)

@@ -268,6 +268,13 @@ def resolve_spec(
             f"mask_token_id={mask_id} does not fit the model's vocab_size={config.vocab_size}: use a mask token that "
             "the model has an embedding for"
         )
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= config.vocab_size:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise ValueError(
+            f"the tokenizer has token {largest} ({token!r}), the model's vocab_size={config.vocab_size} ends before "
+            "it: use the tokenizer that belongs to the model, or resize the model's embeddings"
+        )
     config.block_size, config.mask_token_id = size, mask_id
     stops = stop_token_ids(tokenizer, stop_tokens)
     config.stop_token_ids = list(stops)

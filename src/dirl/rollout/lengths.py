@@ -1,0 +1,27 @@
+"""Whether prompts and their responses fit what a model has learned of positions."""
+
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedConfig
+
+from dirl.types import DecodingParams, Prompt
+
+
+def check_positions(
+    prompts: Sequence[Prompt], decoding: Mapping[str, DecodingParams], config: PreTrainedConfig, block_size: int
+) -> None:
+    """Raise ValueError if the longest prompt and a response to it have more positions than the model.
+
+    Args:
+        decoding: by the name of the option that holds it.
+    """
+    most = getattr(config, "max_position_embeddings", None)
+    longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
+    for name, params in decoding.items():
+        length = -(-(longest + params.max_response_tokens) // block_size) * block_size
+        if most is not None and length > most:
+            raise ValueError(
+                f"{name}.max_response_tokens={params.max_response_tokens}: with the longest prompt ({longest} tokens) "
+                f"that is {length} positions in whole blocks, and the model has max_position_embeddings={most}: lower "
+                "it, or lower max_prompt_tokens"
+            )
