@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+from dirl.callbacks.ending import ended_together
 from dirl.callbacks.rollout import Rollout, push_weights
 
 from dirl.data.rl import RLDataModule
@@ -60,7 +61,7 @@ class Evaluate(L.Callback):
         if last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._run_once(trainer, pl_module, trainer.current_epoch + 1)
             for name, value in self.history[-1].items():  # for callbacks that monitor; loggers have them
-                if name != "step":
+                if name != "step" and not name.endswith("/seconds"):  # each rank has seconds of its own
                     pl_module.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=1)
 
     def _run_once(self, trainer: L.Trainer, pl_module: L.LightningModule, epochs: int) -> None:
@@ -75,8 +76,7 @@ class Evaluate(L.Callback):
         row = {"step": float(trainer.global_step)}
         pl_module.before_rollout()
         try:
-            with rollout.ended_together(trainer, pl_module):
-                push_weights(rollout.engine, trainer, pl_module)
+            push_weights(rollout.engine, trainer, pl_module)
             for name, params in self.decoding.items():
                 metrics = self._evaluate(rollout, trainer, pl_module, name, params)
                 row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
@@ -109,7 +109,7 @@ class Evaluate(L.Callback):
                 self.samples,
                 device=str(pl_module.device),
                 progress=progress.update,
-                generating=rollout.ended_together(trainer, pl_module),
+                generating=ended_together(trainer, pl_module),
             )
         return result.metrics
 

@@ -2,17 +2,16 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import lightning as L
 import torch
+from dirl.callbacks.ending import ended_together
 
 from dirl.data.rl import RLDataModule
 from dirl.data.steps import cut_steps, step_batch
-from dirl.errors import NothingToLearnError, OtherProcessError, saved, together
+from dirl.errors import NothingToLearnError, together
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.outputs import check_writable
@@ -27,14 +26,11 @@ from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.lengths import check_positions
 from dirl.seeds import run_seed
-from dirl.stopping import Stopped, request
+from dirl.stopping import request
 from dirl.trajectory_files import write_trajectories
 from dirl.types import StepBatch
 
 log = logging.getLogger(__name__)
-
-LOST, STOPPED = 2, 100
-"""Severity of what ends a rollout: 1 an error, 2 engines lost, 100 and more a signal."""
 
 COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 
@@ -183,16 +179,15 @@ class Rollout(L.Callback):
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
         push_s = 0.0
-        with self.ended_together(trainer, pl_module):
+        with ended_together(trainer, pl_module):
             collection = data.ahead.take(epoch)
         if collection is None:
-            with self.ended_together(trainer, pl_module):
-                push_s += push_weights(self.engine, trainer, pl_module)
+            push_s += push_weights(self.engine, trainer, pl_module)
+            with ended_together(trainer, pl_module):
                 collection = self._collect(trainer, pl_module, epoch)
         waited = time.perf_counter() - started - push_s
         if self.overlap and epoch + 1 != trainer.max_epochs:
-            with self.ended_together(trainer, pl_module):
-                push_s += push_weights(self.engine, trainer, pl_module)
+            push_s += push_weights(self.engine, trainer, pl_module)
             begun_at = data.stream.state_dict()
             data.ahead.start(epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, ahead=True), begun_at)
         else:
@@ -223,45 +218,6 @@ class Rollout(L.Callback):
                 (t for g in collection.groups for t in g),
             )
         return collection
-
-    @contextmanager
-    def ended_together(self, trainer: L.Trainer, pl_module: DiPOModule) -> Iterator[None]:
-        """What ends one rank in here ends all of them at its end, so that they can write a checkpoint together.
-
-        If the engines of any rank are lost, all ranks write `engines_lost.ckpt`; of other errors, and of signals, see
-        `dirl.callbacks.Guard`. No collective may be in here.
-        """
-        own: BaseException | None = None
-        try:
-            yield
-        except (Exception, Stopped) as error:
-            own = error
-        worst = pl_module.largest_over_ranks(_severity(own))
-        if worst == 0:
-            return
-        if worst >= STOPPED:
-            raise together(Stopped(worst - STOPPED)) from own
-        texts = everyones(None if own is None else str(own) or type(own).__name__, trainer.world_size)
-        if worst == LOST:
-            raise self._engines_lost(own, texts, trainer, pl_module) from own
-        if own is not None:
-            raise together(own)
-        rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
-        raise together(OtherProcessError(f"process {rank} of {trainer.world_size} failed: {text}"))
-
-    @staticmethod
-    def _engines_lost(
-        own: BaseException | None, texts: list[str | None], trainer: L.Trainer, pl_module: DiPOModule
-    ) -> EnginesLostError:
-        pl_module.after_rollout()
-        path = Path(trainer.default_root_dir) / "engines_lost.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
-        reason = str(own)
-        if own is None:
-            rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
-            reason = f"process {rank} of {len(texts)} has lost its engines: {text}"
-        lost = EnginesLostError(f"{reason}\nNothing is lost: go on with --ckpt_path {path}")
-        return together(saved(lost, path))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook.
@@ -355,24 +311,13 @@ class Rollout(L.Callback):
 
 
 def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: DiPOModule) -> float:
-    """The trainer's weights into the engine unless it has them; version = optimizer steps so far; returns seconds."""
+    """The trainer's weights into the engine unless it has them; version = optimizer steps so far; returns seconds.
+
+    Of what goes wrong only lost engines end all ranks together: an engine that is lost still lets the weights be
+    gathered to the end, any other error may have come between two gathers.
+    """
     started = time.perf_counter()
     if engine.policy_version != trainer.global_step:
-        engine.update_weights(pl_module.full_weights(), trainer.global_step)
+        with ended_together(trainer, pl_module, (EnginesLostError,)):
+            engine.update_weights(pl_module.full_weights(), trainer.global_step)
     return time.perf_counter() - started
-
-
-def _severity(error: BaseException | None) -> int:
-    if isinstance(error, Stopped):
-        return STOPPED + error.signum
-    if isinstance(error, EnginesLostError):
-        return LOST
-    return int(error is not None)
-
-
-def everyones(text: str | None, ranks: int) -> list[str | None]:
-    """What each rank has to say; a collective."""
-    texts = [text] * ranks
-    if ranks > 1:
-        torch.distributed.all_gather_object(texts, text)
-    return texts

@@ -2,12 +2,13 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar
 
 import lightning as L
 from tests.integration.toy import Letters
+from torch import Tensor
 
 from dirl.rewards import RewardSample
 from dirl.rollout import TorchEngine
@@ -28,6 +29,19 @@ class LostEngine(TorchEngine):
             yield from islice(super().generate(requests, params), 3)
             raise EnginesLostError("every server is gone")
         yield from super().generate(requests, params)
+
+
+class FailsInPush(TorchEngine):
+    """On the second process alone, when it has taken one weight of its second update."""
+
+    updates = 0
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        self.updates += 1
+        if self.updates > 1 and os.environ.get("LOCAL_RANK") == "1":
+            next(iter(weights))
+            raise ValueError("the device is gone")
+        super().update_weights(weights, policy_version)
 
 
 class PatientEngine(TorchEngine):

@@ -150,6 +150,18 @@ def test_an_error_of_one_process_in_a_rollout_ends_both_with_a_checkpoint(tmp_pa
     assert read(root / "error.ckpt").values["global_step"] >= 2
 
 
+def test_an_error_of_one_process_between_collectives_ends_both(tmp_path: Path) -> None:
+    """The other one waits for the gather of the next weight, and not for a report."""
+    root, args, overlay = tmp_path / "run", rl_args(tmp_path), tmp_path / "overlay.yaml"
+    overlay.write_text(overlay.read_text().replace("dirl.rollout.TorchEngine", "tests.integration.engines.FailsInPush"))
+    run = start(root, *args, processes=2, strategy="fsdp")
+    said = end(run, root, 120)
+    assert run.returncode != 0
+    assert "error: the device is gone" in said
+    assert not (root / "error.ckpt").exists()
+    assert "--ckpt_path last" in said
+
+
 def test_a_killed_process_ends_the_run(tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = start(root, *rl_args(tmp_path), processes=2)
