@@ -1,6 +1,7 @@
 """The commands beside training: rollout, evaluate, export, demo, configs. Signatures are their options."""
 
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,7 @@ from dirl.models.export import ExportDtype
 from dirl.models.folder import check_replaceable
 from dirl.models.weight_files import empty_backbone
 from dirl.models.weight_writer import check_size
-from dirl.outputs import check_new
+from dirl.outputs import check_new_file, check_new_folder
 from dirl.progress import bar
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
@@ -107,7 +108,7 @@ def rollout(
         overwrite: an existing file is replaced.
     """
     _check_samples(samples)
-    check_new(Path(output), "output", overwrite)
+    check_new_file(Path(output), "output", overwrite)
     description = source.describe()  # prompts are looked at before weights are loaded
     prompts = data.load(description)
     check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size)
@@ -119,7 +120,11 @@ def rollout(
     ]
     trajectories = bar(engine.generate(requests, decoding), total=len(requests), desc="rollout")
     part = Path(f"{output}.part")  # so that half of them are not taken for all
-    count = write_trajectories(part, trajectories)
+    try:
+        count = write_trajectories(part, trajectories)
+    except BaseException:
+        print(f"what was made until now is in {part}", file=sys.stderr)
+        raise
     part.replace(output)
     engine.close()
     print(f"{count} trajectories written to {output}")
@@ -162,7 +167,7 @@ def evaluate(
     if not decoding:
         raise ValueError("decoding is empty: name at least one setting, e.g. --decoding '{greedy: {temperature: 0}}'")
     if output is not None:
-        check_new(Path(output), "output", overwrite)
+        check_new_folder(Path(output), "output", overwrite)
     scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
     _ = scorer.correctness  # an error now and not after the generation
     description = source.describe()
@@ -249,7 +254,7 @@ def configs(folder: str = "configs", overwrite: bool = False) -> None:
         overwrite: configs of the same names in an existing folder are replaced.
     """
     target = Path(folder)
-    check_new(target, "folder", overwrite)
+    check_new_folder(target, "folder", overwrite)
     ignore = shutil.ignore_patterns("__pycache__", "*.py")
     shutil.copytree(str(files("dirl.configs")), target, ignore=ignore, dirs_exist_ok=True)
     print(f"configs copied to {target}")

@@ -13,14 +13,22 @@ def check_writable(folder: Path, name: str) -> None:
         raise ValueError(f"{name}={str(folder)!r} cannot be written: {error}; name another folder") from error
 
 
-def check_new(path: Path, name: str, overwrite: bool) -> None:
-    """ValueError if a file exists, or a folder with anything in it, and `overwrite` is not set.
-
-    The folder that it goes to is made.
-    """
-    if path.is_dir() and path.suffix:
+def check_new_file(path: Path, name: str, overwrite: bool) -> None:
+    """ValueError if the file exists and `overwrite` is not set, or is a folder; the folder that it goes to is made."""
+    if path.is_dir():
         raise ValueError(f"{name}={str(path)!r} is a folder: name a file")
-    exists = any(path.iterdir()) if path.is_dir() else path.exists()
-    if exists and not overwrite:
-        raise ValueError(f"{name}={str(path)!r} exists already: name another place, or add --overwrite=true")
+    _check_free(path.exists(), path, name, overwrite)
     check_writable(path.parent, name)
+
+
+def check_new_folder(path: Path, name: str, overwrite: bool) -> None:
+    """ValueError if the folder holds anything and `overwrite` is not set, or is a file; it is made."""
+    if path.is_file():
+        raise ValueError(f"{name}={str(path)!r} is a file: name a folder")
+    _check_free(path.is_dir() and any(path.iterdir()), path, name, overwrite)
+    check_writable(path, name)
+
+
+def _check_free(taken: bool, path: Path, name: str, overwrite: bool) -> None:
+    if taken and not overwrite:
+        raise ValueError(f"{name}={str(path)!r} exists already: name another place, or add --overwrite=true")
