@@ -53,14 +53,7 @@ def load_prompts(
             if row.truth is None:
                 counts.without_truth += 1
                 continue
-            ids = encode_prompt(
-                description.tokenizer,
-                fill(template, row.question),
-                system_prompt,
-                chat_template_kwargs=chat_template_kwargs,
-                where=where,
-            )
-            check_ids(ids, description.spec.banned, description.tokenizer, where)
+            ids = _ids(description, fill(template, row.question), system_prompt, chat_template_kwargs, where)
         except ValueError as error:
             if on_bad_row == "error":
                 raise
@@ -77,6 +70,20 @@ def load_prompts(
             + (f"; the first bad row: {first_bad}" if first_bad else "")
         )
     return prompts
+
+
+def _ids(
+    description: ModelDescription,
+    question: str | list[dict[str, Any]],
+    system_prompt: str | None,
+    chat_template_kwargs: dict | None,
+    where: str,
+) -> list[int]:
+    """The prompt in tokens, all of which the model may meet."""
+    options = {"chat_template_kwargs": chat_template_kwargs, "where": where}
+    ids = encode_prompt(description.tokenizer, question, system_prompt, **options)
+    check_ids(ids, description.spec.banned, description.tokenizer, where)
+    return ids
 
 
 class PromptStream(Iterator[Prompt]):

@@ -227,6 +227,7 @@ class CsvRows:
 
     def __init__(self, path: Path, name: Path) -> None:
         self.name, self.rows, self.lines = name, [], []
+        csv.field_size_limit(2**31 - 1)  # a long solution is no mistake; Python's limit is 128 KiB
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             line = 2

@@ -237,6 +237,7 @@ def test_csv_rows_are_texts_and_know_their_line(tmp_path: Path) -> None:
     rows = read_rows(path)
     assert list(rows) == [{"question": "two\nlines", "answer": "007"}, {"question": "a, b", "answer": "x"}]
     assert [rows.where(0), rows.where(1)] == [f"{path}:2", f"{path}:4"]
+    assert len(read_rows(write(tmp_path / "long.csv", "a\n" + "x" * 300_000 + "\n"))[0]["a"]) == 300_000
     rows = read_rows(write(tmp_path / "b.csv", "a,b\n1,2\n1,2,3\n1\n"))
     assert rows[0] == {"a": "1", "b": "2"}
     for index in (1, 2):
