@@ -119,6 +119,8 @@ def overview() -> str:
 
 def run_command(name: str, args: list[str]) -> int | None:
     """Parse the options of a function of `dirl.commands` and call it."""
+    if not on_terminal():
+        quiet_libraries()
     return COMMANDS[name](**parse_command(name, args))
 
 
