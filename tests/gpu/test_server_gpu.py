@@ -1,4 +1,4 @@
-"""Weights pushed from a CUDA trainer to server processes: CUDA IPC on one GPU, NCCL between two, gloo by the CPU."""
+"""Weights pushed from a CUDA trainer to server processes: CUDA IPC on one GPU, NCCL between two, HTTP by the CPU."""
 
 import os
 import subprocess
@@ -55,7 +55,7 @@ def local(nudge: float, version: int) -> dict[tuple[str, int], Trajectory]:
     [
         ("auto", "cuda", "cuda_ipc"),
         ("cuda_ipc", "cuda", "cuda_ipc"),
-        ("gloo", "cuda", "gloo"),
+        ("http", "cuda", "http"),
         ("auto", "cpu", "cuda_ipc"),  # the server sees the GPU, though its engine is on the CPU
         pytest.param("nccl", "cuda:1", "nccl", marks=TWO_GPUS),
     ],

@@ -17,7 +17,7 @@ def test_trajectories_by_http_equal_the_torch_engines(sleep: bool) -> None:
         hosted = LMDeployEngine(max_batch_size=8, kv_blocks=32, page_tokens=16, prefill_tokens=64, sleep=sleep)
         hosted.setup(DESCRIPTION.config, DESCRIPTION.tokenizer, SPEC, "cuda")
         server = served(hosted)
-        engine = ServerEngine([server.url], transport="gloo")
+        engine = ServerEngine([server.url], transport="http")
         engine.setup(DESCRIPTION.config, DESCRIPTION.tokenizer, SPEC, "cpu")
         for version in (0, 1):  # the second time awake again
             engine.update_weights(WEIGHTS.named_parameters(), version)

@@ -1,7 +1,6 @@
-"""A process group of two, through which one trainer sends bytes to one server, by gloo or NCCL."""
+"""A process group of two, through which one trainer sends bytes from its GPU to a server's, by NCCL."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,32 +8,30 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup, ProcessGroupGloo, TCPStore
+from torch.distributed import ProcessGroup, ProcessGroupGloo, Store
 
 
 class PairGroup:
     """A process group of a trainer (rank 0, which sends) and one server (rank 1), apart from all other groups.
 
     Args:
-        store: where the two find one another; both have to come within `timeout_s`.
-        backend: gloo carries CPU tensors, nccl CUDA tensors of two different GPUs.
-        address: of this process, where the other one reaches it.
+        store: by which the two find one another; both have to come within `timeout_s`.
+        backend: nccl carries CUDA tensors between two GPUs; gloo, between CPUs, stands in for it in tests.
         device: where the bytes are sent from or arrive.
         timeout_s: limit of one transfer.
     """
 
     def __init__(
         self,
-        store: TCPStore,
+        store: Store,
         rank: int,
-        backend: Literal["gloo", "nccl"],
-        address: str,
+        backend: Literal["nccl", "gloo"],
         device: torch.device,
         timeout_s: float,
     ) -> None:
         self.store, self.device, self.timeout = store, device, timedelta(seconds=timeout_s)
         make = _nccl_group if backend == "nccl" else _gloo_group
-        self.group: ProcessGroup | None = make(store, rank, address, self.timeout)
+        self.group: ProcessGroup | None = make(store, rank, self.timeout)
 
     def send(self, flat: Tensor) -> None:
         """Blocks until the bytes are sent; RuntimeError if the other side is gone or too slow."""
@@ -61,27 +58,14 @@ class PairGroup:
         return self.group
 
 
-def listen(address: str, timeout_s: float) -> TCPStore:
-    """A store on a free port of this address, and of no other interface."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.create_server((address, 0), family=family)
-    port, timeout = listener.getsockname()[1], timedelta(seconds=timeout_s)
-    return TCPStore(address, port, 2, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach())
-
-
-def connect(address: str, port: int, timeout_s: float) -> TCPStore:
-    """The store that the other side listens with."""
-    return TCPStore(address, port, 2, False, timedelta(seconds=timeout_s))
-
-
-def _gloo_group(store: TCPStore, rank: int, address: str, timeout: timedelta) -> ProcessGroup:
+def _gloo_group(store: Store, rank: int, timeout: timedelta) -> ProcessGroup:
     options = ProcessGroupGloo._Options()
-    options._devices = [ProcessGroupGloo.create_device(hostname=address)]
+    options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout, options._threads = timeout, 1
     return ProcessGroupGloo(store, rank, 2, options)
 
 
-def _nccl_group(store: TCPStore, rank: int, address: str, timeout: timedelta) -> ProcessGroup:
+def _nccl_group(store: Store, rank: int, timeout: timedelta) -> ProcessGroup:
     from torch.distributed import ProcessGroupNCCL  # not part of a build for CPU
 
     options = ProcessGroupNCCL.Options()

@@ -17,8 +17,11 @@ from dirl.rollout.api_key import is_authorized
 from dirl.rollout.cuda_ipc import visible_gpus
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.engine_turns import EngineTurns
-from dirl.rollout.weight_push import MESSAGE_BYTES, WeightReceiver
-from dirl.rollout.wire import PROTOCOL, Call, Failure, Health, Line, dumps, loads
+from dirl.rollout.lease import Lease
+from dirl.rollout.weight_messages import HEARTBEAT_S as WEIGHTS_HEARTBEAT_S
+from dirl.rollout.weight_messages import MESSAGE_BYTES
+from dirl.rollout.weight_receiver import WeightReceiver
+from dirl.rollout.wire import PROTOCOL, Call, Failure, Health, Line, Rest, dumps, loads
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,9 @@ class EngineServer:
         self.turns = EngineTurns()
         self.calls: set[asyncio.Task] = set()
         self.stopping = threading.Event()
-        self.sockets: set[web.WebSocketResponse] = set()
+        self.lease = Lease()
+        self.receivers: dict[str, WeightReceiver] = {}
+        """By their token: connections of trainers that push weights."""
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._guard])
@@ -51,6 +56,7 @@ class EngineServer:
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/rest", self._rest)
         app.router.add_get("/weights", self._weights)
+        app.router.add_post("/weights/{token}", self._bucket)
         app.on_shutdown.append(self._stop)
         return app
 
@@ -76,6 +82,7 @@ class EngineServer:
             engine=type(engine).__name__,
             concurrent=engine.concurrent,
             policy_version=engine.policy_version,
+            run=self.lease.holder,
             progress=engine.progress,
             busy=self.turns.busy,
             spec=self.spec,
@@ -155,26 +162,37 @@ class EngineServer:
     def _refusal(self, call: Call) -> str | None:
         if call.instance != self.instance:
             return "the server was started anew and has no weights of this run yet"
+        if call.run != self.lease.run:
+            return "the server has the weights of another run"
         if call.policy_version != self.engine.policy_version:
             return f"the server has policy_version {self.engine.policy_version}, asked for is {call.policy_version}"
         return None
 
     async def _rest(self, request: web.Request) -> web.Response:
-        await asyncio.shield(self.turns.run(self.engine.rest))
+        run = loads(Rest, await request.read()).run
+        if run == self.lease.run:  # of no concern to the engine otherwise
+            await asyncio.shield(self.turns.run(self.engine.rest))
         return web.json_response(text=dumps(self.health()))
 
     async def _weights(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, timeout=2.0)
+        socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, timeout=2.0, heartbeat=WEIGHTS_HEARTBEAT_S)
         await socket.prepare(request)
-        self.sockets.add(socket)
-        address = request.transport.get_extra_info("sockname")[0]
+        receiver = WeightReceiver(self.engine, self.turns, self.lease, socket, self.device)
+        self.receivers[receiver.token] = receiver
         try:
-            await WeightReceiver(self.engine, self.turns, socket, address, self.device).run()
+            await receiver.run()
         finally:
-            self.sockets.discard(socket)
+            del self.receivers[receiver.token]
         return socket
+
+    async def _bucket(self, request: web.Request) -> web.Response:
+        receiver = self.receivers.get(request.match_info["token"])
+        if receiver is None:
+            raise web.HTTPNotFound(text="no such connection for weights")
+        await receiver.take(request.content)
+        return web.Response()
 
     async def _stop(self, app: web.Application) -> None:
         self.stopping.set()
-        for socket in list(self.sockets):
-            await socket.close(message=b"the server stops")
+        for receiver in list(self.receivers.values()):
+            await receiver.socket.close(message=b"the server stops")

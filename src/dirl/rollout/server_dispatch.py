@@ -96,7 +96,7 @@ class Dispatch:
             task.add_done_callback(calls.discard)
 
     async def _call(self, link: ServerLink, requests: dict[str, GenerationRequest]) -> None:
-        call = Call(link.health.instance, self.policy_version, dict(requests), self.params)
+        call = Call(link.health.instance, link.run, self.policy_version, dict(requests), self.params)
         try:
             await link.generate(call, lambda i, trajectory: self._take(link, requests, i, trajectory))
             if requests:

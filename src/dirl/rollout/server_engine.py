@@ -16,16 +16,20 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from dirl.ranges import positive
 from dirl.rollout.api_key import authorization, read_api_key
 from dirl.rollout.engine import RolloutEngine, next_result
+from dirl.rollout.lease import run_name
 from dirl.rollout.server_dispatch import Dispatch, engines_lost
 from dirl.rollout.server_link import ServerLink, ServerLostError, check_url
 from dirl.rollout.server_update import ServerUpdate, Verdict
-from dirl.rollout.weight_push import Transport
+from dirl.rollout.tls import client_tls
+from dirl.rollout.weight_messages import Transport
 from dirl.rollout.weight_transfer import Staging, buckets, entries_of
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+FIRST_WORD_S, WORD_S = 1.0, 10.0
+"""When a wait for servers says what it waits for: at first, and then every so often."""
 LISTEN_S = 0.25
 """How often the silence of servers is added up."""
 
@@ -41,8 +45,10 @@ class ServerEngine(RolloutEngine):
         urls: of the servers, e.g. http://127.0.0.1:8100.
         api_key_env: environment variable with the servers' key; not set: they have none.
         api_key_file: file with the key, instead.
-        transport: of the weights. gloo: by CPU memory, to any server; nccl: from GPU to another GPU; cuda_ipc: within
-            one GPU or host. auto: cuda_ipc where the server sees the trainer's GPU, else nccl where both have one.
+        tls_ca: file with the certificate that vouches for servers whose url says https; none: the system's.
+        transport: of the weights. http: by CPU memory, to any server; nccl: from GPU to another GPU, not encrypted;
+            cuda_ipc: within one GPU or host. auto: cuda_ipc where the server sees the trainer's GPU, else nccl where
+            both have one and the url does not say https, else http.
         requests_in_flight: requests that this process gives to one server at a time.
         stall_timeout_s: a server that makes no progress for so long is lost.
         connect_timeout_s: of connections and health checks.
@@ -58,7 +64,8 @@ class ServerEngine(RolloutEngine):
         urls: list[str],
         api_key_env: str = "DIRL_API_KEY",
         api_key_file: str | None = None,
-        transport: Literal["auto", "gloo", "nccl", "cuda_ipc"] = "auto",
+        tls_ca: str | None = None,
+        transport: Literal["auto", "http", "nccl", "cuda_ipc"] = "auto",
         requests_in_flight: int = 256,
         stall_timeout_s: float = 120,
         connect_timeout_s: float = 10,
@@ -73,17 +80,20 @@ class ServerEngine(RolloutEngine):
         numbers |= {"stall_timeout_s": stall_timeout_s, "connect_timeout_s": connect_timeout_s}
         positive("engine", start_timeout_s=start_timeout_s, **numbers)
         self.api_key_env, self.api_key_file = api_key_env, api_key_file
+        self.tls = client_tls(tls_ca, self.urls)
         self.transport: Transport | Literal["auto"] = transport
         self.requests_in_flight, self.bucket_bytes = requests_in_flight, bucket_mb << 20
         self.stall_timeout_s, self.connect_timeout_s = stall_timeout_s, connect_timeout_s
         self.start_timeout_s, self.push_timeout_s = start_timeout_s, push_timeout_s
         self.links: list[ServerLink] = []
+        self.run: str | None = None
+        """The name of this run, which servers are held by; the same on all ranks, from the first push on."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         """Wait for the servers; go on without some of them, with a warning, but not without all."""
         self.close()
-        self.spec, self.policy_version = spec, -1
+        self.spec, self.policy_version, self.run = spec, -1, None
         key = read_api_key(self.api_key_env, self.api_key_file)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=run_loop, args=[self._loop], name="rollout servers", daemon=True).start()
@@ -97,6 +107,7 @@ class ServerEngine(RolloutEngine):
         """Push to all servers, the lost ones included. Call it on all ranks: weights may be gathered from shards."""
         self.policy_version = -1
         rank, ranks = rank_of_ranks()
+        self._agree_on_the_run(ranks)
         update = ServerUpdate(self.links[rank::ranks], policy_version, self.transport, self.push_timeout_s)
         staging, begun = Staging(), False
         try:
@@ -154,14 +165,23 @@ class ServerEngine(RolloutEngine):
     def _await(self, work: Coroutine[None, None, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def _agree_on_the_run(self, ranks: int) -> None:
+        """Before the first push: until then all ranks wait for servers that no run holds."""
+        if self.run is None:
+            names = [run_name()] * ranks
+            if ranks > 1:
+                dist.all_gather_object(names, names[0])
+            self.run = names[0]
+        for link in self.links:
+            link.run = self.run
+
     async def _connect(self, key: str | None) -> None:
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, ssl=self.tls)
         self._session = aiohttp.ClientSession(connector=connector, headers=authorization(key))
         self._listening = asyncio.create_task(self._listen())
         limits = self.connect_timeout_s, self.stall_timeout_s
         self.links = [ServerLink(url, self._session, self.spec, *limits) for url in self.urls]
-        deadline = time.monotonic() + self.start_timeout_s
-        await asyncio.gather(*(first_check(link, deadline) for link in self.links))
+        await wait_for(self.links, self.start_timeout_s)
         if not any(link.alive for link in self.links):
             raise engines_lost(self.links)
         for link in self.links:
@@ -220,6 +240,28 @@ def run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
+
+
+async def wait_for(links: Sequence[ServerLink], timeout_s: float) -> None:
+    """Until all servers are there, or the time is over; ValueError if one can never serve this run."""
+    deadline = time.monotonic() + timeout_s
+    telling = asyncio.create_task(tell_who_is_missing(links, timeout_s))
+    try:
+        await asyncio.gather(*(first_check(link, deadline) for link in links))
+    finally:
+        telling.cancel()
+
+
+async def tell_who_is_missing(links: Sequence[ServerLink], timeout_s: float) -> None:
+    """A line after a second, and then every so many, on the first rank."""
+    waited = 0.0
+    while True:
+        pause = FIRST_WORD_S if not waited else WORD_S
+        await asyncio.sleep(pause)
+        waited += pause
+        missing = "; ".join(f"{link.url}: {link.reason}" for link in links if not link.alive)
+        if missing and rank_of_ranks()[0] == 0:
+            log.warning("waiting for rollout servers, %.0f of at most %g s: %s", waited, timeout_s, missing)
 
 
 async def first_check(link: ServerLink, deadline: float) -> None:

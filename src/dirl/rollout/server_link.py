@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from dirl.rollout.weight_push import WeightSender
-from dirl.rollout.wire import PROTOCOL, Call, Health, Line, dumps, loads
+from dirl.rollout.lease import busy
+from dirl.rollout.weight_sender import WeightSender
+from dirl.rollout.wire import PROTOCOL, Call, Health, Line, Rest, dumps, loads
 from dirl.types import ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class ServerLink:
     ) -> None:
         self.url, self.session, self.spec = url, session, spec
         self.connect_timeout_s, self.stall_timeout_s = connect_timeout_s, stall_timeout_s
+        self.run = ""
+        """Whose work it is; known from the first push on."""
         self.health: Health | None = None
         """As of the last check."""
         self.alive = False
@@ -76,6 +79,8 @@ class ServerLink:
             raise ValueError(
                 f"{self.url} serves another model: {'; '.join(differences)}. Start it with this run's model"
             )
+        if health.run not in (None, self.run):
+            raise ServerLostError(busy(health.run))
         if self.health is not None and self.health.instance != health.instance:
             await self.drop_sender()
         self.health, self.progress = health, health.progress
@@ -109,7 +114,8 @@ class ServerLink:
     async def rest(self, timeout_s: float) -> Health:
         with self.breaking():
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self.session.post(f"{self.url}/rest", timeout=timeout) as response:
+            body = {"data": dumps(Rest(self.run)).encode(), "headers": {"Content-Type": "application/json"}}
+            async with self.session.post(f"{self.url}/rest", timeout=timeout, **body) as response:
                 await self._accept(response)
                 text = await response.read()
         with garbage():

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dirl.rollout.cuda_ipc import visible_gpus
 from dirl.rollout.server_link import ServerLink, ServerLostError
-from dirl.rollout.weight_push import Transport, WeightSender
+from dirl.rollout.weight_messages import Transport
+from dirl.rollout.weight_sender import WeightSender
 from dirl.rollout.weight_transfer import TensorEntry
 from dirl.rollout.wire import Health
 
@@ -80,7 +81,7 @@ class ServerUpdate:
             await link.drop_sender()
         if link.sender is None:
             link.sender = await WeightSender.open(link.session, link.url, transport, device, self.timeout_s)
-        await link.sender.begin(self.policy_version)
+        await link.sender.begin(link.run, self.policy_version)
 
     async def _guarded(self, link: ServerLink, step: Awaitable[None]) -> None:
         try:
@@ -96,13 +97,16 @@ class ServerUpdate:
 
 
 def choose_transport(wanted: Transport | Literal["auto"], device: torch.device, url: str, health: Health) -> Transport:
-    """The fastest way from weights on this device to that server."""
+    """The fastest way from weights on this device to that server; NCCL is not encrypted, so `auto` keeps from it where
+    the url says https."""
     if wanted == "auto":
         if device.type != "cuda" or not health.cuda_devices:
-            return "gloo"
-        return "cuda_ipc" if visible_gpus()[device.index] in health.cuda_devices and is_local(url) else "nccl"
-    if wanted != "gloo" and device.type != "cuda":
-        raise ValueError(f"engine.transport={wanted}: the trainer's weights are on {device}; use gloo, or auto")
+            return "http"
+        if visible_gpus()[device.index] in health.cuda_devices and is_local(url):
+            return "cuda_ipc"
+        return "http" if url.startswith("https:") else "nccl"
+    if wanted != "http" and device.type != "cuda":
+        raise ValueError(f"engine.transport={wanted}: the trainer's weights are on {device}; use http, or auto")
     return wanted
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from dirl import finite
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both ends must have the same."""
 
 T = TypeVar("T")
@@ -28,6 +28,8 @@ class Health:
     engine: str
     concurrent: bool
     policy_version: int
+    run: str | None
+    """The run that the server works for, and for no other; None: it is free."""
     progress: int
     busy: int
     """Calls that work or wait for the engine."""
@@ -38,9 +40,10 @@ class Health:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of `generate`: for this instance of the server, with weights of this version and no others."""
+    """One call of `generate`: for this instance of the server, with weights of this run and version and no others."""
 
     instance: str
+    run: str
     policy_version: int
     requests: dict[str, GenerationRequest]
     """By an id that comes back with the trajectory."""
@@ -48,12 +51,19 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """One call of `rest`, by the run that the server works for."""
+
+    run: str
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why a call ended early."""
 
     kind: Literal["ValueError", "refused", "error"]
-    """`ValueError`: what the user wrote is wrong, on any server. `refused`: wrong instance or weights. `error`: the
-    server's own trouble."""
+    """`ValueError`: what the user wrote is wrong, on any server. `refused`: wrong instance, run or weights. `error`:
+    the server's own trouble."""
     message: str
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -147,3 +148,25 @@ def client(*servers: ThreadServer, version: int | None = 0, **options) -> Server
 
 def weights(model: torch.nn.Module = WEIGHTS) -> Iterator[tuple[str, Tensor]]:
     return ((name, parameter.detach()) for name, parameter in model.named_parameters())
+
+
+def assert_answered(engine: ServerEngine, wanted: list[GenerationRequest], version: int = 0) -> None:
+    made = list(engine.generate(wanted, PARAMS))
+    assert sorted(t.key for t in made) == sorted((r.prompt_id, r.sample_index) for r in wanted)
+    by_key = {t.key: t for t in made}
+    assert all(by_key[r.prompt_id, r.sample_index] == respond(r, version) for r in wanted)
+
+
+def of_one_run(*engines: ServerEngine, version: int = 0) -> tuple[ServerEngine, ...]:
+    """Engines that were set up without weights, as processes of one trainer."""
+    for engine in engines:
+        engine.run = "host:1-abc"
+        engine.update_weights(weights(), version)
+    return engines
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float = 10) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -16,13 +16,15 @@ from tests.unit.rollout.serving import (
     SPEC,
     ScriptedEngine,
     ThreadServer,
+    assert_answered,
     client,
     honest,
     lying,
+    of_one_run,
     requests,
-    respond,
     served,
     torch_engine,
+    wait_until,
     weights,
 )
 from torch import Tensor
@@ -32,28 +34,6 @@ from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.wire import Line
 from dirl.serve import serve
 from dirl.types import DecodingParams, GenerationRequest
-
-
-@pytest.fixture
-def stop() -> Iterator[Callable]:
-    """Registers servers and clients to be closed after the test."""
-    opened: list[ThreadServer | ServerEngine] = []
-
-    def register(thing: ThreadServer | ServerEngine):
-        opened.append(thing)
-        return thing
-
-    yield register
-    for thing in reversed(opened):
-        thing.close() if isinstance(thing, ServerEngine) else thing.stop()
-
-
-def assert_answered(engine: ServerEngine, wanted: list[GenerationRequest], version: int = 0) -> None:
-    made = list(engine.generate(wanted, PARAMS))
-    assert sorted(t.key for t in made) == sorted((r.prompt_id, r.sample_index) for r in wanted)
-    by_key = {t.key: t for t in made}
-    assert all(by_key[r.prompt_id, r.sample_index] == respond(r, version) for r in wanted)
-
 
 # ----------------------------------------------------------------------------------------------- in order
 
@@ -115,10 +95,10 @@ def test_several_rollouts_at_once_share_the_servers(stop) -> None:
     assert scripted.most_at_once <= 8
 
 
-def test_an_engine_that_takes_one_call_at_a_time_is_called_by_two_trainers_in_turn(stop) -> None:
+def test_an_engine_that_takes_one_call_at_a_time_is_called_by_two_processes_of_a_run_in_turn(stop) -> None:
     scripted = ScriptedEngine(before=lambda _: time.sleep(0.001))
     server = stop(served(scripted))
-    engines = [stop(client(server)) for _ in range(2)]
+    engines = of_one_run(*(stop(client(server, version=None)) for _ in range(2)))
     threads = [threading.Thread(target=assert_answered, args=(engine, requests(4, 4))) for engine in engines]
     for thread in threads:
         thread.start()
@@ -128,10 +108,11 @@ def test_an_engine_that_takes_one_call_at_a_time_is_called_by_two_trainers_in_tu
     assert scripted.most_at_once == 16
 
 
-def test_a_server_that_another_trainer_gave_other_weights_does_not_work_for_this_one(stop) -> None:
+def test_a_server_whose_weights_are_newer_does_not_work_for_a_process_that_asks_for_the_older(stop) -> None:
     scripted = ScriptedEngine()
     server = stop(served(scripted))
-    first, second = stop(client(server, version=1)), stop(client(server, version=2))
+    first, second = of_one_run(*(stop(client(server, version=None)) for _ in range(2)), version=1)
+    second.update_weights(weights(), 2)
     with pytest.raises(EnginesLostError, match="has policy_version 2, asked for is 1"):
         list(first.generate(requests(1, 2), PARAMS))
     assert scripted.calls == []
@@ -210,9 +191,10 @@ def test_a_wrong_key_is_an_error_that_says_what_to_do(stop, monkeypatch, key: st
 def test_the_right_key_opens_everything(stop, monkeypatch, tmp_path) -> None:
     server = stop(served(ScriptedEngine(), key="secret"))
     monkeypatch.setenv("OTHER_KEY", "secret")
-    engine = stop(client(server, api_key_env="OTHER_KEY"))
+    engine = client(server, api_key_env="OTHER_KEY")
     assert_answered(engine, requests(1, 2))
     engine.rest()
+    engine.close()
     (tmp_path / "key").write_text("secret\n")
     assert_answered(stop(client(server, api_key_file=str(tmp_path / "key"))), requests(1, 2))
 
@@ -314,7 +296,9 @@ def test_a_server_that_lies_gets_no_more_work_and_nothing_is_lost_or_doubled(sto
 def test_an_engine_that_breaks_is_left_and_the_last_one_ends_the_run(stop) -> None:
     broken = [stop(served(ScriptedEngine(before=fail(RuntimeError(f"kernel {i}"))))) for i in range(2)]
     good = stop(served(ScriptedEngine()))
-    assert_answered(stop(client(*broken, good)), requests(6, 4))
+    first = client(*broken, good)
+    assert_answered(first, requests(6, 4))
+    first.close()
     with pytest.raises(EnginesLostError, match="no rollout server is left") as caught:
         list(stop(client(*broken)).generate(requests(6, 4), PARAMS))
     text = str(caught.value)
@@ -513,12 +497,5 @@ def test_an_engine_that_fails_after_its_update_is_without_a_version(stop) -> Non
 
 def test_a_transport_that_cannot_carry_the_weights_is_an_error(stop) -> None:
     engine = stop(client(stop(served(ScriptedEngine())), version=None, transport="cuda_ipc"))
-    with pytest.raises(ValueError, match=r"transport=cuda_ipc: the trainer's weights are on cpu; use gloo"):
+    with pytest.raises(ValueError, match=r"transport=cuda_ipc: the trainer's weights are on cpu; use http"):
         engine.update_weights(weights(), 0)
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float = 10) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

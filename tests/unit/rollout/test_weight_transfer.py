@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dirl.rollout.pair_group import PairGroup, connect, listen
+from dirl.rollout.pair_group import PairGroup
+from dirl.rollout.relay_store import RelayStore
 from dirl.rollout.weight_transfer import Staging, TensorEntry, buckets, entries_of, flat_bytes, unflatten
 
-HERE, CPU = "127.0.0.1", torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 def some_weights() -> list[tuple[str, Tensor]]:
@@ -81,11 +82,12 @@ def test_a_dtype_that_cannot_be_pushed_is_named() -> None:
 
 def pair(timeout_s: float = 10.0) -> tuple[PairGroup, PairGroup]:
     """Sender and receiver, both in this process."""
-    store = listen(HERE, timeout_s)
+    there = RelayStore(lambda key, value: here.arrive(key, value), timeout_s)
+    here = RelayStore(there.arrive, timeout_s)
     made: list[PairGroup] = []
-    server = threading.Thread(target=lambda: made.append(PairGroup(store, 1, "gloo", HERE, CPU, timeout_s)))
+    server = threading.Thread(target=lambda: made.append(PairGroup(there, 1, "gloo", CPU, timeout_s)))
     server.start()
-    sender = PairGroup(connect(HERE, store.port, timeout_s), 0, "gloo", HERE, CPU, timeout_s)
+    sender = PairGroup(here, 0, "gloo", CPU, timeout_s)
     server.join()
     return sender, made[0]
 
