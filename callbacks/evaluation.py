@@ -46,11 +46,13 @@ class Evaluate(L.Callback):
             raise ValueError("the Evaluate callback needs dirl.data.rl.RLDataModule with data.val set")
         description = pl_module.description
         params = {f"evaluate.decoding.{name}": params for name, params in self.decoding.items()}
-        check_positions(trainer.datamodule.val_prompts, params, description.config, description.spec.block_size)
-        if not any(isinstance(c, Rollout) for c in trainer.callbacks):
+        rollout = next((c for c in trainer.callbacks if isinstance(c, Rollout)), None)
+        if rollout is None:
             raise ValueError(
                 "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"
             )
+        prompts, size = trainer.datamodule.val_prompts, description.spec.block_size
+        check_positions(prompts, params, description.config, size, rollout.engine)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.at_start and trainer.global_step == 0:

@@ -108,7 +108,7 @@ class Rollout(L.Callback):
         description = pl_module.description
         device = str(trainer.strategy.root_device)
         prompts, params = trainer.datamodule.stream.prompts, {"decoding": pl_module.decoding}
-        check_positions(prompts, params, description.config, description.spec.block_size)
+        check_positions(prompts, params, description.config, description.spec.block_size, self.engine)
         self._data = trainer.datamodule
         self.engine.still_wanted = self._still_wanted
         self.scorer.ask(self._still_wanted)

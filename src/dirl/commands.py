@@ -111,7 +111,7 @@ def rollout(
     check_new_file(Path(output), "output", overwrite)
     description = source.describe()  # prompts are looked at before weights are loaded
     prompts = data.load(description)
-    check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size)
+    check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
     requests = [
         GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(seed, p.prompt_id, i))
@@ -173,7 +173,7 @@ def evaluate(
     description = source.describe()
     prompts = data.load(description)
     named = {f"decoding.{name}": params for name, params in decoding.items()}
-    check_positions(prompts, named, description.config, description.spec.block_size)
+    check_positions(prompts, named, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
     results = {}
     for name, params in decoding.items():

@@ -36,6 +36,9 @@ class RolloutEngine(ABC):
     concurrent: bool = False
     """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""
 
+    room: int | None = None
+    """Positions that a prompt and its response may have, where the options say so; None: known later, or no limit."""
+
     still_wanted: Callable[[], None] = staticmethod(lambda: None)
     """Called between two forwards of `generate`, or a few times a second; it raises what ends the generation."""
 

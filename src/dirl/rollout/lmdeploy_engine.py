@@ -79,6 +79,7 @@ class LMDeployEngine(RolloutEngine):
         self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
         self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
+        self.room = (kv_blocks - 2) * page_tokens if kv_blocks else None  # LMDeploy keeps two for itself
         self._loop: LoopThread | None = None
         self.engine: Engine | None = None
         self.tracing: Tracing | None = None

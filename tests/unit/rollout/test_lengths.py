@@ -8,7 +8,7 @@ import pytest
 from dirl import commands
 from dirl.models import NewModel
 from dirl.models.source import resolve_spec
-from dirl.rollout import TorchEngine
+from dirl.rollout import LMDeployEngine, TorchEngine
 from dirl.rollout.lengths import check_positions
 from dirl.types import DecodingParams, Prompt
 
@@ -19,10 +19,18 @@ def prompts(*lengths: int) -> list[Prompt]:
 
 def test_the_longest_prompt_and_a_response_fit_in_whole_blocks() -> None:
     config = NewModel(max_position_embeddings=64).describe().config
-    check_positions(prompts(3, 40), {"decoding": DecodingParams(max_response_tokens=24)}, config, 4)
+    check_positions(prompts(3, 40), {"decoding": DecodingParams(max_response_tokens=24)}, config, 4, TorchEngine())
     found = r"greedy\.max_response_tokens=24: with the longest prompt \(41 tokens\) that is 68 positions .*=64: lower"
     with pytest.raises(ValueError, match=found):
-        check_positions(prompts(41, 3), {"greedy": DecodingParams(max_response_tokens=24)}, config, 4)
+        check_positions(prompts(41, 3), {"greedy": DecodingParams(max_response_tokens=24)}, config, 4, TorchEngine())
+
+
+def test_what_the_cache_of_the_engine_holds_is_looked_at_too() -> None:
+    engine = LMDeployEngine(kv_blocks=16, page_tokens=16)
+    config = NewModel(max_position_embeddings=512).describe().config
+    check_positions(prompts(200), {"decoding": DecodingParams(max_response_tokens=24)}, config, 4, engine)
+    with pytest.raises(ValueError, match=r"228 positions in whole blocks, and the engine's cache holds 224: raise"):
+        check_positions(prompts(201), {"decoding": DecodingParams(max_response_tokens=24)}, config, 4, engine)
 
 
 def test_commands_say_so_before_weights_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
