@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 test: $(STAMP)  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/lmdeploy
 
-properties: $(STAMP)  ## The property tests alone, 10,000 cases each
+properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)
 	HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m property --ignore tests/lmdeploy
 
 test-lmdeploy: $(LMDEPLOY_STAMP)  ## Run the tests of LMDeploy's engine, on a CPU; installs it first
