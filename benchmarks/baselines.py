@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dirl.data.packing import join, pack
-from dirl.data.segments import Segment
-from dirl.data.steps import step_batch
+from dirl.packing.rows import join, pack
+from dirl.packing.segments import Segment
+from dirl.packing.steps import step_batch
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 
 Groups = Sequence[Sequence[Trajectory]]

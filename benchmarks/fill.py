@@ -11,11 +11,11 @@ from typing import Any
 from benchmarks import record
 from benchmarks.shapes import TOYS, model_spec
 from benchmarks.workload import Load, make_groups
-from dirl.data.division import prompt_and_responses
-from dirl.data.filling import Lengths, fewest_rows
-from dirl.data.packing import fill_rate
-from dirl.data.segments import group_segments
-from dirl.data.steps import step_batch
+from dirl.packing.division import prompt_and_responses
+from dirl.packing.filling import Lengths, fewest_rows
+from dirl.packing.rows import fill_rate
+from dirl.packing.segments import group_segments
+from dirl.packing.steps import step_batch
 from dirl.types import ModelSpec, Trajectory
 
 LOADS = [

@@ -22,13 +22,13 @@ from benchmarks.update import accumulate_gradient, computed_pairs, scored_tokens
 from benchmarks.workload import Load, make_groups
 from dirl.attention import build_mask
 from dirl.data.chat import Encoded
-from dirl.data.packing import pack
-from dirl.data.segments import conversation_segment
-from dirl.data.steps import step_batch
 from dirl.diffusion.noise import NoiseConfig
 from dirl.losses.supervised import weighted_cross_entropy
 from dirl.models import BlockDiffusionLM
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
+from dirl.packing.rows import pack
+from dirl.packing.segments import conversation_segment
+from dirl.packing.steps import step_batch
 from dirl.planning import ModelShape, layout_work, training_flops
 from dirl.types import DecodingParams, ModelSpec, PackedBatch
 

@@ -23,9 +23,9 @@ from benchmarks.engine import make_requests
 from benchmarks.gpu_training import build, free
 from benchmarks.shapes import model_config, model_spec, named_shape, random_backbone
 from benchmarks.update import accumulate_gradient
-from dirl.data.steps import step_batch
 from dirl.models import BlockDiffusionLM
 from dirl.models.tokenizer import new_tokenizer
+from dirl.packing.steps import step_batch
 from dirl.rollout import RolloutEngine
 from dirl.types import DecodingParams, ModelSpec, Trajectory
 

@@ -4,7 +4,7 @@
 
 The fewer tiles of 128 x 128 tokens hold a visible pair, the less attention costs. They are counted with the visibility
 predicate itself, for one row of each load; 1.00 would be tiles of which every pair is visible. The first order is the
-one that `dirl.data.packing` makes.
+one that `dirl.packing.rows` makes.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from benchmarks.record import save, show
 from benchmarks.workload import Load, make_groups
 from dirl.attention import visible
 from dirl.attention.flex import TILE
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.types import Layout, ModelSpec
 
 LOADS = {

@@ -10,11 +10,11 @@ import torch
 from dirl.callbacks.ending import ended_together
 
 from dirl.data.rl import RLDataModule
-from dirl.data.steps import cut_steps, step_batch
 from dirl.errors import NothingToLearnError, together
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import DiPOModule
 from dirl.outputs import check_writable
+from dirl.packing.steps import cut_steps, step_batch
 from dirl.progress import bar, bars_shown, expect
 from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer

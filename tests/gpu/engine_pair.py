@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dirl.attention import ATTENTION_NAME
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, ModelDescription, NewModel, SDARMoeConfig
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.rollout import LMDeployEngine, TorchEngine
 from dirl.rollout.engine import request_seed
 from dirl.types import DecodingParams, GenerationRequest, Trajectory

@@ -9,7 +9,7 @@ from tests.gpu.bounds import Numbers, bounds, hold
 from tests.gpu.engine_pair import Shape
 from tests.integration.toy import metrics, write_rl
 
-from dirl.cli import main
+from dirl.cli.main import main
 
 DEBUG_RL = Path(__file__).parents[2] / "configs" / "debug" / "rl.yaml"
 LOGGED = (

@@ -9,9 +9,9 @@ from tests.tiny import flat_gradient
 
 from dirl.attention import build_mask
 from dirl.attention.backend import masked_attention
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, Layout, PackedBatch, Trajectory
 

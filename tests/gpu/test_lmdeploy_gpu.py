@@ -131,7 +131,7 @@ def test_a_push_of_experts_brings_the_new_weights(run: Run) -> None:
 @pytest.mark.parametrize("cut", [{}, {"top_k": 50}, {"top_p": 0.95}, {"temperature": 0.0}], ids=str)
 def test_sampling_waits_for_no_result_and_draws_what_a_cpu_draws(cut: dict[str, float]) -> None:
     """While the host waited for the device in it, LMDeploy could not prepare the next forward beside this one."""
-    from dirl.rollout.lmdeploy_changes import DenoisingBlocks, Tracing
+    from dirl.rollout.lmdeploy.changes import DenoisingBlocks, Tracing
 
     count, size, vocab = 64, 16, 151_936
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from tests.tiny import flat_gradient, prompt, sample_groups
 
 from dirl.attention import build_mask
-from dirl.data.steps import step_batch
 from dirl.losses import PolicyLossConfig
 from dirl.models import BlockDiffusionLM, NewModel, policy
 from dirl.models.head import selection_factors, target_scores
@@ -21,6 +20,7 @@ from dirl.modules.optimization import (
     offload_optimizer_state,
     restore_optimizer_state,
 )
+from dirl.packing.steps import step_batch
 from dirl.types import DecodingParams, PackedBatch, StepBatch
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.unit.planning.test_planned_workload import trajectory
 
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules.layers import recompute_layers
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.planning import ModelShape, layout_work
 from dirl.planning.memory import TrainingSetup, memory_by_moment, peak
 from dirl.types import DecodingParams

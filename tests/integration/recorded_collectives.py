@@ -62,7 +62,7 @@ def compare(folder: Path, ranks: int = 2) -> int:
 
 
 if __name__ == "__main__":
-    from dirl.cli import main  # not above: importing this module to compare records need not load it
+    from dirl.cli.main import main  # not above: importing this module to compare records need not load it
 
     record(Path(sys.argv[1]))
     sys.exit(main(sys.argv[2:]))

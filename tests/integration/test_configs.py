@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dirl.cli import DirlCLI, parse_command
+from dirl.cli.main import DirlCLI, parse_command
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.modules import DiPOModule, SFTModule

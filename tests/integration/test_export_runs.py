@@ -11,7 +11,7 @@ from tests.integration.toy import rl_overlay, write_rl, write_sft
 from tests.unit.models.test_source import assert_equal_weights
 from transformers import PreTrainedModel
 
-from dirl.cli import main
+from dirl.cli.main import main
 from dirl.models import ModelDescription, NewModel, PretrainedModel, save_model
 
 

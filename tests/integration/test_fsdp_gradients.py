@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from dirl.data.packing import empty_batch, pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import Likelihood
 from dirl.modules.layers import Checkpointing, recompute_layers
 from dirl.modules.optimization import clip_gradients
 from dirl.modules.sharding import reshard, shard
+from dirl.packing.rows import empty_batch, pack
+from dirl.packing.segments import group_segments
 from dirl.types import DecodingParams, PackedBatch
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)

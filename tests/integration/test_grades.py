@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.integration.toy import metrics, rl_overlay, write_rl
 
-from dirl.cli import main
+from dirl.cli.main import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

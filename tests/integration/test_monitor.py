@@ -7,7 +7,7 @@ import torch
 from tests.integration.test_runs import CONFIGS, fit, rl_args, weights
 from tests.integration.toy import metrics, write_rl, write_sft
 
-from dirl.log_folder import claim
+from dirl.cli.log_folder import claim
 
 EVALUATE = """
     - class_path: dirl.callbacks.Evaluate

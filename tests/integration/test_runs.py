@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 from transformers import AutoTokenizer
 
-from dirl.cli import main
+from dirl.cli.main import main
 from dirl.data import encoding
 from dirl.models import PretrainedModel
 from dirl.trajectory_files import read_trajectories

@@ -16,7 +16,7 @@ from tests.tiny import TinyModel, prompt
 
 from dirl.rollout import ServerEngine, TorchEngine
 from dirl.rollout.engine import EnginesLostError
-from dirl.rollout.wire import Health, loads
+from dirl.rollout.remote.wire import Health, loads
 from dirl.trajectory_files import read_trajectories
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
 

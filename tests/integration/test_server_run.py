@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.integration.toy import write_rl
 from tests.unit.rollout.serving import ThreadServer, served
 
-from dirl.cli import main
+from dirl.cli.main import main
 from dirl.models import NewModel
 from dirl.rollout import TorchEngine
 from dirl.rollout.engine import EnginesLostError

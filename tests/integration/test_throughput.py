@@ -12,7 +12,7 @@ from tests.integration.test_strategies import run
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
 from dirl.attention import dense_mask
-from dirl.cli import main
+from dirl.cli.main import main
 from dirl.modules import DiPOModule
 from dirl.planning.peaks import peak_tflops
 from dirl.types import IGNORE, PackedBatch

@@ -22,7 +22,7 @@ from tests.tiny import TinyModel, prompt
 from torch.overrides import TorchFunctionMode
 
 from dirl.rollout import LMDeployEngine, TorchEngine
-from dirl.rollout.loop_thread import LoopThread
+from dirl.rollout.lmdeploy.loop_thread import LoopThread
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 HOPPER = SimpleNamespace(major=9, minor=0, multi_processor_count=4, total_memory=80 << 30, name="a small H100")

@@ -126,7 +126,7 @@ def test_an_engine_that_does_not_sleep_is_noticed() -> None:
 
 
 def test_seeds_that_do_not_reproduce_are_noticed() -> None:
-    from dirl.rollout import lmdeploy_changes
+    from dirl.rollout.lmdeploy import changes as lmdeploy_changes
 
     with (
         patch.object(

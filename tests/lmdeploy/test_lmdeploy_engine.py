@@ -250,7 +250,7 @@ def test_a_request_that_cannot_fit_is_refused_before_it_starts(pair: Pair) -> No
 def test_equal_samples_in_a_group_are_found_at_the_start() -> None:
     from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
 
-    from dirl.rollout import lmdeploy_changes
+    from dirl.rollout.lmdeploy import changes as lmdeploy_changes
 
     def same_seed(self: object, seqs: list) -> object:
         for seq in seqs:

@@ -6,9 +6,9 @@ import sys
 FRESH = """
 import logging
 logging.basicConfig(level=logging.INFO)
-from dirl.rollout.lmdeploy_logging import warnings_alone
+from dirl.rollout.lmdeploy.logging import warnings_alone
 with warnings_alone():
-    import dirl.rollout.lmdeploy_changes
+    import dirl.rollout.lmdeploy.changes
 from lmdeploy.utils import get_logger
 print(logging.getLogger().handlers[0].level, get_logger("lmdeploy").level)
 """

@@ -16,8 +16,8 @@ from tests.lmdeploy.cpu import lmdeploy_on_cpu
 from tests.lmdeploy.strategy_oracle import make_sequence
 from tests.lmdeploy.test_lmdeploy_engine import Pair, some_requests
 
-from dirl.rollout.lmdeploy_changes import _TracedOutputs
-from dirl.rollout.lmdeploy_sequences import Trace, TracedSequence, TracedSequences, Tracing
+from dirl.rollout.lmdeploy.changes import _TracedOutputs
+from dirl.rollout.lmdeploy.sequences import Trace, TracedSequence, TracedSequences, Tracing
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec
 
 MASK, SIZE = 9, 4

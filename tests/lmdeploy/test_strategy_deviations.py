@@ -11,8 +11,8 @@ from lmdeploy.pytorch.strategies.dllm.model_agent import DLLMExtraInputs, DLLMSt
 from tests.lmdeploy.strategy_oracle import make_sequence, strategy_factory
 from torch import Tensor
 
-from dirl.rollout.lmdeploy_changes import _EarliestStop, _ModelAgent, _Sampling
-from dirl.rollout.lmdeploy_sequences import TracedSequences, Tracing
+from dirl.rollout.lmdeploy.changes import _EarliestStop, _ModelAgent, _Sampling
+from dirl.rollout.lmdeploy.sequences import TracedSequences, Tracing
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec
 
 MASK, STOP, WORD = 9, 7, 1

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dirl.models import ModelDescription
 from dirl.rollout import TorchEngine
-from dirl.rollout.lmdeploy_changes import _ModelAgent
+from dirl.rollout.lmdeploy.changes import _ModelAgent
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 SIZES = (1, 2, 4, 8)

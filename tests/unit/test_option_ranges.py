@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from dirl.callbacks import Rollout
 
-from dirl import callbacks, commands, rewards, rollout
+from dirl import callbacks, rewards, rollout
+from dirl.cli import commands
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.diffusion.noise import NoiseConfig

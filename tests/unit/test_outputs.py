@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dirl import commands
+from dirl.cli import commands
 from dirl.models import NewModel
 from dirl.outputs import check_new_file, check_new_folder, check_writable
 from dirl.rollout import TorchEngine

@@ -58,7 +58,7 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
 
 def fit(stage: str, folder: Path, options: dict[str, object]) -> None:
     """`dirl fit` with a demo config, its options filled in and written to `folder`, so that it can be run again."""
-    from dirl.cli import main
+    from dirl.cli.main import main
 
     config = OmegaConf.load(str(files("dirl.configs").joinpath("demo", f"{stage}.yaml")))
     for name, value in options.items():
@@ -134,7 +134,7 @@ def newest(root: Path, name: str) -> Path:
 
 def draw_answer(task: Task, data: TaskFiles, folder: Path, console: Console) -> Path:
     """Sample a few answers of the trained model; the one of most denoising steps as a picture and in the terminal."""
-    from dirl.commands import PromptData, load_engine
+    from dirl.cli.commands import PromptData, load_engine
 
     engine = TorchEngine()
     description = load_engine(engine, PretrainedModel(str(folder / "rl" / "model")))

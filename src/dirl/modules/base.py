@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
 from dirl.checkpoints.resumable import KEY, Resumable
-from dirl.data.packing import empty_batch
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.checkpoint_weights import FILES, packed
 from dirl.models.model_files import model_files
@@ -38,6 +37,7 @@ from dirl.modules.optimization import (
     use_settings,
 )
 from dirl.modules.sharding import reshard, shard
+from dirl.packing.rows import empty_batch
 from dirl.types import DecodingParams, ModelSpec, PackedBatch, StepBatch
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass, replace
 
-from dirl.data.division import row_limit
 from dirl.diffusion.noise import NoiseConfig
+from dirl.packing.division import row_limit
 from dirl.planning.flops import Work
 
 
@@ -52,7 +52,7 @@ class GroupLoad:
 
 
 def response_load(lengths: Lengths, block_size: int, views: float, scored: float) -> SequenceLoad:
-    """A response behind its prompt, as `dirl.data.packing` lays it out.
+    """A response behind its prompt, as `dirl.packing.rows` lays it out.
 
     The prompt's last, partly filled block belongs to the response; the clean copy of the very last block is
     left out, as nothing sees it. A query sees the clean tokens before its block, and its own block.
@@ -96,7 +96,7 @@ def sft_views(lengths: Lengths, block_size: int, noise: NoiseConfig) -> tuple[fl
 def group_load(sequence: SequenceLoad, group_size: int, token_budget: int, share_prompt: bool) -> GroupLoad:
     """The responses to one prompt. A group that is spread over rows has a copy of its prompt in each of them.
 
-    A response that exceeds the budget is divided, see `dirl.data.division`.
+    A response that exceeds the budget is divided, see `dirl.packing.division`.
     """
     whole = sequence.prompt.tokens + sequence.response.tokens
     needed = sequence.prompt.tokens + sequence.clean.tokens + sequence.block_size

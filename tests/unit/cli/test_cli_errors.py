@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dirl import cli, cli_errors
-from dirl.cli_errors import entry, resume_line, shorten, with_nearest, without_option
+from dirl.cli import errors as cli_errors
+from dirl.cli import main as cli
+from dirl.cli.errors import entry, resume_line, shorten, with_nearest, without_option
 from dirl.errors import saved
 from dirl.stopping import Stopped
 

@@ -18,10 +18,10 @@ from tests.tiny import TinyModel, prompt, sample_groups
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import Likelihood
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.types import DecodingParams, ModelSpec, PackedBatch, Trajectory
 
 TOLERANCE = 1e-5

@@ -17,11 +17,11 @@ from tests.tiny import TinyModel, flat_gradient, prompt, sample_groups
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dirl.data.steps import step_batch
 from dirl.losses import PolicyLossConfig
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import scoring_plan
 from dirl.modules import DiPOModule
+from dirl.packing.steps import step_batch
 from dirl.types import DecodingParams, ModelSpec, StepBatch, Trajectory
 
 CLOSE = 1e-5

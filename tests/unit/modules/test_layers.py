@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules import SFTModule
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.types import DecodingParams, PackedBatch
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)

@@ -13,12 +13,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from dirl.data.steps import step_batch
 from dirl.losses import PolicyLossConfig
 from dirl.models.policy import scoring_plan
 from dirl.modules import DiPOModule
 from dirl.modules.dipo import visiting
 from dirl.modules.optimization import offload_optimizer_state, restore_optimizer_state
+from dirl.packing.steps import step_batch
 from dirl.types import DecodingParams, StepBatch
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)

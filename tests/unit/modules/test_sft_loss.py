@@ -13,11 +13,11 @@ from tests.tiny import TinyModel, flat_gradient, prompt
 from torch import Tensor, nn
 
 from dirl.data.chat import Encoded
-from dirl.data.packing import pack
-from dirl.data.segments import conversation_segment, whole_blocks
 from dirl.diffusion.noise import NoiseConfig, noise
 from dirl.models import BlockDiffusionLM
 from dirl.modules import SFTModule
+from dirl.packing.rows import pack
+from dirl.packing.segments import conversation_segment, whole_blocks
 from dirl.types import ModelSpec, PackedBatch
 
 M, E = 6, 7

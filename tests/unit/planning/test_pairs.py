@@ -5,8 +5,8 @@ import torch
 from tests.tiny import TinyModel, prompt, sample_groups
 
 from dirl.attention import dense_mask
-from dirl.data.packing import empty_batch, pack
-from dirl.data.segments import group_segments
+from dirl.packing.rows import empty_batch, pack
+from dirl.packing.segments import group_segments
 from dirl.planning import visible_pairs
 from dirl.types import DecodingParams, Layout
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dirl.cli import main
-from dirl.planning.command import read_plan
+from dirl.cli.main import main
+from dirl.cli.plan import read_plan
 from dirl.planning.flops import forward_flops
 from dirl.planning.plan import Plan
 from dirl.planning.settings import parse_bytes

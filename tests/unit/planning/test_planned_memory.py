@@ -9,11 +9,11 @@ from tests.unit.planning.rehearsal import LiveBytes, Whole, autocast, build, fak
 from tests.unit.planning.test_planned_workload import trajectory
 from torch import Tensor, nn
 
-from dirl.data.packing import pack
-from dirl.data.segments import group_segments
 from dirl.models import BlockDiffusionLM, NewModel, chunked_head
 from dirl.modules.layers import recompute_layers
 from dirl.modules.sharding import shard
+from dirl.packing.rows import pack
+from dirl.packing.segments import group_segments
 from dirl.planning import SHAPES, ModelShape, layout_work
 from dirl.planning.activations import Compute, activation_bytes
 from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
@@ -23,7 +23,7 @@ from dirl.planning.memory import (
     memory_by_moment,
     peak,
 )
-from dirl.rollout.slot_cache import SlotCache
+from dirl.rollout.torch.slot_cache import SlotCache
 from dirl.types import DecodingParams
 
 GREEDY = DecodingParams()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from dirl.data.chat import Encoded
-from dirl.data.packing import join, pack
-from dirl.data.segments import conversation_segment, group_segments
 from dirl.diffusion.noise import NoiseConfig
+from dirl.packing.rows import join, pack
+from dirl.packing.segments import conversation_segment, group_segments
 from dirl.planning import layout_work
 from dirl.planning.workload import (
     Lengths,

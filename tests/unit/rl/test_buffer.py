@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dirl.data.steps import cut_steps, step_batch
+from dirl.packing.steps import cut_steps, step_batch
 from dirl.rl.buffer import RolloutBuffer
 from dirl.types import IGNORE, ModelSpec, StepBatch, Trajectory
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.rollout import RolloutEngine, ServerEngine, TorchEngine
-from dirl.rollout.server_app import EngineServer
-from dirl.rollout.wire import Call, Line, dumps, loads
+from dirl.rollout.remote.app import EngineServer
+from dirl.rollout.remote.wire import Call, Line, dumps, loads
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 SOURCE = TinyModel()

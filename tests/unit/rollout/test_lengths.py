@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dirl import commands
+from dirl.cli import commands
 from dirl.models import NewModel
 from dirl.models.source import resolve_spec
 from dirl.rollout import LMDeployEngine, TorchEngine

@@ -1,0 +1,1 @@
+"""LMDeploy as rollout engine, in the process of the trainer."""

@@ -1,0 +1,364 @@
+"""LMDeploy's own PyTorch engine, in this process: paged KV cache, CUDA graphs, continuous batching, exact traces.
+
+It runs on an event loop in a thread of its own; requests go in and trajectories come out through a queue. New
+weights are copied into the running engine on its loop, device to device.
+"""
+
+import asyncio
+import gc
+import itertools
+import queue
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from dirl.models import register_models
+from dirl.models.weight_files import one_expert_each
+from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits, next_result
+from dirl.rollout.lmdeploy.guard import check_lmdeploy
+from dirl.rollout.lmdeploy.logging import warnings_alone
+from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
+from dirl.rollout.lmdeploy.model import weight_shapes, write_model_folder
+from dirl.rollout.remote.weight_transfer import buckets
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+
+if TYPE_CHECKING:
+    from lmdeploy.pytorch.engine.engine import Engine
+
+    from dirl.rollout.lmdeploy.sequences import Trace, Tracing
+
+
+class LMDeployEngine(RolloutEngine):
+    """One engine per process and GPU. Needs CUDA and `pip install dirl[lmdeploy]`.
+
+    Args:
+        max_batch_size: sequences that are decoded at a time.
+        kv_blocks: pages of the KV cache, `page_tokens` tokens each; 0: as many as fit into `kv_memory_share`.
+        kv_memory_share: of the memory that is free at the first weight update, when the trainer's model is there, but
+            not yet its optimizer's state and activations. `kv_blocks` says it outright.
+        page_tokens: tokens per page.
+        prefill_tokens: tokens of prompts per forward; longer prompts are prefilled in pieces.
+        cuda_graphs: replay the decoding forward from CUDA graphs, captured for batch sizes as LMDeploy chooses.
+        sleep: give weights and cache back while the trainer works; they return with the next weight update. Costs
+            their allocation, and the capture of the CUDA graphs, in every epoch.
+        bucket_mb: weights are copied in pieces of this size.
+        dtype: of weights and cache.
+        check: decode a group of 8 equal prompts after the first weight update and demand 8 different samples.
+    """
+
+    concurrent = True
+
+    def __init__(
+        self,
+        max_batch_size: int = 256,
+        kv_blocks: int = 0,
+        kv_memory_share: float = 0.8,
+        page_tokens: int = 64,
+        prefill_tokens: int = 8192,
+        cuda_graphs: bool = True,
+        sleep: bool = False,
+        bucket_mb: int = 512,
+        dtype: Literal["bfloat16", "float16"] = "bfloat16",
+        check: bool = True,
+    ) -> None:
+        counts = {"max_batch_size": max_batch_size, "bucket_mb": bucket_mb, "prefill_tokens": prefill_tokens}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"engine.{name}={value}: use at least 1")
+        if kv_blocks and kv_blocks < 16:
+            raise ValueError(f"engine.kv_blocks={kv_blocks}: use 0, or 16 and more")
+        if not 0 < kv_memory_share < 1:
+            raise ValueError(f"engine.kv_memory_share={kv_memory_share}: use a share between 0 and 1")
+        if page_tokens < 16 or page_tokens & (page_tokens - 1):
+            raise ValueError(f"engine.page_tokens={page_tokens}: use a power of two, 16 or more")
+        self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
+        self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
+        self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
+        self.room = (kv_blocks - 2) * page_tokens if kv_blocks else None  # LMDeploy keeps two for itself
+        self._loop: LoopThread | None = None
+        self.engine: Engine | None = None
+        self.tracing: Tracing | None = None
+
+    @property
+    def progress(self) -> int:
+        return 0 if self.tracing is None else self.tracing.forwards
+
+    def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
+        self._check_settings(spec, device)
+        check_lmdeploy()
+        register_models()
+        with warnings_alone():
+            from dirl.rollout.lmdeploy.sequences import Tracing
+
+        self.spec, self.device = spec, torch.device(device)
+        self.shapes = weight_shapes(config)
+        self.tracing = Tracing(spec)
+        self.policy_version = -1
+        self._sessions = itertools.count(1)
+        self._turn = Turn()
+        self._checked = not self.check
+        self._folder = tempfile.TemporaryDirectory()
+        write_model_folder(Path(self._folder.name), config, tokenizer, self.dtype_name)
+        self._loop = LoopThread(self.device)
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+        """Copies them in place, in buckets, when no request is under way. The first update starts the engine."""
+        with self._turn.alone():
+            self.policy_version = -1
+            if self.engine is None:
+                self._loop.call(self._start, self._folder.name, self.spec.block_size)
+                self._loop.call(self._shorten)
+            self._loop.call(self._wake, "weights")
+            missing = set(self.shapes)
+            for bucket in buckets(one_expert_each(self._known(weights, missing)), self.bucket_mb << 20):
+                ready = torch.cuda.Event()
+                ready.record(torch.cuda.current_stream(self.device))  # the engine copies on a stream of its own
+                self._loop.call(self._load, bucket, ready)
+            if missing:
+                raise ValueError(f"the weight update left out {sorted(missing)}; an update must carry all weights")
+            self._loop.call(self._finish_update)
+            self.policy_version = policy_version
+        if not self._checked:
+            self._check_groups()
+            self._checked = True
+
+    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+        self._check_lengths(requests, params)
+        yield from self._stream(requests, params, self.spec.stop_token_ids)
+
+    def _stream(
+        self, requests: Sequence[GenerationRequest], params: DecodingParams, stop_tokens: tuple[int, ...]
+    ) -> Iterator[Trajectory]:
+        with self._turn.shared(params):
+            if self.policy_version < 0:
+                raise ValueError("the engine has no weights: call update_weights before generate")
+            self.tracing.params = params
+            self._loop.call(self._wake, "kv_cache")
+            done: queue.SimpleQueue[Trajectory | BaseException] = queue.SimpleQueue()
+            stop = asyncio.Event()
+            work = self._loop.start(self._run_all(requests, params, stop_tokens, done, stop))
+            try:
+                for _ in requests:
+                    result = next_result(done, self.still_wanted)
+                    if isinstance(result, BaseException):
+                        raise result
+                    yield result
+            finally:
+                self._loop.loop.call_soon_threadsafe(stop.set)
+                work.result()
+
+    def rest(self) -> None:
+        if not self.sleep:
+            return
+        with self._turn.alone():
+            if self.policy_version >= 0:
+                self.policy_version = -1
+                self._loop.run(self.engine.sleep(level=2))
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.close(self._stop)
+            self._loop = self.engine = None
+            self._folder.cleanup()
+
+    def _check_settings(self, spec: ModelSpec, device: str) -> None:
+        size = spec.block_size
+        if torch.device(device).type != "cuda":
+            raise ValueError(f"the LMDeploy engine needs a CUDA device, not {device!r}: use dirl.rollout.TorchEngine")
+        if size & (size - 1) or size > self.page_tokens:
+            raise ValueError(
+                f"block_size={size}: the LMDeploy engine takes powers of two up to page_tokens={self.page_tokens}; use "
+                "dirl.rollout.TorchEngine for others"
+            )
+        if self.prefill_tokens % size or self.prefill_tokens < size * self.max_batch_size:
+            raise ValueError(
+                f"engine.prefill_tokens={self.prefill_tokens}: use a multiple of block_size={size} that is at least "
+                f"max_batch_size * block_size = {self.max_batch_size * size}"
+            )
+
+    def _check_lengths(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> None:
+        size = self.spec.block_size
+        longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
+        room = self.engine.max_session_len
+        if -(-longest // size) * size > room:
+            raise ValueError(
+                f"a prompt and its response may take {longest} tokens, the engine's KV cache holds {room}: raise "
+                "engine.kv_blocks or kv_memory_share, or lower decoding.max_response_tokens"
+            )
+
+    # What follows runs on the loop's thread.
+
+    def _start(self, folder: str, block_size: int) -> None:
+        from lmdeploy.messages import PytorchEngineConfig
+        from lmdeploy.pytorch.engine.engine import Engine
+
+        from dirl.rollout.lmdeploy.changes import changed, trace_samples
+
+        config = PytorchEngineConfig(
+            dtype=self.dtype_name,
+            max_batch_size=self.max_batch_size,
+            cache_max_entry_count=self.kv_memory_share,
+            num_gpu_blocks=self.kv_blocks,
+            block_size=self.page_tokens,
+            max_prefill_token_num=self.prefill_tokens,
+            eager_mode=not self.cuda_graphs,
+            dllm_block_length=block_size,
+            distributed_executor_backend="uni",
+            empty_init=True,
+            enable_metrics=False,
+        )
+        collection = gc.get_threshold()
+        with changed(self.tracing):
+            self.engine = Engine(folder, config)
+        gc.set_threshold(*collection)  # LMDeploy changes it for the whole process
+        trace_samples(self.engine, self.tracing)
+        self.engine._sleeping_tags.discard("weights")  # allocated; their values are awaited
+        self.engine.start()
+
+    def _shorten(self) -> None:
+        from dirl.rollout.lmdeploy.loop import shorten_loop
+
+        shorten_loop(self.engine)
+
+    def _wake(self, what: Literal["weights", "kv_cache"]) -> None:
+        if what in self.engine._sleeping_tags:
+            self.engine.wakeup([what])
+
+    def _load(self, bucket: list[tuple[str, Tensor]], ready: torch.cuda.Event) -> None:
+        agent = self.engine.executor.model_agent
+        ready.wait()
+        with agent.all_context():
+            agent._load_updated_weight_bucket(bucket, "dirl")
+            torch.cuda.synchronize()  # the trainer may change or free its tensors now
+
+    def _finish_update(self) -> None:
+        from lmdeploy.pytorch.weight_loader.model_weight_loader import process_weights_after_loading
+
+        agent = self.engine.executor.model_agent
+        with agent.all_context():
+            model = agent.patched_model.get_model()
+            before = addresses(model)
+            process_weights_after_loading(model)
+            torch.cuda.synchronize()
+            if addresses(model) != before:  # as where experts are laid out anew, which only the first update does
+                agent.reset_graph_runner()  # captured graphs read the old places
+        self.engine.complete_weights_update()
+
+    def _stop(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+
+    async def _run_all(
+        self,
+        requests: Sequence[GenerationRequest],
+        params: DecodingParams,
+        stop_tokens: tuple[int, ...],
+        done: queue.SimpleQueue,
+        stop: asyncio.Event,
+    ) -> None:
+        """All requests, until `stop` is set: who asked has got everything, or has lost interest."""
+        tasks = [asyncio.create_task(self._run(r, params, stop_tokens, done)) for r in requests]
+        await stop.wait()  # the consumer sets it when it has them all, too
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(
+        self,
+        request: GenerationRequest,
+        params: DecodingParams,
+        stop_tokens: tuple[int, ...],
+        done: queue.SimpleQueue,
+    ) -> None:
+        """One request through the engine; its trajectory, or what went wrong, into the queue."""
+        from lmdeploy.messages import GenerationConfig, ResponseType
+
+        settings = GenerationConfig(
+            max_new_tokens=params.max_response_tokens,
+            stop_token_ids=list(stop_tokens),
+            random_seed=request.seed,
+            top_k=1,  # drawing is ours: LMDeploy need not prepare its own
+            top_p=1.0,
+            temperature=1.0,
+        )
+        session = next(self._sessions)
+        instance = self.engine.create_instance()
+        try:
+            status = None
+            async for output in instance.async_stream_infer(session, list(request.prompt_ids), settings):
+                status = output.status
+            if status != ResponseType.FINISH:
+                raise self._stopped(request, status)
+            if session in self.tracing.broken:
+                raise broken_logits(request, self.policy_version)
+            trace = self.tracing.traces.pop(session)
+            done.put(trajectory(request, trace, self.spec, params.max_response_tokens, self.policy_version))
+        except Exception as error:  # raised again where the trajectories are awaited
+            done.put(error)
+        finally:
+            self.tracing.traces.pop(session, None)
+            self.tracing.broken.discard(session)
+
+    def _stopped(self, request: GenerationRequest, status: object) -> EnginesLostError:
+        """What to say of a request that came to no end."""
+        work = self.engine._loop_main
+        cause = work.exception() if work is not None and work.done() and not work.cancelled() else None
+        error = EnginesLostError(
+            f"LMDeploy ended request {request.prompt_id}#{request.sample_index} with {status}"
+            + (f": its engine stopped after {type(cause).__name__}: {cause}" if cause is not None else "")
+        )
+        error.__cause__ = cause
+        return error
+
+    # End of what runs there.
+
+    def _known(self, weights: Iterable[tuple[str, Tensor]], missing: set[str]) -> Iterator[tuple[str, Tensor]]:
+        for name, value in weights:
+            if name not in self.shapes:
+                raise ValueError(f"weight {name!r} is unknown to the engine's model")
+            if self.shapes[name] != value.shape:
+                raise ValueError(
+                    f"weight {name!r} has shape {tuple(value.shape)}, the engine {tuple(self.shapes[name])}"
+                )
+            missing.discard(name)
+            yield name, value
+
+    def _check_groups(self) -> None:
+        """Equal prompts with different seeds, drawn from a flat distribution, cannot give equal samples by chance."""
+        params = DecodingParams(temperature=1e4, max_response_tokens=64, threshold=1.0)
+        prompt = (self.spec.pad_token_id,) * (self.spec.block_size + 1)
+        requests = [GenerationRequest("check", i, prompt, seed=i) for i in range(8)]
+        samples = {t.response_ids for t in self._stream(requests, params, stop_tokens=())}
+        if len(samples) < 8:
+            self.close()
+            raise RuntimeError(
+                f"LMDeploy gave {len(samples)} different samples for a group of 8, not drawn independently, "
+                "so that its rollouts cannot be trained from: use dirl.rollout.TorchEngine"
+            )
+
+
+def addresses(model: nn.Module) -> dict[str, int]:
+    """Where each parameter lies, tied ones under both names."""
+    return {name: value.data_ptr() for name, value in model.named_parameters(remove_duplicate=False)}
+
+
+def trajectory(request: GenerationRequest, trace: "Trace", spec: ModelSpec, limit: int, version: int) -> Trajectory:
+    """What the torch engine would return for this trace."""
+    stop = next((i + 1 for i, token in enumerate(trace.response_ids) if token in spec.stop_token_ids), None)
+    stopped = stop is not None and stop <= limit
+    return Trajectory(
+        prompt_id=request.prompt_id,
+        sample_index=request.sample_index,
+        prompt_ids=request.prompt_ids,
+        response_ids=tuple(trace.response_ids),
+        response_length=stop if stopped else limit,
+        step_map=tuple(trace.step_map),
+        behaviour_logprobs=tuple(trace.logprobs),
+        finish_reason="stop" if stopped else "length",
+        policy_version=version,
+    )

@@ -1,0 +1,1 @@
+"""The reference engine: any device, any block size, everything in plain torch."""

@@ -1,0 +1,196 @@
+"""What of LMDeploy's engine needs no LMDeploy: its settings, the folder it starts from, weights by name and bucket."""
+
+import importlib.metadata
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.tiny import TinyModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+
+from dirl.models import SDARConfig, SDARMoeConfig, register_models
+from dirl.models.weight_files import one_expert_each
+from dirl.rollout import LMDeployEngine
+from dirl.rollout.lmdeploy.engine import trajectory
+from dirl.rollout.lmdeploy.loop_thread import LoopThread
+from dirl.rollout.lmdeploy.model import weight_shapes, write_model_folder
+from dirl.types import GenerationRequest, ModelSpec
+
+SHAPE = dict(
+    vocab_size=20,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+)
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+BLOCKS = dict(block_size=8, mask_token_id=19)
+
+
+# --------------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max_batch_size", 0),
+        ("bucket_mb", 0),
+        ("prefill_tokens", -1),
+        ("kv_blocks", 15),
+        ("kv_blocks", -1),
+        ("kv_memory_share", 0.0),
+        ("kv_memory_share", 1.0),
+        ("page_tokens", 8),
+        ("page_tokens", 48),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name_and_value(setting: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"engine\.{setting}={value}: use "):
+        LMDeployEngine(**{setting: value})
+
+
+def refusal(engine: LMDeployEngine, block_size: int, device: str) -> str:
+    description = TinyModel(4).describe()
+    spec = replace(description.spec, block_size=block_size)
+    with pytest.raises(ValueError) as caught:
+        engine.setup(description.config, description.tokenizer, spec, device)
+    return str(caught.value)
+
+
+def test_a_cpu_is_refused_for_the_torch_engine() -> None:
+    message = refusal(LMDeployEngine(), 4, "cpu")
+    assert "needs a CUDA device, not 'cpu'" in message and "dirl.rollout.TorchEngine" in message
+
+
+@pytest.mark.parametrize(("block_size", "page_tokens"), [(3, 64), (12, 64), (32, 16)])
+def test_blocks_that_do_not_fit_into_pages_are_refused_for_the_torch_engine(block_size: int, page_tokens: int) -> None:
+    message = refusal(LMDeployEngine(page_tokens=page_tokens), block_size, "cuda")
+    assert f"block_size={block_size}: " in message and f"page_tokens={page_tokens}" in message
+    assert "dirl.rollout.TorchEngine" in message
+
+
+@pytest.mark.parametrize("prefill_tokens", [124, 130], ids=["a block for each sequence", "whole blocks"])
+def test_a_prefill_that_holds_no_block_of_every_sequence_is_refused(prefill_tokens: int) -> None:
+    message = refusal(LMDeployEngine(max_batch_size=32, prefill_tokens=prefill_tokens), 4, "cuda")
+    assert f"engine.prefill_tokens={prefill_tokens}: " in message and "block_size=4" in message and "= 128" in message
+
+
+def test_without_lmdeploy_setup_says_so_and_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setenv("LMDEPLOY_ENABLE_CHECK_ENV", "0")  # setup sets it: put back after the test
+    description = TinyModel(4).describe()
+    engine, threads = LMDeployEngine(), threading.active_count()
+    with pytest.raises(ImportError, match="not installed"):
+        engine.setup(description.config, description.tokenizer, description.spec, "cuda")
+    assert threading.active_count() == threads
+    engine.close()  # nothing to give back, and no error
+
+
+def test_a_device_that_is_not_there_is_said_at_once_and_not_waited_for() -> None:
+    before = threading.active_count()
+    with pytest.raises((RuntimeError, AttributeError)):
+        LoopThread(torch.device("cuda", 99))  # a build for CPU does not even have the function
+    assert threading.active_count() == before
+
+
+# ------------------------------------------------------------------------------- the folder it starts from
+
+
+def folder_of(config: PreTrainedConfig, folder: Path) -> tuple[dict, PreTrainedConfig]:
+    """config.json as written, and as transformers reads it."""
+    register_models()
+    write_model_folder(folder, config, TinyModel(8).describe().tokenizer, "bfloat16")
+    return json.loads((folder / "config.json").read_text()), AutoConfig.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", [SDARConfig, Qwen3Config])
+def test_a_dense_models_folder_loads_as_sdar(kind: type[PreTrainedConfig], tmp_path: Path) -> None:
+    written, read = folder_of(kind(**SHAPE, **BLOCKS, rope_theta=5000.0), tmp_path)
+    assert type(read) is SDARConfig
+    assert (written["model_type"], written["architectures"]) == ("sdar", ["SDARForCausalLM"])
+    assert {name: getattr(read, name) for name in SHAPE | BLOCKS} == SHAPE | BLOCKS
+    assert read.rope_parameters["rope_theta"] == 5000.0
+    assert read.dtype == torch.bfloat16
+    assert written["sliding_window"] is None and "attention_bias" in written
+
+
+@pytest.mark.parametrize("kind", [SDARMoeConfig, Qwen3MoeConfig])
+def test_a_model_with_experts_loads_as_sdar_moe(kind: type[PreTrainedConfig], tmp_path: Path) -> None:
+    written, read = folder_of(kind(**SHAPE, **EXPERTS, **BLOCKS), tmp_path)
+    assert type(read) is SDARMoeConfig
+    assert (written["model_type"], written["architectures"]) == ("sdar_moe", ["SDARMoeForCausalLM"])
+    assert {name: getattr(read, name) for name in EXPERTS | BLOCKS} == EXPERTS | BLOCKS
+
+
+def test_the_folder_holds_the_tokenizer_and_no_weights(tmp_path: Path) -> None:
+    folder_of(SDARConfig(**SHAPE, **BLOCKS), tmp_path)
+    tokenizer = TinyModel(8).describe().tokenizer
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+    assert not list(tmp_path.glob("*.safetensors*")) and not list(tmp_path.glob("*.bin"))
+
+
+def test_writing_the_folder_leaves_the_config_as_it_is(tmp_path: Path) -> None:
+    config = Qwen3Config(**SHAPE, **BLOCKS)
+    before = config.to_dict()
+    folder_of(config, tmp_path)
+    assert config.to_dict() == before and config.model_type == "qwen3"
+
+
+# ----------------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weight_shapes_are_those_of_the_trainers_parameters(tied: bool) -> None:
+    source = TinyModel(4, tied=tied)
+    config = source.describe().config
+    own = {name: parameter.shape for name, parameter in source.build(config).named_parameters()}
+    assert weight_shapes(config) == own
+    assert ("lm_head.weight" in own) == (not tied)
+
+
+def test_weight_shapes_of_experts_are_those_of_a_real_model() -> None:
+    register_models()
+    config = SDARMoeConfig(**SHAPE, **EXPERTS)
+    own = {name: p.shape for name, p in AutoModelForCausalLM.from_config(config).named_parameters()}
+    assert weight_shapes(config) == own
+    assert any("experts" in name for name in own), "the engine finds experts by this word"
+
+
+def test_experts_kept_together_are_handed_out_one_by_one_without_a_copy() -> None:
+    gate_up, down = torch.arange(2 * 6 * 4.0).view(2, 6, 4), torch.arange(2 * 4 * 3.0).view(2, 4, 3)
+    name = "model.layers.0.mlp.experts."
+    others = [("model.norm.weight", torch.ones(4)), ("model.layers.0.mlp.gate.weight", torch.ones(2, 4))]
+    made = dict(one_expert_each([others[0], (name + "gate_up_proj", gate_up), (name + "down_proj", down), others[1]]))
+    assert made.keys() == {
+        *(other for other, _ in others),
+        *(f"{name}{e}.{part}_proj.weight" for e in (0, 1) for part in ("gate", "up", "down")),
+    }
+    torch.testing.assert_close(made[name + "1.gate_proj.weight"], gate_up[1, :3])
+    torch.testing.assert_close(made[name + "1.up_proj.weight"], gate_up[1, 3:])
+    torch.testing.assert_close(made[name + "0.down_proj.weight"], down[0])
+    assert made[name + "0.up_proj.weight"].untyped_storage().data_ptr() == gate_up.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("limit", "length", "reason"),
+    [(8, 3, "stop"), (3, 3, "stop"), (2, 2, "length")],
+    ids=["stop before the limit", "stop at the limit", "limit before the stop token"],
+)
+def test_a_trace_ends_at_the_earliest_of_stop_token_and_limit(limit: int, length: int, reason: str) -> None:
+    spec = ModelSpec(4, mask_token_id=9, stop_token_ids=(7, 8), pad_token_id=0, vocab_size=10)
+    trace = SimpleNamespace(response_ids=[1, 2, 8, 7], step_map=[2, 1, 1, 3], logprobs=[-0.5, -1.0, -1.5, -2.0])
+    made = trajectory(GenerationRequest("q", 5, (1, 1, 1, 1), seed=3), trace, spec, limit, version=6)
+    made.check(spec)
+    assert (made.response_length, made.finish_reason) == (length, reason)
+    assert (made.key, made.prompt_ids, made.policy_version) == (("q", 5), (1, 1, 1, 1), 6)
+    assert made.response_ids == (1, 2, 8, 7), "the tail after the stop token is kept"
+    assert (made.step_map, made.behaviour_logprobs) == ((2, 1, 1, 3), (-0.5, -1.0, -1.5, -2.0))

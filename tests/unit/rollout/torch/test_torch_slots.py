@@ -1,0 +1,73 @@
+"""The torch engine's slots, and how often its host waits for the device."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from tests.tiny import TinyModel, prompt
+from torch import Tensor
+
+from dirl.models import SDARConfig
+from dirl.rollout import TorchEngine
+from dirl.rollout.torch.slot_cache import SlotCache
+from dirl.types import DecodingParams, GenerationRequest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_cache_keeps_what_it_is_told_where_it_is_told() -> None:
+    config = SDARConfig(num_hidden_layers=2, num_key_value_heads=1, head_dim=2, num_attention_heads=2)
+    cache = SlotCache(config, slots=5, length=6, device="cpu", dtype=torch.float32)
+    cache.keys.copy_(torch.rand(cache.keys.shape))
+    cache.values.copy_(torch.rand(cache.values.shape))
+    keys, values = cache.keys.clone(), cache.values.clone()
+    cache.decode(torch.tensor([[2, 3]] * 5), span=4)
+    cache.keep([0, 4, 2])  # the second and fourth have finished
+    for slot, source in enumerate([0, 4, 2]):
+        assert cache.keys[:, slot, :, :4].equal(keys[:, source, :, :4])
+        assert cache.values[:, slot, :, :4].equal(values[:, source, :, :4])
+
+
+def decode(count: int, slots: int, params: DecodingParams) -> tuple[list[int], list[list[int]], TorchEngine]:
+    """Sample indices in the order of the answers, and what `keep` was told."""
+    description = TinyModel(4).describe()
+    engine, told = TorchEngine(slots), []
+    engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+    engine.update_weights(TinyModel(4).build(description.config).named_parameters(), 0)
+    keep = SlotCache.keep
+
+    def listen(self: SlotCache, kept: list[int]) -> None:
+        told.append(kept)
+        keep(self, kept)
+
+    requests = [GenerationRequest("p", i, prompt(5 + i % 3, i), seed=i) for i in range(count)]
+    with patch.object(SlotCache, "keep", listen):
+        order = [t.sample_index for t in engine.generate(requests, params)]
+    return order, told, engine
+
+
+def test_for_each_finished_sequence_at_most_one_other_moves() -> None:
+    order, told, _ = decode(40, 16, DecodingParams(threshold=0.5, max_response_tokens=40))
+    assert sorted(order) == list(range(40)) and order != sorted(order)
+    moves = [sum(slot != source for slot, source in enumerate(kept)) for kept in told]
+    assert 0 < sum(moves) < 40
+
+
+def test_sequences_that_finish_together_come_in_the_order_of_their_requests() -> None:
+    """All of a batch take as many forwards, and those that follow fill its slots in their order."""
+    order, _, _ = decode(12, 4, DecodingParams(strategy="sequential", denoising_steps=1, max_response_tokens=1))
+    assert order == list(range(12))
+
+
+def test_the_host_asks_the_device_once_in_a_step() -> None:
+    copies = 0
+    cpu = Tensor.cpu
+
+    def count(self: Tensor) -> Tensor:
+        nonlocal copies
+        copies += 1
+        return cpu(self)
+
+    with patch.object(Tensor, "cpu", count):
+        *_, engine = decode(8, 8, DecodingParams(threshold=0.9, max_response_tokens=30))
+    assert 0 < copies <= engine.forwards
