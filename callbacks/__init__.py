@@ -1,9 +1,10 @@
-"""Lightning callbacks of dirl: rollouts, evaluation, export, throughput, the guard of a run."""
+"""Lightning callbacks of dirl: rollouts, evaluation, checkpoints, export, throughput, the guard of a run."""
 
+from dirl.callbacks.checkpoint import Checkpoint
 from dirl.callbacks.evaluation import Evaluate
 from dirl.callbacks.export import Export
 from dirl.callbacks.guard import Guard
 from dirl.callbacks.rollout import Rollout
 from dirl.callbacks.throughput import Throughput
 
-__all__ = ["Evaluate", "Export", "Guard", "Rollout", "Throughput"]
+__all__ = ["Checkpoint", "Evaluate", "Export", "Guard", "Rollout", "Throughput"]

@@ -1,6 +1,7 @@
 """Evaluation during training: the same path as the `evaluate` command, on the engine of the run."""
 
 from pathlib import Path
+from typing import final
 
 import lightning as L
 from dirl.callbacks.ending import ended_together
@@ -14,6 +15,7 @@ from dirl.rollout.lengths import check_positions
 from dirl.types import DecodingParams
 
 
+@final
 class Evaluate(L.Callback):
     """Samples responses to the validation prompts of the RL DataModule and logs their metrics.
 

@@ -1,6 +1,7 @@
 """Export: the trained model as a Hugging Face folder, gathered from however many shards."""
 
 from pathlib import Path
+from typing import final
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -12,6 +13,7 @@ from dirl.models.weight_writer import check_size
 from dirl.modules.base import BlockDiffusionModule
 
 
+@final
 class Export(L.Callback):
     """Writes weights (safetensors), tokenizer and config with block size and mask token when training ends.
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, final
 
 import lightning as L
 import torch
@@ -35,12 +35,13 @@ log = logging.getLogger(__name__)
 COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 
 
+@final
 class Rollout(L.Callback):
     """Regenerates the groups of the RL DataModule at the start of every epoch.
 
     Args:
-        engine: makes the trajectories.
         rewards: their weighted sum is the reward.
+        engine: makes the trajectories. In configs it has a key of its own, `engine`.
         correct: name of the reward that says what is correct (above 0), for accuracies and dynamic sampling; None: the
             first that judges, as `accuracy` and `exact_answer` do and `boxed` and `length` do not.
         dynamic_sampling: drop groups that are all right or all wrong, or whose rewards have no spread, and refill.
@@ -64,8 +65,8 @@ class Rollout(L.Callback):
 
     def __init__(
         self,
-        engine: RolloutEngine,
         rewards: list[Reward],
+        engine: RolloutEngine | None = None,
         dynamic_sampling: bool = False,
         max_rounds: int = 4,
         oversample: float = 1.0,
@@ -101,6 +102,8 @@ class Rollout(L.Callback):
             raise ValueError("the Rollout callback works with dirl.modules.DiPOModule and dirl.data.rl.RLDataModule")
         if stage != "fit":
             return
+        if self.engine is None:
+            raise ValueError("engine: none is given, so nothing makes rollouts; put configs/engine/torch.yaml on top")
         self._check_settings(pl_module)
         if self.save_trajectories is not None and trainer.is_global_zero:
             check_writable(Path(trainer.default_root_dir) / self.save_trajectories, "rollout.save_trajectories")
@@ -306,7 +309,8 @@ class Rollout(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(trainer.datamodule, RLDataModule):
             trainer.datamodule.ahead.close()
-        self.engine.close()
+        if self.engine is not None:
+            self.engine.close()
         self.scorer.close()
 
 

@@ -55,15 +55,9 @@ def _rl_overlay(shape: Shape, engine: str, sleep: bool) -> str:
     settings = shape.engine_settings() | {"sleep": sleep}
     options = ", ".join(f"{name}: {json.dumps(value)}" for name, value in settings.items())
     return f"""
-trainer:
-  callbacks:
-    - class_path: dirl.callbacks.Rollout
-      init_args:
-        engine: {{class_path: {engine}, init_args: {{{options}}}}}
-        rewards: [{{class_path: tests.integration.toy.Letters}}]
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{every_n_train_steps: 1, save_top_k: -1}}
-    - class_path: dirl.callbacks.Export
+engine: {{class_path: {engine}, init_args: {{{options}}}}}
+rollout: {{rewards: [{{class_path: tests.integration.toy.Letters}}]}}
+checkpoint: {{every_n_train_steps: 1, save_top_k: -1}}
 """
 
 

@@ -1,10 +1,14 @@
 """Every YAML under configs/ parses and instantiates, alone or on top of the recipe it belongs to."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
+from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
+from lightning.pytorch.callbacks import Callback
 
-from dirl.cli.main import DirlCLI, parse_command
+from dirl.cli.fit import DirlCLI
+from dirl.cli.main import parse_command
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.modules import DiPOModule, SFTModule
@@ -15,11 +19,16 @@ HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes
 WHOLE = sorted(
     [ROOT / "sft.yaml", ROOT / "rl.yaml", *(p for d in ("recipe", "debug", "demo") for p in (ROOT / d).glob("*.yaml"))]
 )
-ON_TOP = {"model": ("sft", "rl"), "data": (), "engine": ("rl",), "strategy": ("sft", "rl")}
+RECIPES = {config: "rl" if "\nengine:" in config.read_text() else "sft" for config in WHOLE}
+ON_TOP = {"model": ("sft", "rl"), "engine": ("rl",), "strategy": ("sft", "rl")}
 PARTS = [
-    (part, base) for kind, bases in ON_TOP.items() for part in sorted((ROOT / kind).glob("*.yaml")) for base in bases
+    (part, recipe)
+    for kind, stages in ON_TOP.items()
+    for part in sorted((ROOT / kind).glob("*.yaml"))
+    for recipe, stage in RECIPES.items()
+    if stage in stages
 ]
-PARTS += [(ROOT / "data" / "local_sft.yaml", "sft"), (ROOT / "data" / "local_rl.yaml", "rl")]
+PARTS += [(ROOT / "data" / f"local_{stage}.yaml", recipe) for recipe, stage in RECIPES.items()]
 
 
 def build(tmp_path: Path, *configs: Path) -> DirlCLI:
@@ -40,25 +49,106 @@ def test_a_recipe_instantiates_module_data_and_trainer(config: Path, tmp_path: P
     assert len(rollouts) == (pair[0] is DiPOModule)
 
 
-@pytest.mark.parametrize(("part", "base"), PARTS, ids=name)
-def test_a_part_goes_on_top_of_a_recipe(part: Path, base: str, tmp_path: Path) -> None:
-    plain = build(tmp_path, ROOT / f"{base}.yaml")
-    merged = build(tmp_path, ROOT / f"{base}.yaml", part)
-    assert type(merged.model) is type(plain.model)
-    changed = part.read_text(encoding="utf-8")
-    if part.parent.name == "strategy" and "class_path" in changed:
-        assert type(merged.trainer.strategy).__name__ in changed
+@cache
+def plain(recipe: Path) -> DirlCLI:
+    return build(Path("outputs"), recipe)
+
+
+def options_of(callback: Callback) -> dict[str, object]:
+    """What a callback was made with, its engine apart."""
+    plain_types = (int, float, str, bool, type(None), dict, list)
+    return {k: v for k, v in vars(callback).items() if isinstance(v, plain_types) and "dir" not in k}
+
+
+@pytest.mark.parametrize(("part", "recipe"), PARTS, ids=name)
+def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
+    part: Path, recipe: Path, tmp_path: Path
+) -> None:
+    before, after, text = plain(recipe), build(tmp_path, recipe, part), part.read_text(encoding="utf-8")
+    assert (type(after.model), type(after.datamodule)) == (type(before.model), type(before.datamodule))
+    if part.parent.name == "strategy" and "class_path" in text:
+        assert type(after.trainer.strategy).__name__ in text
     if part.parent.name == "model":
-        assert type(merged.model.source).__name__ in changed
-    if part.parent.name == "engine":
-        before, after = (
-            next(c for c in cli.trainer.callbacks if type(c).__name__ == "Rollout") for cli in (plain, merged)
-        )
-        assert isinstance(after.engine, RolloutEngine)
-        assert type(after.engine).__name__ in changed
-        assert after.dynamic_sampling == before.dynamic_sampling is True, "only the engine changes"
-        assert merged.model.loss_config == plain.model.loss_config  # with an importance_cap, as stale samples need
-        assert [type(r) for r in after.scorer.rewards] == [type(r) for r in before.scorer.rewards]
+        assert type(after.model.source).__name__ in text
+    assert [type(c) for c in after.trainer.callbacks] == [type(c) for c in before.trainer.callbacks]
+    for one, other in zip(before.trainer.callbacks, after.trainer.callbacks, strict=True):
+        assert options_of(one) == options_of(other)
+        if isinstance(one, Rollout):
+            assert isinstance(other.engine, RolloutEngine)
+            assert type(other.engine).__name__ in (text if part.parent.name == "engine" else recipe.read_text())
+            assert [type(r) for r in other.scorer.rewards] == [type(r) for r in one.scorer.rewards]
+    if part.parent.name == "engine" and part.stem != "replay":  # whose samples are stale: it sets importance_cap
+        assert after.model.loss_config == before.model.loss_config
+
+
+@pytest.mark.parametrize(
+    ("options", "callback", "attribute", "value"),
+    [
+        (["--rollout.dynamic_sampling=true"], Rollout, "dynamic_sampling", True),
+        (["--evaluate.samples=7"], Evaluate, "samples", 7),
+        (["--export.folder=elsewhere"], Export, "folder", "elsewhere"),
+        (["--checkpoint.save_top_k=-1", "--trainer.enable_checkpointing=true"], Checkpoint, "save_top_k", -1),
+    ],
+)
+def test_one_option_of_a_callback_is_set_by_its_name(
+    options: list[str], callback: type, attribute: str, value: object, tmp_path: Path
+) -> None:
+    args = ["--config", str(ROOT / "demo" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}", *options]
+    (found,) = [c for c in DirlCLI(args, run=False).trainer.callbacks if isinstance(c, callback)]
+    assert getattr(found, attribute) == value
+
+
+def test_a_key_set_to_null_is_off(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "demo" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    callbacks = DirlCLI([*args, "--export=null", "--evaluate=null"], run=False).trainer.callbacks
+    assert not [c for c in callbacks if isinstance(c, Export | Evaluate)]
+
+
+def test_the_callbacks_of_a_user_stand_between_those_of_the_keys(tmp_path: Path) -> None:
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text("trainer:\n  callbacks:\n    - class_path: tests.integration.engines.TellOfSteps\n")
+    cli = build(tmp_path, ROOT / "demo" / "rl.yaml", overlay)
+    names = [type(c).__name__ for c in cli.trainer.callbacks]
+    assert names.index("Rollout") < names.index("Evaluate") < names.index("TellOfSteps") < names.index("Export")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "trainer:\n  callbacks:\n    - class_path: dirl.callbacks.Rollout\n      init_args: {rewards: []}\n",
+            r"trainer.callbacks\[0\]: dirl.callbacks.Rollout has a key of its own now: .*`rollout`.*`engine`",
+        ),
+        ("trainer:\n  callbacks+:\n    - class_path: dirl.callbacks.Export\n", "write its init_args under `export`"),
+        ("rollout: {engine: {class_path: dirl.rollout.TorchEngine}}\n", "rollout.engine: .* write it under `engine`"),
+        (
+            "trainer:\n  callbacks: []\n  callbacks+:\n    - class_path: dirl.callbacks.Throughput\n",
+            r"own.yaml: has both trainer.callbacks and trainer.callbacks\+, of which one would be lost",
+        ),
+        ("engine: null\n", "engine: not in the config, and DiPOModule learns from rollouts"),
+        ("rollout: null\nengine: null\n", "engine, rollout: not in the config"),
+    ],
+)
+def test_what_is_written_at_another_place_is_an_error_that_names_the_place(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, ROOT / "debug" / "rl.yaml", overlay)
+
+
+def test_keys_of_rl_are_refused_where_nothing_uses_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="engine: in the config, and SFTModule makes no rollouts; remove it"):
+        build(tmp_path, ROOT / "debug" / "sft.yaml", ROOT / "engine" / "torch.yaml")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "serve"])
+@pytest.mark.parametrize("part", ["torch", "lmdeploy", "lmdeploy_server"])
+def test_an_engine_goes_on_top_of_commands_that_have_one(command: str, part: str) -> None:
+    config, overlay = ROOT / {"evaluate": "eval.yaml", "serve": "serve.yaml"}[command], ROOT / "engine" / f"{part}.yaml"
+    options = parse_command(command, ["--config", str(config), "--config", str(overlay)])
+    assert type(options["engine"]).__name__ in overlay.read_text()
 
 
 def test_the_evaluation_config_instantiates() -> None:
@@ -111,11 +201,7 @@ def test_an_unknown_key_or_value_is_an_error_that_names_it(
 
 def test_an_unknown_reward_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(
-        "trainer:\n  callbacks:\n    - class_path: dirl.callbacks.Rollout\n      init_args:\n"
-        "        engine: {class_path: dirl.rollout.TorchEngine}\n"
-        "        rewards: [{class_path: dirl.rewards.Acuracy}]\n"
-    )
+    overlay.write_text("rollout:\n  rewards: [{class_path: dirl.rewards.Acuracy}]\n")
     with pytest.raises((SystemExit, ValueError)) as error:
         build(tmp_path, ROOT / "debug" / "rl.yaml", overlay)
     assert "Acuracy" in capsys.readouterr().err + str(error.value)

@@ -174,9 +174,7 @@ def test_a_folder_that_cannot_be_written_stops_the_run_before_it_trains(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").touch()
     overlay = tmp_path / "export.yaml"
-    overlay.write_text(
-        f"trainer:\n  callbacks:\n    - class_path: dirl.callbacks.Export\n      init_args: {{folder: {folder}}}\n"
-    )
+    overlay.write_text(f"export: {{folder: {folder}}}\n")
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, *args, "--config", overlay)
     assert not list(tmp_path.glob("logs/*/metrics.csv"))

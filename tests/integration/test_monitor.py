@@ -10,10 +10,11 @@ from tests.integration.toy import metrics, write_rl, write_sft
 from dirl.cli.log_folder import claim
 
 EVALUATE = """
-    - class_path: dirl.callbacks.Evaluate
-      init_args:
-        decoding: {greedy: {temperature: 0, max_response_tokens: 8}}
-        every_n_epochs: 1
+evaluate:
+  decoding: {greedy: {temperature: 0, max_response_tokens: 8}}
+  every_n_epochs: 1
+trainer:
+  callbacks:
     - class_path: lightning.pytorch.callbacks.EarlyStopping
       init_args: {monitor: eval/greedy/accuracy, mode: max, patience: 1, check_on_train_epoch_end: true}
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
@@ -22,7 +23,7 @@ EVALUATE = """
 
 
 def test_metrics_of_evaluate_can_be_watched(tmp_path: Path) -> None:
-    args = rl_args(tmp_path, rollout=EVALUATE)
+    args = rl_args(tmp_path, more=EVALUATE)
     root = fit(
         tmp_path / "run", *args, f"--data.init_args.val={write_rl(tmp_path / 'val.jsonl', 4)}", "--trainer.max_epochs=9"
     )

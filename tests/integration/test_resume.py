@@ -54,11 +54,9 @@ def test_sft_resumed_again_and_again(tmp_path: Path, end: str) -> None:
 
 def test_rl_resumed_again_and_again(tmp_path: Path) -> None:
     """Four steps an epoch; an evaluation at the start and after every second epoch."""
-    evaluate = """    - class_path: dirl.callbacks.Evaluate
-      init_args: {decoding: {drawn: {max_response_tokens: 8}}, every_n_epochs: 2}
-"""
+    evaluate = "evaluate: {decoding: {drawn: {max_response_tokens: 8}}, every_n_epochs: 2}"
     data = write_rl(tmp_path / "val.jsonl", 3)
-    args = [*rl_args(tmp_path, rollout="        oversample: 1.5\n" + evaluate), f"--data.init_args.val={data}"]
+    args = [*rl_args(tmp_path, rollout="oversample: 1.5", more=evaluate), f"--data.init_args.val={data}"]
     args += ["--model.init_args.loss.importance_cap=2"]
     args += ["--data.init_args.passes=2", "--trainer.max_epochs=8", "--model.init_args.loss.clip_low=0.01"]
     whole = fit(tmp_path / "whole", *args)

@@ -43,13 +43,8 @@ def fit(root: Path, data: Path, engine: str, *args: str) -> list[dict[str, str]]
     overlay = root.with_suffix(".yaml")
     overlay.write_text(
         f"""
-trainer:
-  callbacks:
-    - class_path: dirl.callbacks.Rollout
-      init_args:
-        engine: {engine}
-        rewards: [{{class_path: tests.integration.toy.Letters}}]
-    - class_path: dirl.callbacks.Export
+engine: {engine}
+rollout: {{rewards: [{{class_path: tests.integration.toy.Letters}}]}}
 """,
         encoding="utf-8",
     )

@@ -15,10 +15,7 @@ from dirl.checkpoints.reading import read
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-EVALUATE = """
-    - class_path: dirl.callbacks.Evaluate
-      init_args: {decoding: {greedy: {temperature: 0, max_response_tokens: 8}}, every_n_epochs: 1}
-"""
+EVALUATE = "evaluate: {decoding: {greedy: {temperature: 0, max_response_tokens: 8}}, every_n_epochs: 1}"
 
 
 def start(root: Path, *args: object, processes: int = 1, strategy: str = "ddp") -> subprocess.Popen:
@@ -65,7 +62,7 @@ def end(run: subprocess.Popen, root: Path, limit: float = 30) -> str:
 
 def rl_args(tmp_path: Path, rollout: str = "") -> list[object]:
     data = write_rl(tmp_path / "rl.jsonl")
-    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout=rollout + EVALUATE)
+    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout=rollout, more=EVALUATE)
     args = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}"]
     return [*args, f"--data.init_args.val={data}", "--trainer.max_epochs=500"]
 

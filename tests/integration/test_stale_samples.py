@@ -9,7 +9,7 @@ from tests.integration.test_overlap import CAP, with_engine
 from tests.integration.test_runs import CONFIGS, fit, rl_args
 from tests.integration.toy import metrics
 
-from dirl.cli.main import DirlCLI
+from dirl.cli.fit import DirlCLI
 from dirl.losses import PolicyLossConfig
 from dirl.rl.staleness import check_stale
 from dirl.types import DecodingParams

@@ -106,7 +106,7 @@ def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
 ) -> None:
     """The other one must not wait for the metrics of the first, nor count its sums as theirs."""
     engine = "{class_path: tests.integration.engines.LostEngine, init_args: {lost_at: 1, rank: 1}}"
-    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout=EVALUATE)
+    overlay = rl_overlay(tmp_path / "overlay.yaml", more=EVALUATE)
     overlay.write_text(overlay.read_text().replace("{class_path: dirl.rollout.TorchEngine}", engine))
     data = next(str(a).split("=", 1)[1] for a in rl_args if str(a).startswith("--data.init_args.train="))
     done = start(tmp_path / "run", "ddp", *rl_args, "--config", overlay, f"--data.init_args.val={data}")
@@ -116,9 +116,7 @@ def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
     assert (tmp_path / "run" / "engines_lost.ckpt").exists()
 
 
-EVALUATE = """    - class_path: dirl.callbacks.Evaluate
-      init_args: {decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}}
-"""
+EVALUATE = "evaluate: {decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}}"
 
 
 def test_the_token_budget_does_not_change_the_step(tmp_path: Path, sft_args: list[object], single_sft: Path) -> None:

@@ -23,10 +23,11 @@ from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 CALLBACKS = """
-    - class_path: dirl.callbacks.Evaluate
-      init_args:
-        decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}
-        every_n_epochs: 1
+evaluate:
+  decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}
+  every_n_epochs: 1
+trainer:
+  callbacks:
     - class_path: dirl.callbacks.Throughput
 """
 SFT_CALLBACKS = """
@@ -79,7 +80,7 @@ def read(terminal: int, seconds: float) -> bytes:
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -> None:
     data = write_rl(tmp_path / "rl.jsonl")
-    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout="        dynamic_sampling: false" + CALLBACKS)
+    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout="dynamic_sampling: false", more=CALLBACKS)
     args = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}"]
     root = tmp_path / "run"
     said = fit(root, strategy, *args, f"--data.init_args.val={data}")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import textwrap
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,20 +39,19 @@ def write_rl(path: Path, count: int = 16) -> Path:
     return path
 
 
-def rl_overlay(path: Path, rewards: str = "[{class_path: tests.integration.toy.Letters}]", rollout: str = "") -> Path:
-    """A config on top of debug/rl.yaml with the toy reward; `rollout` are further options of the callback."""
+def rl_overlay(
+    path: Path, rewards: str = "[{class_path: tests.integration.toy.Letters}]", rollout: str = "", more: str = ""
+) -> Path:
+    """A config on top of debug/rl.yaml with the toy reward; `rollout` and `more` are further options and keys."""
+    options = textwrap.indent(textwrap.dedent(rollout), "  ")
     path.write_text(
         f"""
-trainer:
-  callbacks:
-    - class_path: dirl.callbacks.Rollout
-      init_args:
-        engine: {{class_path: dirl.rollout.TorchEngine}}
-        rewards: {rewards}
-{rollout}
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {{every_n_train_steps: 1, save_top_k: -1, filename: "{{step}}"}}
-    - class_path: dirl.callbacks.Export
+rollout:
+  rewards: {rewards}
+{options}
+engine: {{class_path: dirl.rollout.TorchEngine}}
+checkpoint: {{every_n_train_steps: 1, save_top_k: -1, filename: "{{step}}"}}
+{more}
 """,
         encoding="utf-8",
     )

@@ -242,7 +242,7 @@ def _end_launched(error: BaseException, code: int) -> int:
 
 def _end_others() -> None:
     """After an error: let the other processes of this host end by themselves, for a while."""
-    from dirl.cli.main import started_processes
+    from dirl.cli.fit import started_processes
 
     processes = started_processes()
     if any(process.poll() is None for process in processes):

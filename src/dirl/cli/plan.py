@@ -2,7 +2,7 @@
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dirl.cli.main import DirlCLI
+from dirl.cli.fit import DirlCLI
 from dirl.planning.plan import Plan, make_plan
 from dirl.planning.report import print_plan
 from dirl.planning.settings import Settings, parse_bytes, read_settings
@@ -36,6 +36,7 @@ class PlanCLI(DirlCLI):
     """The parser of `fit` with the options of `plan` added; it instantiates and runs nothing."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
         known = ", ".join(SHAPES)
         parser.usage, parser.description = USAGE, "What `fit` would cost: memory by part, tokens and FLOPs per step."
         group = parser.add_argument_group("Options of plan")

@@ -84,9 +84,9 @@ def rl_options(task: Task, data: TaskFiles, seed: int, folder: Path) -> dict[str
     return {
         "seed_everything": seed,
         "trainer.default_root_dir": folder / "rl",
-        "trainer.callbacks[0].init_args.rewards": [{"class_path": task.reward}],
-        "trainer.callbacks[0].init_args.seed": seed,
-        "trainer.callbacks[1].init_args.decoding": {"sampled": decoding, "greedy": {**decoding, "temperature": 0.0}},
+        "rollout.rewards": [{"class_path": task.reward}],
+        "rollout.seed": seed,
+        "evaluate.decoding": {"sampled": decoding, "greedy": {**decoding, "temperature": 0.0}},
         "model.init_args.source.init_args.path": folder / "sft" / "model",
         "model.init_args.decoding": decoding,
         "data.init_args.train": data.rl,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -58,6 +59,9 @@ class BlockDiffusionModule(Resumable):
         max_skipped_steps: optimizer steps in a row that may be skipped because loss or gradient is not finite; one more
             ends the run. Weights and schedule stay, `train/skipped_steps` counts, the log folder keeps the batch.
     """
+
+    makes_rollouts: ClassVar[bool] = False
+    """Whether it learns from what an engine samples, so that a run needs `engine` and `rollout`."""
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class DiPOModule(BlockDiffusionModule):
         reference_on_host: its weights stay in host memory but for the time in which it scores.
     """
 
+    makes_rollouts = True
+
     def __init__(
         self,
         source: ModelSource,

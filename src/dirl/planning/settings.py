@@ -97,7 +97,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         mixed=precision == "bf16-mixed",
         model=model["init_args"],
         data=data["init_args"],
-        engine=_engine(trainer["callbacks"] or []) if stage == "rl" else None,
+        engine=_engine(config["engine"]) if stage == "rl" else None,
     )
 
 
@@ -155,11 +155,9 @@ def _reachable(path: str) -> Any:
         ) from error
 
 
-def _engine(callbacks: list[Config]) -> tuple[str, Config]:
-    rollouts = [c for c in callbacks if _class_name(c) == "Rollout"]
-    if len(rollouts) != 1:
-        raise ValueError(f"trainer.callbacks holds {len(rollouts)} Rollout callbacks: an RL config needs one")
-    engine = rollouts[0]["init_args"]["engine"]
+def _engine(engine: Config | None) -> tuple[str, Config]:
+    if engine is None:
+        raise ValueError("engine: the config names none; put e.g. configs/engine/lmdeploy.yaml on top")
     return engine["class_path"], engine["init_args"]
 
 

@@ -27,7 +27,8 @@ class RolloutBuffer(Dataset):
         epoch, step = key
         if self.epoch != epoch:
             raise RuntimeError(
-                f"the rollout buffer is empty in epoch {epoch}: add the callback dirl.callbacks.Rollout to the trainer"
+                f"the rollout buffer is empty in epoch {epoch}: add dirl.callbacks.Rollout to the trainer (in a "
+                "config, the key rollout)"
             )
         return self.steps[step % self.steps_per_rollout]
 

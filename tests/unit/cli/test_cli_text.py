@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dirl.cli.main import DirlCLI, parse_command
+from dirl.cli.fit import DirlCLI
+from dirl.cli.main import parse_command
 from dirl.cli.text import UsageError, unmark
 
 CONFIG = str(Path(__file__).parents[3] / "configs" / "debug" / "rl.yaml")

@@ -1,0 +1,143 @@
+"""`fit` and `validate`: Lightning's, configured by YAML."""
+
+import subprocess
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from dirl.callbacks import Guard, Throughput
+from dirl.checkpoints.reading import Contents
+from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
+from dirl.cli.errors import mark_launcher, tell_processes
+from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, check_lists
+from dirl.cli.log_folder import claim
+from dirl.cli.parsers import PARSER_MODE, TrainingParser
+from dirl.cli.text import parse_texts, unmark
+from dirl.modules import BlockDiffusionModule, SFTModule
+from dirl.outputs import check_writable
+from dirl.progress import on_terminal, progress_callback, quiet_libraries
+from dirl.stopping import request
+
+TRAINER_COMMANDS = ("fit", "validate")
+HARMLESS = (
+    # asks for a copy of the weights from before the optimizer step; a checkpoint holds those after it, on purpose
+    "Using ModelCheckpoint with manual optimization",
+    # the folder is this run's own: TensorBoard's files and config.yaml stand beside metrics.csv
+    "Experiment logs directory .* exists and is not empty",
+    # no validation data
+    "Total length of `list` across ranks is zero",
+    # on purpose: a step stays on the host until it is planned
+    "You have overridden `transfer_batch_to_device` in `LightningModule`",
+    # what is logged per epoch is reduced before: a reduction where a value is read would wait for ranks without a bar
+    "It is recommended to use `self.log.*sync_dist=True",
+    # lightning's use of torch's pytree
+    ".*LeafSpec.*",
+)
+"""Warnings of Lightning that do not concern its user here."""
+
+
+class DirlCLI(LightningCLI):
+    """LightningCLI for the two stages: modules and DataModules by `class_path`, unknown keys are errors."""
+
+    def __init__(self, args: list[str], run: bool = True) -> None:
+        for message in HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
+        super().__init__(
+            BlockDiffusionModule,
+            None,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"parser_mode": PARSER_MODE},
+            parser_class=TrainingParser,
+            trainer_defaults={"use_distributed_sampler": False, "inference_mode": False},
+            save_config_kwargs={"overwrite": True},
+            args=args,
+            run=run,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in TRAINER_COMMANDS}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_keys(parser)
+
+    def before_fit(self) -> None:
+        self._dump_config()
+        self.model.run_config = flat(self.config_dump)
+        if self.resumed is not None:
+            module = self.model
+            check_strategy(self.resumed, self.trainer)
+            check_kind(self.resumed, type(module).__name__, module.spec.block_size, module.expected_shapes())
+            say_changes(self.resumed.own["config"], module.run_config)
+
+    def _parse_ckpt_path(self) -> None:
+        """Find the checkpoint of `--ckpt_path` and look into it; Lightning would load all of it for hyperparameters."""
+        self.resumed: Contents | None = None
+        config = self.config.get(self.config.get("subcommand") or "", {})
+        if config.get("ckpt_path"):
+            self.resumed = find(config["ckpt_path"], Path(config["trainer"]["default_root_dir"] or "."))
+            config["ckpt_path"] = str(self.resumed.path)
+
+    def before_validate(self) -> None:
+        if not isinstance(self.model, SFTModule):
+            raise ValueError("validate measures the NELBO of SFT; use `dirl evaluate` for a model trained by RL")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.config = parse_texts(parser.parse_args, args)
+        config = self.config.get(self.config.get("subcommand") or "", self.config)
+        check_lists(str(path) for path in (*(self.config.get("config") or ()), *(config.get("config") or ())))
+        check_keys(config)
+
+    def instantiate_classes(self) -> None:
+        """From texts without marks; the config that is written keeps them."""
+        marked, self.config = self.config, unmark(self.config)
+        try:
+            super().instantiate_classes()
+        finally:
+            self.config = marked
+
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
+        """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""
+        trainer = self._get(self.config_init, "trainer")
+        keys = {name: self._get(self.config_init, name) for name in ("engine", *CALLBACKS)}
+        callbacks = trainer["callbacks"] = callbacks_of(keys, self.model, trainer["callbacks"] or [])
+        if not any(isinstance(c, Guard) for c in callbacks):
+            callbacks.insert(0, Guard())  # its checkpoint is written before others close engines
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(progress_callback())
+        if not any(isinstance(c, Throughput) for c in callbacks):
+            callbacks.append(Throughput())
+        root = Path(trainer["default_root_dir"] or ".")
+        first = rank_zero_only.rank in (None, 0)
+        if trainer["enable_progress_bar"] is False or not first or not on_terminal():
+            quiet_libraries()
+        if first and not trainer["fast_dev_run"]:
+            check_writable(root, "trainer.default_root_dir")
+        if trainer["logger"] in (None, True) and not trainer["fast_dev_run"]:
+            version = claim(root / "logs") if first else 0  # other processes write nothing
+            places = {"name": "logs", "version": version}
+            kwargs["logger"] = [TensorBoardLogger(root, **places), CSVLogger(root, **places)]
+        mark_launcher()
+        made = super().instantiate_trainer(**kwargs)
+        launcher = made.strategy.launcher
+        _launchers.append(launcher)
+        request.tell_others = tell_processes(started_processes)
+        return made
+
+
+_launchers: list[object] = []
+"""Of the trainers of this process."""
+
+
+def started_processes() -> Sequence[subprocess.Popen]:
+    """What trainers of this process have started beside it."""
+    return [process for launcher in _launchers for process in getattr(launcher, "procs", [])]

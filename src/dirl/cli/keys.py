@@ -1,0 +1,90 @@
+"""Top-level keys of `fit` for what a run has one of: its engine, and each of the project's callbacks by name.
+
+A list of callbacks can only be replaced or appended to; a key can be set, changed in one option, or set to null by any
+further config and on the command line: `--config configs/engine/torch.yaml`, `--rollout.dynamic_sampling true`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
+from dirl.modules import BlockDiffusionModule
+from dirl.rollout import RolloutEngine
+
+CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
+    "rollout": (Rollout, "RL: rewards, filters and how the groups of each epoch are made."),
+    "evaluate": (Evaluate, "RL: responses to the validation prompts, every so many epochs."),
+    "checkpoint": (Checkpoint, "How often the state of the run is written, and what is kept."),
+    "export": (Export, "The trained model as a Hugging Face folder; `{}` for the defaults."),
+}
+"""In the order in which they are called."""
+OF_RL = ("engine", "rollout", "evaluate")
+MOVED = {f"dirl.callbacks.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()}
+MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()
+          for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
+
+
+def add_keys(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--engine", type=RolloutEngine | None, default=None, help="RL: what makes the trajectories.")
+    for name, (cls, about) in CALLBACKS.items():
+        parser.add_argument(f"--{name}", type=cls | None, default=None, help=about)
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for callbacks that have a key of their own and are written elsewhere."""
+    for index, callback in enumerate(config["trainer"]["callbacks"] or []):
+        path = callback if isinstance(callback, str) else callback["class_path"]
+        if path in MOVED:
+            engine = ", and its engine under `engine`" if MOVED[path] == "rollout" else ""
+            raise ValueError(
+                f"trainer.callbacks[{index}]: {path} has a key of its own now: write its init_args under "
+                f"`{MOVED[path]}`, at the top of the config{engine}"
+            )
+    if config.get("rollout") and config["rollout"]["engine"]:
+        raise ValueError("rollout.engine: the engine has a key of its own: write it under `engine`, at the top")
+
+
+def check_lists(paths: Iterable[str | Path]) -> None:
+    """Raise ValueError where a config file has both a key and `key+`: the parser would take one of them alone."""
+    for path in paths:
+        with Path(path).open(encoding="utf-8") as file:
+            _check_node(yaml.compose(file, Loader=yaml.SafeLoader), (), path)
+
+
+def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str | Path) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    names = {key.value for key, _ in node.value}
+    for key, value in node.value:
+        if f"{key.value}+" in names:
+            name = ".".join((*place, key.value))
+            raise ValueError(
+                f"{path}: has both {name} and {name}+, of which one would be lost; write all of it under {name}, or "
+                "the addition into a further config"
+            )
+        _check_node(value, (*place, key.value), path)
+
+
+def callbacks_of(config: Mapping[str, Any], module: BlockDiffusionModule, given: Sequence[L.Callback]) -> list[Any]:
+    """The callbacks of a run: those of the keys around those of the user."""
+    if module.makes_rollouts:
+        missing = [name for name in ("engine", "rollout") if not config[name]]
+        if missing:
+            raise ValueError(
+                f"{', '.join(missing)}: not in the config, and {type(module).__name__} learns from rollouts; put "
+                "configs/rl.yaml below your overlay, or see it for an example"
+            )
+        config["rollout"].engine = config["engine"]
+    elif unused := [name for name in OF_RL if config[name]]:
+        raise ValueError(
+            f"{', '.join(unused)}: in the config, and {type(module).__name__} makes no rollouts; remove it, or set it "
+            "to null"
+        )
+    made = {name: config[name] for name in CALLBACKS if config[name]}
+    first = [made[name] for name in ("rollout", "evaluate") if name in made]
+    return [*first, *given, *(made[name] for name in ("checkpoint", "export") if name in made)]
