@@ -1,0 +1,105 @@
+"""The run that nobody kills, and what a killed one must have in the end to be the same."""
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from tests.integration.identity import differences, state
+from tests.torture.moments import PHASES, Moments
+from tests.torture.nursery import Nursery
+from tests.torture.scenarios import Scenario
+from tests.torture.start import Start
+
+LIMIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A whole run."""
+
+    scenario: Scenario
+    folder: Path
+    life: float
+    """Seconds from the beginning of `fit` to the end of the process."""
+    moments: Moments
+
+    def args(self, root: Path) -> list[str]:
+        """Of a run that should be equal, in a folder of its own."""
+        return self.scenario.args(self.folder, root)
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def phases(self) -> list[str]:
+        """Those that the run was in, but for `fit` itself."""
+        return [phase for phase in PHASES[1:] if self.moments.entered(phase)]
+
+
+def make_reference(scenario: Scenario, folder: Path, nursery: Nursery) -> Reference:
+    """Run it, from beginning to end."""
+    folder.mkdir()
+    start = Start(scenario, scenario.args(folder, folder / "run"), folder, nursery)
+    start.wait_for("fit", 1, LIMIT_S)
+    began = time.monotonic()
+    if code := start.end(LIMIT_S):
+        raise RuntimeError(f"the whole run of {scenario.name!r} ended with exit code {code}, see {start.output}")
+    return Reference(scenario, folder, time.monotonic() - began, start.moments)
+
+
+def compare(reference: Reference, root: Path, damaged: set[Path]) -> list[str]:
+    """What differs, in all that two runs leave: every checkpoint, the model, trajectories, the numbers of each step."""
+    whole, found = checkpoints(reference.root, set()), checkpoints(root, damaged)
+    last = reference.scenario.last
+    if last not in found or last not in whole:
+        return [f"there is no checkpoint of step {last}, but of {sorted(found)}"]
+    said = []
+    for step in sorted(whole.keys() & found.keys()):
+        expected = load(whole[step][0])
+        said += [f"{path}{d}" for path in found[step] for d in differences(expected, load(path))]
+    for name in ("model", "trajectories"):
+        said += compare_folders(reference.root / name, root / name)
+    return said
+
+
+def checkpoints(root: Path, damaged: set[Path]) -> dict[int, list[Path]]:
+    """Checkpoints of all starts by step, but for those that were damaged on purpose; links aside."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(root.glob("logs/version_*/checkpoints/*.ckpt")):
+        if not path.is_symlink() and path not in damaged:
+            found.setdefault(int(re.search(r"step=(\d+)", path.name)[1]), []).append(path)
+    return found
+
+
+def load(path: Path) -> dict[str, Any]:
+    """All that a checkpoint holds, whole or sharded."""
+    if path.is_file():
+        return state(path)
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    with TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole.pt"
+        dcp_to_torch_save(path, whole)
+        sharded = torch.load(whole, weights_only=False)
+    (values,) = (file for file in path.iterdir() if file.suffix == ".pt")
+    rest = torch.load(values, weights_only=True)
+    rest["callbacks"] = {k: v for k, v in rest["callbacks"].items() if not k.startswith("ModelCheckpoint")}
+    return sharded | rest
+
+
+def compare_folders(one: Path, two: Path) -> list[str]:
+    """Names of files that only one has, or that differ."""
+    files = {path.relative_to(folder) for folder in (one, two) for path in folder.rglob("*") if path.is_file()}
+    said = []
+    for name in sorted(files):
+        first, second = one / name, two / name
+        if not first.is_file() or not second.is_file():
+            said.append(f"{one.name}/{name} is in only one run")
+        elif first.read_bytes() != second.read_bytes():
+            said.append(f"{one.name}/{name} differs")
+    return said

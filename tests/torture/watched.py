@@ -1,0 +1,13 @@
+"""`dirl`, with its moments noted: `python -m tests.torture.watched FILE fit --config ...`."""
+
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from dirl.cli_errors import entry, leave
+    from tests.torture.moments import watch
+
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        watch(Path(sys.argv[1]))
+    leave(entry(sys.argv[2:]))
