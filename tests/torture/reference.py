@@ -14,6 +14,8 @@ from tests.torture.nursery import Nursery
 from tests.torture.scenarios import Scenario
 from tests.torture.start import Start
 
+from dirl.checkpoints.reading import read
+
 LIMIT_S = 300.0
 
 
@@ -72,7 +74,9 @@ def checkpoints(root: Path, damaged: set[Path]) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = {}
     for path in sorted(root.glob("logs/version_*/checkpoints/*.ckpt")):
         if not path.is_symlink() and path not in damaged:
-            found.setdefault(int(re.search(r"step=(\d+)", path.name)[1]), []).append(path)
+            named = re.search(r"step=(\d+)", path.name)
+            step = int(named[1]) if named else read(path, thorough=False).values["global_step"]
+            found.setdefault(step, []).append(path)
     return found
 
 

@@ -77,7 +77,7 @@ def sft(save: str, epochs: int = 6, **options: object) -> Callable[[Path], list[
     return build
 
 
-def rl(save: str, rollout: str = "", evaluate: str = "", epochs: int = 5) -> Callable[[Path], list[str]]:
+def rl(save: str, rollout: str = "", evaluate: str = "", epochs: int = 6) -> Callable[[Path], list[str]]:
     """Four steps an epoch: two of a rollout, which is gone through twice."""
 
     def build(folder: Path) -> list[str]:
@@ -95,12 +95,12 @@ def rl(save: str, rollout: str = "", evaluate: str = "", epochs: int = 5) -> Cal
 SCENARIOS = [
     Scenario("sft", sft(f"every_n_train_steps: 3, {ALL}"), 24),
     Scenario("sft, workers, newest kept", sft(f"every_n_train_steps: 2, {NEWEST}", num_workers=2), 24),
-    Scenario("rl", rl(f"every_n_train_steps: 1, {ALL}", "oversample: 1.5"), 20),
-    Scenario("rl, refills, newest kept", rl(f"every_n_train_steps: null, every_n_epochs: 1, {NEWEST}", "dynamic_sampling: true"), 20),
-    Scenario("rl, overlap", rl(f"every_n_train_steps: 3, {ALL}", "overlap: true"), 20),
-    Scenario("rl, evaluation", rl(f"every_n_train_steps: 3, {ALL}", evaluate=EVALUATE), 20),
+    Scenario("rl", rl(f"every_n_train_steps: 1, {ALL}", "oversample: 1.5"), 24),
+    Scenario("rl, refills, newest kept", rl(f"every_n_train_steps: null, every_n_epochs: 1, {NEWEST}", "dynamic_sampling: true"), 24),
+    Scenario("rl, overlap", rl(f"every_n_train_steps: 3, {ALL}", "overlap: true"), 24),
+    Scenario("rl, evaluation", rl(f"every_n_train_steps: 3, {ALL}", evaluate=EVALUATE), 24),
     Scenario("sft, ddp", sft(f"every_n_train_steps: 3, {ALL}"), 24, 2, "ddp", 2, 0.3),
     Scenario("sft, fsdp", sft(f"every_n_train_steps: 3, {ALL}"), 24, 2, "fsdp", 2, 0.3),
-    Scenario("rl, ddp", rl(f"every_n_train_steps: 3, {ALL}"), 20, 2, "ddp", 2, 0.3),
-    Scenario("rl, fsdp", rl(f"every_n_train_steps: 3, {ALL}"), 20, 2, "fsdp", 2, 0.3),
+    Scenario("rl, ddp", rl(f"every_n_train_steps: 3, {ALL}"), 24, 2, "ddp", 2, 0.3),
+    Scenario("rl, fsdp", rl(f"every_n_train_steps: 3, {ALL}"), 24, 2, "fsdp", 2, 0.3),
 ]
