@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from tests.integration.identity import differences, state
+from tests.torture.leavings import compare_folders, compare_numbers, litter
 from tests.torture.moments import PHASES, Moments
 from tests.torture.nursery import Nursery
 from tests.torture.scenarios import Scenario
@@ -66,7 +67,7 @@ def compare(reference: Reference, root: Path, damaged: set[Path]) -> list[str]:
         said += [f"{path}{d}" for path in found[step] for d in differences(expected, load(path))]
     for name in ("model", "trajectories"):
         said += compare_folders(reference.root / name, root / name)
-    return said
+    return [*said, *compare_numbers(reference.root, root), *litter(root)]
 
 
 def checkpoints(root: Path, damaged: set[Path]) -> dict[int, list[Path]]:
@@ -95,15 +96,3 @@ def load(path: Path) -> dict[str, Any]:
     rest["callbacks"] = {k: v for k, v in rest["callbacks"].items() if not k.startswith("ModelCheckpoint")}
     return sharded | rest
 
-
-def compare_folders(one: Path, two: Path) -> list[str]:
-    """Names of files that only one has, or that differ."""
-    files = {path.relative_to(folder) for folder in (one, two) for path in folder.rglob("*") if path.is_file()}
-    said = []
-    for name in sorted(files):
-        first, second = one / name, two / name
-        if not first.is_file() or not second.is_file():
-            said.append(f"{one.name}/{name} is in only one run")
-        elif first.read_bytes() != second.read_bytes():
-            said.append(f"{one.name}/{name} differs")
-    return said
