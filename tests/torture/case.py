@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.torture.moments import Kill
 from tests.torture.nursery import Nursery
 from tests.torture.reference import LIMIT_S, Reference, checkpoints, compare
 from tests.torture.start import Start
@@ -24,8 +25,7 @@ class Result:
     scenario: str
     seed: int
     folder: Path
-    kills: list[str] = field(default_factory=list)
-    """Where the run was each time."""
+    kills: list[Kill] = field(default_factory=list)
     resumes: int = 0
     anew: int = 0
     """Starts from the beginning, because a kill came before the first checkpoint (or damage took the only one)."""
@@ -50,7 +50,7 @@ class Case:
         began = time.monotonic()
         try:
             self._run()
-            self.result.wrong += compare(self.reference, self.root, self.result.damaged)
+            self.result.wrong += compare(self.reference, self.root, self.result.damaged, self.result.kills)
         except (RuntimeError, TimeoutError) as error:
             self.result.wrong.append(str(error))
         self.result.seconds = time.monotonic() - began
@@ -107,7 +107,7 @@ class Case:
         if not start.wait(delay):
             return False
         start.kill()
-        self.result.kills.append(f"{start.moments.step} {start.moments.within}")
+        self.result.kills.append(start.moments.kill)
         self._damage()
         return True
 

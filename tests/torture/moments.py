@@ -8,6 +8,7 @@ import mmap
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ RECORD = struct.Struct("<qqd")
 """Times entered, times left, seconds between."""
 STEP = struct.Struct("<q")
 SIZE = RECORD.size * len(PHASES) + STEP.size
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a run was when it was killed."""
+
+    step: int
+    """Optimizer steps that were made when a phase was last entered."""
+    within: str
+    """Phases, outer ones first."""
+
+    def __str__(self) -> str:
+        return f"{self.step} {self.within}"
 
 
 class Moments:
@@ -43,11 +57,6 @@ class Moments:
     def set_step(self, step: int) -> None:
         STEP.pack_into(self._map, RECORD.size * len(PHASES), step)
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps that were made when a phase was last entered."""
-        return STEP.unpack_from(self._map, RECORD.size * len(PHASES))[0]
-
     def entered(self, phase: str) -> int:
         return self._record(phase)[0]
 
@@ -57,10 +66,11 @@ class Moments:
         return seconds / max(left, 1)
 
     @property
-    def within(self) -> str:
-        """The phases it is in; what overlaps is among them."""
+    def kill(self) -> Kill:
+        """As the run was left; where phases overlap, all of them."""
         inner = [p for p in PHASES if self.entered(p) > self._record(p)[1]]
-        return "/".join(inner[1:] or inner) or "between"
+        step = STEP.unpack_from(self._map, RECORD.size * len(PHASES))[0]
+        return Kill(step, "/".join(inner[1:] or inner) or "end")
 
     def _record(self, phase: str) -> tuple[int, int, float]:
         return RECORD.unpack_from(self._map, self._at(phase))

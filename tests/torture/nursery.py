@@ -100,8 +100,9 @@ def fork(order: dict) -> int:
 
 
 def run(order: dict) -> int:
-    from dirl.cli_errors import entry, leave
     from tests.torture.moments import watch
+
+    from dirl.cli_errors import entry, leave
 
     watch(Path(order["moments"]))
     try:

@@ -96,7 +96,11 @@ SCENARIOS = [
     Scenario("sft", sft(f"every_n_train_steps: 3, {ALL}"), 24),
     Scenario("sft, workers, newest kept", sft(f"every_n_train_steps: 2, {NEWEST}", num_workers=2), 24),
     Scenario("rl", rl(f"every_n_train_steps: 1, {ALL}", "oversample: 1.5"), 24),
-    Scenario("rl, refills, newest kept", rl(f"every_n_train_steps: null, every_n_epochs: 1, {NEWEST}", "dynamic_sampling: true"), 24),
+    Scenario(
+        "rl, refills, newest kept",
+        rl(f"every_n_train_steps: null, every_n_epochs: 1, {NEWEST}", "dynamic_sampling: true"),
+        24,
+    ),
     Scenario("rl, overlap", rl(f"every_n_train_steps: 3, {ALL}", "overlap: true"), 24),
     Scenario("rl, evaluation", rl(f"every_n_train_steps: 3, {ALL}", evaluate=EVALUATE), 24),
     Scenario("sft, ddp", sft(f"every_n_train_steps: 3, {ALL}"), 24, 2, "ddp", 2, 0.3),

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    from dirl.cli_errors import entry, leave
     from tests.torture.moments import watch
+
+    from dirl.cli_errors import entry, leave
 
     if os.environ.get("LOCAL_RANK", "0") == "0":
         watch(Path(sys.argv[1]))
