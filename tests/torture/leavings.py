@@ -1,4 +1,4 @@
-"""What runs leave beside their checkpoints: the numbers of each step, files of models and trajectories, and no litter."""
+"""What runs leave beside their checkpoints: the numbers of each step, models, trajectories, and no litter."""
 
 import csv
 from collections.abc import Set
