@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +71,11 @@ class Case:
                 if began or not resume or code != 1 or not any(text in said for text in NONE_YET):
                     raise RuntimeError(f"exit code {code}, see {start.output}")
                 resume = False
-            else:
+            elif self.result.kills:
                 return
+            else:  # faster than its first kill
+                shutil.rmtree(self.root)
+                resume = False
 
     def _start(self, resume: bool) -> Start:
         """As its user types it; starts take turns between nurseries, so that hashes have other seeds."""

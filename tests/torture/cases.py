@@ -23,6 +23,8 @@ def torture(
     """
     nurseries = [Nursery(ROOT) for _ in range(2)]
     try:
+        for nursery in nurseries:
+            nursery.wait_until_ready()
         with ThreadPoolExecutor(jobs) as pool:
             wholes = list(
                 pool.map(

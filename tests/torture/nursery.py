@@ -42,6 +42,10 @@ class Nursery:
             self._process.stdin.flush()
             return int(self._process.stdout.readline())
 
+    def wait_until_ready(self) -> None:
+        """Until everything is imported: what runs beside that is slow."""
+        self._process.stdout.readline()
+
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait(30)
@@ -51,6 +55,7 @@ def serve() -> None:
     """The nursery's own work."""
     for name in MODULES:
         importlib.import_module(name)
+    os.write(1, b"ready\n")
     alive: dict[int, Path] = {}
     waiting = b""
     while True:
