@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # On a GPU host TORCH=torch takes the newest; options may follow, e.g. TORCH="torch --index-url URL".
 TORCH ?= torch==2.13.0
 EXTRAS ?= dev
+RUNS ?= 56
 TASK ?= arithmetic
 SEED ?= 0
 # Two processes that share two cores, whatever the machine: the tests use one thread each.
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties test-lmdeploy test-gpu bench bench-gpu demo lint wheel clean force
+.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu demo lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +42,9 @@ test: $(STAMP)  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 
 properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)
 	HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m property --ignore tests/lmdeploy
+
+torture: $(STAMP)  ## Kill runs at random moments, resume them, compare every bit; a quarter of an hour (RUNS=56, SEED=0)
+	$(BIN)/python -m tests.torture --runs $(RUNS) --seed $(SEED)
 
 test-lmdeploy: $(LMDEPLOY_STAMP)  ## Run the tests of LMDeploy's engine, on a CPU; installs it first
 	OMP_NUM_THREADS=1 LMDEPLOY_ENABLE_CHECK_ENV=0 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/lmdeploy

@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from dirl.checkpoints.reading import PLACES
+from dirl.checkpoints.files import PLACES
 from dirl.data.rl import RLDataModule
 from dirl.errors import is_together, saved, saved_at, together
 from dirl.modules.base import BlockDiffusionModule

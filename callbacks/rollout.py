@@ -94,7 +94,9 @@ class Rollout(L.Callback):
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
         self.advantage, self.overlap = advantage, overlap
         self.save_trajectories, self.seed = save_trajectories, run_seed(seed, "rollout.seed")
-        self.pending: dict[str, float] = {}
+        self.values: dict[str, float] = {}
+        """What is logged of the rollout of the epoch under way."""
+        self._logged = False
         self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -161,7 +163,7 @@ class Rollout(L.Callback):
                 times["score_s"] = time.perf_counter() - started
         finally:
             pl_module.after_rollout()
-        self.pending = self._values(trainer, pl_module, collection, times)
+        self.values, self._logged = self._values(trainer, pl_module, collection, times), False
 
     @staticmethod
     def _steps(collection: Collection, pl_module: DiPOModule, data: RLDataModule) -> list[StepBatch]:
@@ -223,15 +225,24 @@ class Rollout(L.Callback):
         return collection
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
-        """Log the rollout with the first step that learns from it: it may have been made outside of any hook.
+        """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
+        self._log(pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+        """Also where a run is resumed after the last step of an epoch."""
+        self._log(pl_module)
+        self.values = {}
+
+    def _log(self, pl_module: DiPOModule) -> None:
+        """Once in each start: loggers get it at the end of the epoch, which a killed run has not reached.
 
         The values are those of all ranks already. `sync_dist` would reduce them where they are first read, and the
         progress bar reads them on the first rank alone.
         """
         shown = {"rollout/reward", "rollout/accuracy"}
-        for name, value in self.pending.items():
+        for name, value in ({} if self._logged else self.values).items():
             pl_module.log(name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1)
-        self.pending = {}
+        self._logged = True
 
     def _values(
         self, trainer: L.Trainer, pl_module: DiPOModule, collection: Collection, times: dict[str, float]
@@ -285,11 +296,12 @@ class Rollout(L.Callback):
             )
 
     def state_dict(self) -> dict:
-        """With the values of a rollout that no step has logged yet: a run that is stopped before that logs them."""
-        return {"empty_rollouts": self.empty_rollouts, "pending": self.pending}
+        """With the values of the rollout under way: what goes on from here logs them at the end of its epoch."""
+        return {"empty_rollouts": self.empty_rollouts, "pending": self.values}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.empty_rollouts, self.pending = state_dict["empty_rollouts"], state_dict["pending"]
+        self.empty_rollouts, self.values = state_dict["empty_rollouts"], state_dict["pending"]
+        self._logged = False
 
     def _check_settings(self, pl_module: DiPOModule) -> None:
         reasons = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-OF_THE_RUN = ("generate_s", "reward_s", "seconds")
+OF_THE_RUN = ("generate_s", "reward_s", "push_s", "rollout_s", "score_s", "seconds")
 """What the clock says."""
 
 

@@ -72,6 +72,16 @@ def test_an_overlapped_run_is_resumed_with_the_rollout_that_was_under_way(tmp_pa
     check_chain(whole, args, [1, 2, 5], 8)
 
 
+@pytest.mark.parametrize(("step", "epoch"), [(1, 0), (2, 0), (3, 1)])
+def test_a_run_resumed_within_an_epoch_logs_the_rollout_of_that_epoch(
+    step: int, epoch: int, tmp_path: Path, finished: Path
+) -> None:
+    """Also where nothing is left of the epoch but its end."""
+    resumed = fit(tmp_path / "run", *rl_args(finished), f"--ckpt_path={checkpoint(finished / 'run', step)}")
+    for name in ("rollout/reward", "rollout/response_length"):
+        assert metrics(resumed, name) == metrics(finished / "run", name)[epoch:]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -16,6 +16,8 @@ from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 
 PART = ".part"
 """Ending of what is being written or removed; nothing reads it."""
+PLACES = ("*.ckpt", "checkpoints/*.ckpt", "*/*/checkpoints/*.ckpt")
+"""Where checkpoints of a run lie, under `trainer.default_root_dir`: with loggers, in `logs/version_N/checkpoints`."""
 ABANDONED_S = 3600.0
 """A part of another host that nobody has written to for so long is left over from a run that was killed."""
 
@@ -126,6 +128,13 @@ def clear_leftovers(folder: Path, alive: Callable[[int], bool] | None = None) ->
             discard(part)
             gone.append(part)
     return gone
+
+
+def clear_run(root: Path) -> list[Path]:
+    """`clear_leftovers` in all folders of a run: each of its starts writes to one of its own, and none to an older."""
+    parts = (part for place in PLACES for part in root.glob(place.replace("*.ckpt", f".*{PART}")))
+    folders = {part.resolve().parent for part in parts}
+    return [part for folder in sorted(folders) for part in clear_leftovers(folder)]
 
 
 def _host() -> str:

@@ -12,10 +12,9 @@ import torch
 from lightning.fabric.strategies.model_parallel import _METADATA_FILENAME
 from lightning.pytorch.utilities import rank_zero_warn
 
+from dirl.checkpoints.files import PLACES
 from dirl.checkpoints.resumable import KEY
 
-PLACES = ("*.ckpt", "checkpoints/*.ckpt", "*/*/checkpoints/*.ckpt")
-"""Where checkpoints of a run lie, under `trainer.default_root_dir`: with loggers, in `logs/version_N/checkpoints`."""
 SHARDS = ".metadata"
 """The index of a sharded checkpoint, written when all shards are."""
 

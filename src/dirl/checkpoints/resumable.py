@@ -1,13 +1,15 @@
 """A LightningModule whose checkpoints can be written in any hook, and resumed from any number of times."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 
-from dirl.checkpoints.files import WholeFiles
+from dirl.checkpoints.files import WholeFiles, clear_run
 from dirl.checkpoints.loops import use_loops
 from dirl.checkpoints.position import Position, loop_state, position_of
 
@@ -28,8 +30,17 @@ class Resumable(L.LightningModule):
     def setup(self, stage: str) -> None:
         if stage == "fit":
             use_loops(self.trainer)
+            if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+                self._clear(Path(self.trainer.default_root_dir))
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = WholeFiles()
+
+    @staticmethod
+    def _clear(root: Path) -> None:
+        """What a start was writing when it was killed is of the size of a checkpoint."""
+        gone = clear_run(root)
+        if gone:
+            rank_zero_info(f"removed what killed starts of this run were writing: {', '.join(map(str, gone))}")
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         self.update = "none"
