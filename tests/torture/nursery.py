@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 
 MODULES = (
-    *("dirl.cli", "dirl.callbacks", "dirl.data.sft", "dirl.data.rl", "dirl.rollout", "dirl.planning.command"),
+    *("dirl.cli.main", "dirl.callbacks", "dirl.data.sft", "dirl.data.rl", "dirl.rollout", "dirl.cli.plan"),
     *("tests.integration.toy", "transformers.models.qwen3.modeling_qwen3", "torch.utils.tensorboard", "torchmetrics"),
     *("tests.torture.moments", "datasets", "tokenizers", "safetensors.torch", "lightning.pytorch.cli"),
 )
@@ -107,7 +107,7 @@ def fork(order: dict) -> int:
 def run(order: dict) -> int:
     from tests.torture.moments import watch
 
-    from dirl.cli_errors import entry, leave
+    from dirl.cli.errors import entry, leave
 
     watch(Path(order["moments"]))
     try:

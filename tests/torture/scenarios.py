@@ -9,16 +9,12 @@ from tests.integration.toy import write_rl, write_sft
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
-EXPORT = "    - class_path: dirl.callbacks.Export\n"
-ROLLOUT = """    - class_path: dirl.callbacks.Rollout
-      init_args:
-        engine: {class_path: dirl.rollout.TorchEngine}
-        rewards: [{class_path: tests.integration.toy.Letters}]
-        save_trajectories: trajectories
+ROLLOUT = """
+rollout:
+  rewards: [{class_path: tests.integration.toy.Letters}]
+  save_trajectories: trajectories
 """
-EVALUATE = """    - class_path: dirl.callbacks.Evaluate
-      init_args: {decoding: {drawn: {max_response_tokens: 8}}, every_n_epochs: 1}
-"""
+EVALUATE = "evaluate: {decoding: {drawn: {max_response_tokens: 8}}, every_n_epochs: 1}\n"
 NEWEST = "save_top_k: 1, save_last: link"
 """As the recipes keep them."""
 ALL = 'save_top_k: -1, filename: "{step}"'
@@ -53,13 +49,9 @@ class Scenario:
         return args
 
 
-def saver(options: str) -> str:
-    return f"    - class_path: lightning.pytorch.callbacks.ModelCheckpoint\n      init_args: {{{options}}}\n"
-
-
-def callbacks(folder: Path, *which: str) -> list[str]:
-    path = folder / "callbacks.yaml"
-    path.write_text("trainer:\n  callbacks:\n" + "".join(which))
+def overlay(folder: Path, *keys: str) -> list[str]:
+    path = folder / "overlay.yaml"
+    path.write_text("".join(keys))
     return ["--config", str(path)]
 
 
@@ -68,7 +60,7 @@ def sft(save: str, epochs: int = 6, **options: object) -> Callable[[Path], list[
 
     def build(folder: Path) -> list[str]:
         data = write_sft(folder / "sft.jsonl", 32)
-        args = ["--config", str(CONFIGS / "debug" / "sft.yaml"), *callbacks(folder, saver(save), EXPORT)]
+        args = ["--config", str(CONFIGS / "debug" / "sft.yaml"), *overlay(folder, f"checkpoint: {{{save}}}\n")]
         args += [f"--data.init_args.train={data}", f"--data.init_args.val={data}", "--trainer.max_steps=-1"]
         args += [f"--trainer.max_epochs={epochs}", "--trainer.val_check_interval=2"]
         args += ["--model.init_args.optimizer.schedule=cosine"]
@@ -82,9 +74,10 @@ def rl(save: str, rollout: str = "", evaluate: str = "", epochs: int = 6) -> Cal
 
     def build(folder: Path) -> list[str]:
         data = write_rl(folder / "rl.jsonl")
-        more = "".join(f"        {line}\n" for line in rollout.splitlines())
+        more = "".join(f"  {line}\n" for line in rollout.splitlines())
         args = ["--config", str(CONFIGS / "debug" / "rl.yaml")]
-        args += [*callbacks(folder, ROLLOUT, more, evaluate, saver(save), EXPORT), f"--data.init_args.train={data}"]
+        keys = (ROLLOUT, more, evaluate, f"checkpoint: {{{save}}}\n")
+        args += [*overlay(folder, *keys), f"--data.init_args.train={data}"]
         args += [f"--data.init_args.val={write_rl(folder / 'val.jsonl', 3)}"] if evaluate else []
         args += ["--data.init_args.passes=2", f"--trainer.max_epochs={epochs}"]
         return [*args, "--model.init_args.loss={clip_low: 0.01, importance_cap: 2.0}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 if __name__ == "__main__":
     from tests.torture.moments import watch
 
-    from dirl.cli_errors import entry, leave
+    from dirl.cli.errors import entry, leave
 
     if os.environ.get("LOCAL_RANK", "0") == "0":
         watch(Path(sys.argv[1]))
