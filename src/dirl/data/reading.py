@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dirl.data.files import FILE_TYPES, SAVED, data_type, files_of, shown
-from dirl.packing.unpacking import PACKED, unpacked
+from dirl.data.unpacking import PACKED, unpacked
 
 if TYPE_CHECKING:
     import datasets
