@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from dirl.callbacks.ending import ended_together
 
+from dirl.advantages import Advantage, has_spread
 from dirl.data.rl import RLDataModule
 from dirl.errors import NothingToLearnError, together
 from dirl.evaluation import ResponseMetrics
@@ -18,7 +19,6 @@ from dirl.packing.steps import cut_steps, step_batch
 from dirl.progress import bar, bars_shown, expect
 from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer
-from dirl.rl.advantage import AdvantageMode, has_spread
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
 from dirl.rl.staleness import check_stale, stale_groups
@@ -50,7 +50,7 @@ class Rollout(L.Callback):
             what is left over is used by the next epoch (see `rollout/stale_groups`), and dropped if that one does not
             need it either. Needs the truncated importance weight (`loss.importance_cap`), as those are samples of older
             weights.
-        advantage: `zscore` or `mean`.
+        advantage: of a group's rewards, by class; None: `dirl.advantages.ZScore`.
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
         on_reward_error: `raise`, or `drop_group` and count it.
@@ -70,7 +70,7 @@ class Rollout(L.Callback):
         dynamic_sampling: bool = False,
         max_rounds: int = 4,
         oversample: float = 1.0,
-        advantage: AdvantageMode = "zscore",
+        advantage: Advantage | None = None,
         reward_workers: int = 2,
         reward_timeout_s: float = 10.0,
         on_reward_error: Literal["raise", "drop_group"] = "raise",
@@ -86,8 +86,6 @@ class Rollout(L.Callback):
         positive("rollout", reward_timeout_s=reward_timeout_s)
         if max_empty_rollouts < 0:
             raise ValueError(f"rollout.max_empty_rollouts={max_empty_rollouts}: use 0 to end at the first, or more")
-        if advantage not in ("zscore", "mean"):
-            raise ValueError(f"rollout.advantage={advantage!r}: use zscore or mean")
         self.engine = engine
         self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
         self.correct = self.scorer.correctness.name

@@ -1,1 +1,1 @@
-"""Reinforcement learning without Lightning: advantages, filters, collection of groups, the buffer."""
+"""Reinforcement learning without Lightning: filters, collection of groups, the buffer."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from dirl import finite
+from dirl.advantages import Advantage, ZScore, has_spread
 from dirl.rewards import RewardSample, Scorer, ScoreReport
-from dirl.rl.advantage import AdvantageMode, group_advantages, has_spread
 from dirl.rollout.engine import RolloutEngine, request_seed
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory, trajectory_from_dict
 
@@ -47,7 +48,7 @@ class Collector:
             nothing; refill from further prompts.
         max_rounds: rounds of generation per collection; what is missing after them is counted.
         oversample: prompts asked for per missing group, in expectation of drops; the surplus is kept.
-        advantage: `zscore` or `mean`.
+        advantage: None: z-scores.
         seed: part of every request's seed.
     """
 
@@ -61,12 +62,12 @@ class Collector:
         dynamic_sampling: bool = False,
         max_rounds: int = 4,
         oversample: float = 1.0,
-        advantage: AdvantageMode = "zscore",
+        advantage: Advantage | None = None,
         seed: int = 0,
     ) -> None:
         self.engine, self.scorer, self.tokenizer, self.spec = engine, scorer, tokenizer, spec
         self.group_size, self.dynamic_sampling, self.max_rounds = group_size, dynamic_sampling, max_rounds
-        self.oversample, self.advantage, self.seed = oversample, advantage, seed
+        self.oversample, self.advantage, self.seed = oversample, advantage or ZScore(), seed
 
     def collect(
         self,
@@ -168,7 +169,12 @@ class Collector:
     def _finish(self, group: Group) -> Group:
         """Advantages, in the order of the sample index (engines yield in the order of finishing)."""
         group = sorted(group, key=lambda t: t.sample_index)
-        advantages = group_advantages([t.reward for t in group], self.advantage)
+        advantages = self.advantage(group)
+        if len(advantages) != len(group) or finite.first_not_finite(advantages, ""):
+            raise ValueError(
+                f"rollout.advantage={type(self.advantage).__name__} gave {advantages} for a group of {len(group)}: it "
+                "must return one finite number for each trajectory"
+            )
         return [dataclasses.replace(t, advantage=a) for t, a in zip(group, advantages, strict=True)]
 
 

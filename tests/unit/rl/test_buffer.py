@@ -112,7 +112,7 @@ def test_every_cut_keeps_all_groups_and_sizes_differ_by_at_most_one() -> None:
 def test_the_length_is_known_before_the_buffer_is_filled() -> None:
     buffer = RolloutBuffer(steps_per_rollout=3, passes=2)
     assert len(buffer) == 6
-    with pytest.raises(RuntimeError, match=r"empty in epoch 0: add the callback dirl\.callbacks\.Rollout"):
+    with pytest.raises(RuntimeError, match=r"empty in epoch 0: add dirl\.callbacks\.Rollout"):
         buffer[0, 0]
 
 
@@ -126,7 +126,7 @@ def test_each_pass_goes_through_the_same_steps() -> None:
 def test_a_step_of_another_epoch_is_an_error() -> None:
     buffer = RolloutBuffer(2, 1)
     buffer.fill(0, [step(), step()])
-    with pytest.raises(RuntimeError, match=r"empty in epoch 1: add the callback dirl\.callbacks\.Rollout"):
+    with pytest.raises(RuntimeError, match=r"empty in epoch 1: add dirl\.callbacks\.Rollout"):
         buffer[1, 0]
 
 

@@ -10,6 +10,7 @@ import pytest
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.advantages import Advantage, Mean, ZScore
 from dirl.data.prompts import PromptStream
 from dirl.models.tokenizer import new_tokenizer
 from dirl.rewards import Incomparable, Reward, RewardError, RewardSample, Scorer
@@ -126,14 +127,32 @@ def test_results_are_matched_by_id_and_not_by_order() -> None:
     assert result.surplus == []
 
 
-@pytest.mark.parametrize(("mode", "unit"), [("mean", 1.0), ("zscore", 1 / math.sqrt(5))])
-def test_advantages_compare_the_responses_of_one_group(mode: str, unit: float) -> None:
+@pytest.mark.parametrize(("advantage", "unit"), [(Mean(), 1.0), (ZScore(), 1 / math.sqrt(5))])
+def test_advantages_compare_the_responses_of_one_group(advantage: Advantage, unit: float) -> None:
     # rewards of a group are r, r + 2, r + 4, r + 6: deviations -3, -1, 1, 3, population std sqrt(5)
-    result = collector_of(distinct_answers, advantage=mode).collect(stream("ab"), 2, PARAMS)
+    result = collector_of(distinct_answers, advantage=advantage).collect(stream("ab"), 2, PARAMS)
     expected = [-3 * unit, -unit, unit, 3 * unit]
     for group in result.groups:
         assert [t.advantage for t in group] == pytest.approx(expected)
     assert all(t.advantage is None for t in result.sampled)
+
+
+class Half(Advantage):
+    """Of the first half of a group alone."""
+
+    def __call__(self, group: Sequence[Trajectory]) -> list[float]:
+        return [1.0] * (len(group) // 2)
+
+
+class Infinite(Advantage):
+    def __call__(self, group: Sequence[Trajectory]) -> list[float]:
+        return [math.inf] * len(group)
+
+
+@pytest.mark.parametrize("advantage", [Half(), Infinite()])
+def test_an_advantage_gives_one_finite_number_a_trajectory(advantage: Advantage) -> None:
+    with pytest.raises(ValueError, match=rf"rollout.advantage={type(advantage).__name__} gave .* for a group of 4"):
+        collector_of(distinct_answers, advantage=advantage).collect(stream("ab"), 2, PARAMS)
 
 
 def test_progress_is_told_of_every_trajectory() -> None:
