@@ -200,7 +200,8 @@ class RLDataModule(L.LightningDataModule):
         if self.prompts_per_rollout % (world_size * self.steps_per_rollout):
             raise ValueError(
                 f"data.prompts_per_rollout={self.prompts_per_rollout} does not divide among {world_size} processes and "
-                f"{self.steps_per_rollout} optimizer steps: use a multiple of {world_size * self.steps_per_rollout}"
+                f"{self.steps_per_rollout} optimizer steps: use another number of processes or, in a new run, a "
+                f"multiple of {world_size * self.steps_per_rollout}"
             )
         if available < self.prompts_per_rollout:
             raise ValueError(

@@ -152,7 +152,8 @@ class SFTDataModule(L.LightningDataModule):
         size = self.global_batch_size
         if size % trainer.world_size:
             raise ValueError(
-                f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use a multiple"
+                f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use another "
+                f"number of processes or, in a new run, a multiple of {trainer.world_size}"
             )
         return SFTSteps(
             examples,

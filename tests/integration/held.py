@@ -1,0 +1,76 @@
+"""What all processes of a run hold together, read from its checkpoints: in one piece, whoever holds which part."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+PLACES = 100
+"""How far the order of the prompts is looked at."""
+
+
+def whole_state(path: Path) -> dict[str, Any]:
+    """A checkpoint, be it a file or a folder of shards, with weights and optimizer gathered.
+
+    Without what belongs to one start: the options of its trainer, the paths that ModelCheckpoint remembers.
+    """
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+    else:
+        gathered = path.with_name(f"{path.name}.gathered")
+        dcp_to_torch_save(path, gathered)
+        state = torch.load(path / "meta.pt", weights_only=True) | torch.load(gathered, weights_only=True)
+    config = state["dirl"]["config"]
+    state["dirl"]["config"] = {name: value for name, value in config.items() if not name.startswith("trainer.")}
+    state["callbacks"] = {k: v for k, v in state["callbacks"].items() if not k.startswith("ModelCheckpoint")}
+    return state
+
+
+def moments(state: dict[str, Any]) -> list[torch.Tensor]:
+    """Both of AdamW's, of all weights."""
+    return [torch.tensor(value) for name, value in leaves(state) if "/exp_avg" in name]
+
+
+def together(ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The state of the RL DataModule over all processes, in an order that does not depend on who holds what."""
+    streams = [rank["stream"] for rank in ranks]
+    left = [[p for p in range(s["place"], PLACES, len(ranks)) if p not in s["skip"]] for s in streams]
+    parts = list(zip(*(rank["buffer"]["steps"] for rank in ranks), strict=True))
+    (epoch,) = {rank["buffer"]["epoch"] for rank in ranks}
+    return {
+        "prompts": sorted(place for places in left for place in places),
+        "surplus": ordered(group for rank in ranks for group in rank["surplus"]),
+        "ahead": _together([rank["ahead"] for rank in ranks if rank["ahead"] is not None]),
+        "epoch": epoch,
+        "rows": [ordered(row for part in step for row in part["micro_batches"]) for step in parts],
+        "loss_divisor": [sum(part["loss_divisor"] for part in step) for step in parts],
+        "sequences": [sum(part["sequences"] for part in step) for step in parts],
+    }
+
+
+def _together(collections: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Rollouts made ahead."""
+    if not collections:
+        return None
+    items = {name: ordered(i for c in collections for i in c[name]) for name in ("groups", "surplus", "sampled")}
+    return items | {name: dict(sum((Counter(c[name]) for c in collections), Counter())) for name in ("counts", "lost")}
+
+
+def ordered(items: Iterable[Any]) -> list[Any]:
+    """By all that they hold."""
+    return sorted(items, key=lambda item: repr([*leaves(item)]))
+
+
+def leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of a nested state; a tensor is a list of its numbers."""
+    if isinstance(value, dict):
+        for key in sorted(value, key=str):
+            yield from leaves(value[key], f"{where}/{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{where}/{index}")
+    else:
+        yield where, value.tolist() if isinstance(value, torch.Tensor) else value
