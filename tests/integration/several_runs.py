@@ -40,7 +40,7 @@ def fit_all(folder: Path, runs: Mapping[str, Sequence[object]], processes: int) 
 
 
 if __name__ == "__main__":
-    from dirl.cli import main  # not above: who starts the runs need not load it
+    from dirl.cli.main import main  # not above: who starts the runs need not load it
 
     for arguments in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
         print(*arguments, flush=True)

@@ -98,6 +98,12 @@ def test_one_option_of_a_callback_is_set_by_its_name(
     assert getattr(found, attribute) == value
 
 
+def test_without_checkpointing_the_key_makes_none(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    callbacks = DirlCLI([*args, "--trainer.enable_checkpointing=false"], run=False).trainer.callbacks
+    assert not [c for c in callbacks if isinstance(c, Checkpoint)]
+
+
 def test_a_key_set_to_null_is_off(tmp_path: Path) -> None:
     args = ["--config", str(ROOT / "demo" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
     callbacks = DirlCLI([*args, "--export=null", "--evaluate=null"], run=False).trainer.callbacks

@@ -108,6 +108,6 @@ def test_a_batch_that_cannot_be_kept_does_not_end_the_run(tmp_path: Path, caplog
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "save", full)
         root = fit(tmp_path / "run", *sft_args(tmp_path, [3]), "--trainer.enable_checkpointing=false",
-                   "--checkpoint=null")  # fmt: skip
+                   "--trainer.callbacks=null")  # fmt: skip
     assert "could not be kept" in caplog.text and "No space left" in caplog.text
     assert metrics(root, "train/skipped_steps")[-1] == 1

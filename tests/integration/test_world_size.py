@@ -63,8 +63,8 @@ def cases(folder: Path) -> list[Case]:
     """In the order of `NAMES`."""
     sft = sft_args(folder)
     plain = rl_args(folder, "plain", 8)
-    overlap = rl_args(folder, "overlap", 8, "        overlap: true")
-    surplus = rl_args(folder, "surplus", 40, "        oversample: 1.5")
+    overlap = rl_args(folder, "overlap", 8, "overlap: true")
+    surplus = rl_args(folder, "surplus", 40, "oversample: 1.5")
     return [
         Case(("ddp", "single", "ddp"), sft, (3, 6)),
         Case(("fsdp", "fsdp", "fsdp"), sft, (3, 6)),
@@ -88,7 +88,7 @@ def rl_args(folder: Path, name: str, prompts: int, rollout: str = "") -> list[ob
     """Two passes over each rollout of four prompts, so that old log-probs matter, and those of a reference."""
     observed = folder / "observed.yaml"
     observed.write_text(OBSERVED)
-    overlay = rl_overlay(folder / f"{name}.yaml", rollout=f"        save_trajectories: made\n{rollout}")
+    overlay = rl_overlay(folder / f"{name}.yaml", rollout=f"save_trajectories: made\n{rollout}")
     overlay.write_text(overlay.read_text().replace("every_n_train_steps: 1,", "every_n_train_steps: 3,"))
     data = write_rl(folder / f"{name}.jsonl", prompts)
     args = ["--config", DEBUG / "rl.yaml", "--config", overlay, "--config", observed]

@@ -13,7 +13,7 @@ from dirl.seeds import run_seed
 MAKERS = {
     "rl": lambda **options: RLDataModule("x", **options),
     "sft": lambda **options: SFTDataModule("x", **options),
-    "rollout": lambda **options: Rollout(TorchEngine(), [ExactAnswer()], **options),
+    "rollout": lambda **options: Rollout([ExactAnswer()], TorchEngine(), **options),
     "model": lambda **options: NewModel(**options),
 }
 

@@ -109,6 +109,8 @@ class DirlCLI(LightningCLI):
         """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""
         trainer = self._get(self.config_init, "trainer")
         keys = {name: self._get(self.config_init, name) for name in ("engine", *CALLBACKS)}
+        if trainer["enable_checkpointing"] is False:
+            keys["checkpoint"] = None
         callbacks = trainer["callbacks"] = callbacks_of(keys, self.model, trainer["callbacks"] or [])
         if not any(isinstance(c, Guard) for c in callbacks):
             callbacks.insert(0, Guard())  # its checkpoint is written before others close engines

@@ -19,7 +19,10 @@ from dirl.rollout import RolloutEngine
 CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
     "rollout": (Rollout, "RL: rewards, filters and how the groups of each epoch are made."),
     "evaluate": (Evaluate, "RL: responses to the validation prompts, every so many epochs."),
-    "checkpoint": (Checkpoint, "How often the state of the run is written, and what is kept."),
+    "checkpoint": (
+        Checkpoint,
+        "How often the state of the run is written, and what is kept; not with trainer.enable_checkpointing=false.",
+    ),
     "export": (Export, "The trained model as a Hugging Face folder; `{}` for the defaults."),
 }
 """In the order in which they are called."""
