@@ -16,9 +16,8 @@ from dirl.rollout import RolloutEngine
 
 ROOT = Path(__file__).parents[2] / "configs"
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.precision=32-true"]
-WHOLE = sorted(
-    [ROOT / "sft.yaml", ROOT / "rl.yaml", *(p for d in ("recipe", "debug", "demo") for p in (ROOT / d).glob("*.yaml"))]
-)
+FOLDERS = ("recipe", "laptop", "debug", "demo")
+WHOLE = sorted([ROOT / "sft.yaml", ROOT / "rl.yaml", *(p for d in FOLDERS for p in (ROOT / d).glob("*.yaml"))])
 RECIPES = {config: "rl" if "\nengine:" in config.read_text() else "sft" for config in WHOLE}
 ON_TOP = {"model": ("sft", "rl"), "engine": ("rl",), "strategy": ("sft", "rl")}
 PARTS = [
