@@ -20,6 +20,8 @@ _KEY = re.compile(r"NestedArg\(key='([^']+)'")
 
 MARK = "\ue001"
 """Of Unicode's private use area: stands for the dollar sign of an escaped `${`."""
+GAP = "\ue002"
+"""The same before a text that is `--`, which argparse would take away; it stands for nothing."""
 
 
 class Text(str):
@@ -42,7 +44,7 @@ def parse_texts(parse: Callable[[list[str]], Any], args: Sequence[str]) -> Any:
     Raises:
         UsageError: whatever is still wrong, which is printed.
     """
-    args = [piece for arg in args for piece in _lost_text(mark(arg))]
+    args = [piece for arg in args for piece in _lost_text(mark(arg) if arg != "--" else arg)]
     while True:
         try:
             return _plain(parse(args))
@@ -57,7 +59,7 @@ def parse_texts(parse: Callable[[list[str]], Any], args: Sequence[str]) -> Any:
 def mark(value: Any) -> Any:
     """A value as it was read (of lists and mappings, all in it), with what is escaped marked."""
     if isinstance(value, str):
-        return value.replace("\\${", f"{MARK}{{")
+        return GAP + value if value == "--" else value.replace("\\${", f"{MARK}{{")
     if isinstance(value, dict):
         return {key: mark(item) for key, item in value.items()}
     return [mark(item) for item in value] if isinstance(value, list) else value
@@ -65,7 +67,7 @@ def mark(value: Any) -> Any:
 
 def unmark(value: Any) -> Any:
     """For whoever gets the value: what was escaped is a `${`."""
-    return _with_texts(value, lambda text: text.replace(MARK, "$"))
+    return _with_texts(value, lambda text: text.replace(MARK, "$").removeprefix(GAP))
 
 
 def _plain(value: Any) -> Any:
@@ -111,6 +113,8 @@ def use_texts(mode: str) -> None:
 def _lost_text(arg: str) -> list[str]:
     """`--name=# text` in two pieces, and `# text`, the value as it stands: YAML would read nothing at all in it."""
     name, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    if value == "--":
+        return [f"{name}={mark(value)}"]
     if (name and not equals) or value in NULLS or not value.strip():
         return [arg]
     try:

@@ -16,7 +16,7 @@ from dirl.cli.text import UsageError, unmark
 CONFIG = str(Path(__file__).parents[3] / "configs" / "debug" / "rl.yaml")
 NASTY = (
     *("Answer: x", "[1, 2]", "{a: b}", "- a", "# no comment", "&a", "*a", "'q'", '"q"', "1e3", "true", "x:"),
-    *("a\nb: c", "\t", "null and", "1"),
+    *("a\nb: c", "\t", "null and", "1", "--"),
 )
 NAME = "--data.init_args.system_prompt"
 ESCAPED = {r"costs \${x}": "costs ${x}", r"\${a}: \${b}": "${a}: ${b}"}
