@@ -21,13 +21,12 @@ from benchmarks.shapes import model_config, model_spec, named_shape, random_back
 from benchmarks.update import accumulate_gradient, computed_pairs, scored_tokens
 from benchmarks.workload import Load, make_groups
 from dirl.attention import build_mask
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig
 from dirl.losses.supervised import weighted_cross_entropy
 from dirl.models import BlockDiffusionLM
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
 from dirl.packing.rows import pack
-from dirl.packing.segments import conversation_segment
+from dirl.packing.segments import Encoded, conversation_segment
 from dirl.packing.steps import step_batch
 from dirl.planning import ModelShape, layout_work, training_flops
 from dirl.types import DecodingParams, ModelSpec, PackedBatch

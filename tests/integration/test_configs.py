@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from dirl.cli.fit import DirlCLI
 from dirl.cli.main import parse_command
@@ -130,6 +130,14 @@ def test_the_callbacks_of_a_user_stand_between_those_of_the_keys(tmp_path: Path)
             "trainer:\n  callbacks: []\n  callbacks+:\n    - class_path: dirl.callbacks.Throughput\n",
             r"own.yaml: has both trainer.callbacks and trainer.callbacks\+, of which one would be lost",
         ),
+        (
+            "rollout: {advantage: zscore}\n",
+            r"own.yaml: rollout.advantage: 'zscore' has another name now: write {class_path: dirl.advantages.ZScore}",
+        ),
+        (
+            "engine: {class_path: dirl.rollout.ServerEngine, init_args: {urls: ['http://a'], transport: gloo}}\n",
+            "own.yaml: engine.init_args.transport: 'gloo' has another name now: write http",
+        ),
         ("engine: null\n", "engine: not in the config, and DiPOModule learns from rollouts"),
         ("rollout: null\nengine: null\n", "engine, rollout: not in the config"),
     ],
@@ -141,6 +149,18 @@ def test_what_is_written_at_another_place_is_an_error_that_names_the_place(
     overlay.write_text(text)
     with pytest.raises(ValueError, match=message):
         build(tmp_path, ROOT / "debug" / "rl.yaml", overlay)
+
+
+def test_a_renamed_value_on_the_command_line_is_an_error_that_names_the_new_one(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    for option in (["--rollout.advantage=mean"], ["--rollout.advantage", "mean"]):
+        with pytest.raises(ValueError, match=r"--rollout.advantage: 'mean' has another name now: .*advantages.Mean"):
+            DirlCLI([*args, *option], run=False)
+
+
+def test_a_checkpoint_of_lightnings_callback_is_one_of_ours() -> None:
+    """A run goes on whichever of the two it was saved with."""
+    assert Checkpoint(every_n_epochs=2).state_key == ModelCheckpoint(every_n_epochs=2).state_key
 
 
 def test_keys_of_rl_are_refused_where_nothing_uses_them(tmp_path: Path) -> None:

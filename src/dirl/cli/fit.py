@@ -1,6 +1,7 @@
 """`fit` and `validate`: Lightning's, configured by YAML."""
 
 import subprocess
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from dirl.callbacks import Guard, Throughput
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.errors import mark_launcher, tell_processes
-from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, check_lists
+from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_arguments, check_keys
 from dirl.cli.log_folder import claim
 from dirl.cli.parsers import PARSER_MODE, TrainingParser
 from dirl.cli.text import parse_texts, unmark
@@ -92,9 +93,9 @@ class DirlCLI(LightningCLI):
             raise ValueError("validate measures the NELBO of SFT; use `dirl evaluate` for a model trained by RL")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        check_arguments(sys.argv[1:] if args is None else args)
         self.config = parse_texts(parser.parse_args, args)
         config = self.config.get(self.config.get("subcommand") or "", self.config)
-        check_lists(str(path) for path in (*(self.config.get("config") or ()), *(config.get("config") or ())))
         check_keys(config)
 
     def instantiate_classes(self) -> None:

@@ -4,7 +4,7 @@ A list of callbacks can only be replaced or appended to; a key can be set, chang
 further config and on the command line: `--config configs/engine/torch.yaml`, `--rollout.dynamic_sampling true`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CA
           for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
 
 
+RENAMED = {
+    ("rollout.advantage", "zscore"): "{class_path: dirl.advantages.ZScore}",
+    ("rollout.advantage", "mean"): "{class_path: dirl.advantages.Mean}",
+    ("engine.init_args.transport", "gloo"): "http",
+    ("engine.transport", "gloo"): "http",
+}
+"""Values that have another name now: key and value as they were, value as it is."""
+
+
 def add_keys(parser: LightningArgumentParser) -> None:
     parser.add_argument("--engine", type=RolloutEngine | None, default=None, help="RL: what makes the trajectories.")
     for name, (cls, about) in CALLBACKS.items():
@@ -52,14 +61,32 @@ def check_keys(config: Mapping[str, Any]) -> None:
         raise ValueError("rollout.engine: the engine has a key of its own: write it under `engine`, at the top")
 
 
-def check_lists(paths: Iterable[str | Path]) -> None:
-    """Raise ValueError where a config file has both a key and `key+`: the parser would take one of them alone."""
-    for path in paths:
-        with Path(path).open(encoding="utf-8") as file:
-            _check_node(yaml.compose(file, Loader=yaml.SafeLoader), (), path)
+def check_arguments(args: Sequence[str]) -> None:
+    """Raise ValueError for what the parser would take wrongly, or refuse without saying what to write.
+
+    That is a config file with both a key and `key+`, of which the parser would take one alone, and renamed values.
+    """
+    pairs = [
+        tuple(arg.split("=", 1)) if "=" in arg else (arg, after)
+        for arg, after in zip(args, [*args[1:], ""], strict=True)
+    ]
+    for name, value in pairs:
+        _check_value(name.removeprefix("--"), value, name)
+        if name in ("-c", "--config") and Path(value).is_file():
+            try:
+                _check_node(yaml.compose(Path(value).read_text(encoding="utf-8"), Loader=yaml.SafeLoader), (), value)
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue  # the parser says what is wrong with it
 
 
-def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str | Path) -> None:
+def _check_value(key: str, value: str, where: str) -> None:
+    if (key, value) in RENAMED:
+        raise ValueError(f"{where}: {value!r} has another name now: write {RENAMED[key, value]}")
+
+
+def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        _check_value(".".join(place), node.value, f"{path}: {'.'.join(place)}")
     if not isinstance(node, yaml.MappingNode):
         return
     names = {key.value for key, _ in node.value}

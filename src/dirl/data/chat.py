@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dirl.data.control_tokens import mark, pieces, unmark
 from dirl.models.special_tokens import END_TOKENS, MASK_TOKENS, find_token, render_chat
+from dirl.packing.segments import Encoded
 
 Message = Mapping[str, Any]
 """`role` and `content`, see `dirl.data.schemas`."""
@@ -20,17 +21,6 @@ EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
 
 class RewrittenHistoryError(ValueError):
     """The chat template shows an answer otherwise within the conversation than when it is given."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A conversation in tokens, up to the end token of its last trained assistant message."""
-
-    input_ids: Sequence[int]
-    loss_mask: Sequence[bool]
-    """True for the assistant's tokens: its messages, each with its end token."""
-    complete: bool = True
-    """False after a cut: the last token is not the end of anything."""
 
 
 @dataclass

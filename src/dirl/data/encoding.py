@@ -16,11 +16,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dirl.data import chat, control_tokens, reading, schemas
-from dirl.data.chat import Encoded, FitCounts, Turns, encode_turns, fit_conversation
+from dirl.data.chat import FitCounts, Turns, encode_turns, fit_conversation
 from dirl.data.fingerprint import fingerprint, local_files, source_state
 from dirl.data.reading import OnBadRow, Row, Rows, read_rows
 from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
+from dirl.packing.segments import Encoded
 from dirl.progress import bar, on_terminal
 from dirl.spans import Spans
 

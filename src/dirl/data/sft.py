@@ -12,14 +12,14 @@ import torch.multiprocessing
 from torch.utils.data import Dataset
 
 from dirl.checkpoints.settings import check_same
-from dirl.data.chat import Encoded, FitCounts
+from dirl.data.chat import FitCounts
 from dirl.data.encoding import ConversationEncoder, check_on_bad_row, examples_digest, keep_encoded, load_encoded
 from dirl.data.reading import OnBadRow
 from dirl.data.schemas import RowSchema
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.rows import empty_batch, pack
-from dirl.packing.segments import conversation_segment
+from dirl.packing.segments import Encoded, conversation_segment
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
 from dirl.seeds import run_seed

@@ -9,10 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig, noise
 from dirl.diffusion.replay import Replay, replay
 from dirl.types import IGNORE, ModelSpec, Trajectory
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation in tokens, up to the end token of its last trained assistant message."""
+
+    input_ids: Sequence[int]
+    loss_mask: Sequence[bool]
+    """True for the assistant's tokens: its messages, each with its end token."""
+    complete: bool = True
+    """False after a cut: the last token is not the end of anything."""
 
 
 @dataclass(frozen=True)

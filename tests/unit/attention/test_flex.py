@@ -17,10 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dirl.attention import dense_mask, flex, visible
 from dirl.attention.flex import block_mask, flex_forward, mask_mod
 from dirl.attention.intervals import key_intervals
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.rows import pack
-from dirl.packing.segments import conversation_segment, group_segments
+from dirl.packing.segments import Encoded, conversation_segment, group_segments
 from dirl.types import Layout, ModelSpec, Trajectory
 
 SEEDS = range(8)

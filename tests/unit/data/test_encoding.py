@@ -16,10 +16,11 @@ import pytest
 
 from dirl import progress
 from dirl.data import encoding
-from dirl.data.chat import Encoded, FitCounts, encode_conversation, fit_conversation
+from dirl.data.chat import FitCounts, encode_conversation, fit_conversation
 from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
 from dirl.models.special_tokens import stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
+from dirl.packing.segments import Encoded
 
 TOKENIZER = new_tokenizer()
 STOPS = stop_token_ids(TOKENIZER)

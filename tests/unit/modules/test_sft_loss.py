@@ -12,12 +12,11 @@ from tests.scripted_noise import ScriptedNoise
 from tests.tiny import TinyModel, flat_gradient, prompt
 from torch import Tensor, nn
 
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig, noise
 from dirl.models import BlockDiffusionLM
 from dirl.modules import SFTModule
 from dirl.packing.rows import pack
-from dirl.packing.segments import conversation_segment, whole_blocks
+from dirl.packing.segments import Encoded, conversation_segment, whole_blocks
 from dirl.types import ModelSpec, PackedBatch
 
 M, E = 6, 7

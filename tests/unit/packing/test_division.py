@@ -7,11 +7,10 @@ import pytest
 from tests.reference import Token, visible
 from tests.scripted_noise import ScriptedNoise
 
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.division import parts_within, prompt_and_responses
 from dirl.packing.rows import pack
-from dirl.packing.segments import Segment, conversation_segment, group_segments
+from dirl.packing.segments import Encoded, Segment, conversation_segment, group_segments
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 
 M, E = 90, 91

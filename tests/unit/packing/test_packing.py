@@ -7,10 +7,9 @@ import pytest
 import torch
 from tests.scripted_noise import ScriptedNoise
 
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.rows import empty_batch, fill_rate, join, pack
-from dirl.packing.segments import Segment, conversation_segment, group_segments, whole_blocks
+from dirl.packing.segments import Encoded, Segment, conversation_segment, group_segments, whole_blocks
 from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
 
 M, E, PAD, X = 50, 60, 61, IGNORE

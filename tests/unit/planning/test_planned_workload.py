@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from dirl.data.chat import Encoded
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.rows import join, pack
-from dirl.packing.segments import conversation_segment, group_segments
+from dirl.packing.segments import Encoded, conversation_segment, group_segments
 from dirl.planning import layout_work
 from dirl.planning.workload import (
     Lengths,

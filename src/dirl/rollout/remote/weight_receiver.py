@@ -55,7 +55,7 @@ class WeightReceiver:
         """Of the bucket that is waited for; its bytes come in another request."""
         self.arrival: asyncio.Future[None] | None = None
         self.work: set[asyncio.Task] = set()
-        self.updating = False
+        self.updating = self.left = False
 
     async def run(self) -> None:
         """Obey until the trainer leaves; then wait until the engine's thread has noticed."""
@@ -68,26 +68,27 @@ class WeightReceiver:
             await self._fail(error)
         finally:
             self._break_off()
-            await asyncio.gather(*self.work)
-            self.lease.give_back(self)
+            try:
+                await asyncio.gather(*self.work, return_exceptions=True)  # they have told the trainer, if it was there
+            finally:
+                self.lease.give_back(self)
 
     async def take(self, content: aiohttp.StreamReader) -> None:
         """The bytes of the bucket that was asked for; ValueError if they are not as many, or nobody asked."""
         if self.arrival is None or self.arrival.done() or self.room is None:
             raise ValueError("no bucket is waited for")
-        room, self.room, at = memoryview(self.room.numpy()), None, 0
-        while piece := await content.readany():
-            if at + len(piece) > len(room):
-                raise ValueError(f"a bucket of {len(room)} bytes was announced, more came")
-            room[at : at + len(piece)] = piece
-            at += len(piece)
-        if at < len(room):
-            raise ValueError(f"a bucket of {len(room)} bytes was announced, {at} came")
-        if not self.arrival.done():
-            self.arrival.set_result(None)
+        arrival, room, self.room = self.arrival, memoryview(self.room.numpy()), None
+        try:
+            await fill(room, content)
+        except BaseException as error:  # the engine's thread waits for it, whatever it is
+            if not arrival.done():
+                arrival.set_exception(ConnectionError(f"the bytes of a bucket broke off: {error}"))
+            raise
+        if not arrival.done():
+            arrival.set_result(None)
 
     def _obey(self, order: Order) -> None:
-        if order.kind == "store":
+        if order.kind == "store" and order.entry is not None:
             self._the_store().arrive(order.entry.key, bytes.fromhex(order.entry.value))
         elif order.kind == "group":
             self.store = RelayStore(self._tell, order.timeout_s)
@@ -113,7 +114,8 @@ class WeightReceiver:
         return self.store
 
     def _break_off(self) -> None:
-        """What waits for this trainer ends."""
+        """What waits for this trainer ends, and what would begin to."""
+        self.left = True
         self.orders.put(None)
         if self.group is not None:
             self.group.close()
@@ -179,7 +181,7 @@ class WeightReceiver:
         """By HTTP, into memory of this host."""
         flat = self.room = torch.empty(size, dtype=torch.uint8)
         self.arrival = self.loop.create_future()
-        if self.socket.closed:
+        if self.left:
             raise ConnectionError("the trainer left in the middle of a weight push")
         await self._say(Reply("send", token=self.token))
         await self.arrival
@@ -201,3 +203,15 @@ class WeightReceiver:
 
     def _say_from_thread(self, reply: Reply) -> None:
         asyncio.run_coroutine_threadsafe(self._say(reply), self.loop).result()
+
+
+async def fill(room: memoryview, content: aiohttp.StreamReader) -> None:
+    """ValueError unless exactly as many bytes come as there is room for."""
+    at = 0
+    while piece := await content.readany():
+        if at + len(piece) > len(room):
+            raise ValueError(f"a bucket of {len(room)} bytes was announced, more came")
+        room[at : at + len(piece)] = piece
+        at += len(piece)
+    if at < len(room):
+        raise ValueError(f"a bucket of {len(room)} bytes was announced, {at} came")

@@ -2,7 +2,8 @@
 
 import asyncio
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import aiohttp
@@ -30,6 +31,7 @@ from dirl.rollout.remote.weight_messages import Order
 from dirl.rollout.remote.weight_receiver import WeightReceiver
 from dirl.rollout.remote.weight_sender import WeightSender
 from dirl.rollout.remote.weight_transfer import TensorEntry
+from dirl.rollout.remote.wire import dumps
 
 KEY = "a-key"
 
@@ -115,6 +117,35 @@ def test_a_trainer_that_leaves_in_mid_bucket_leaves_no_version_and_a_free_server
 
     found = ask(health)
     assert (found["run"], found["busy"], found["policy_version"]) == (None, 0, -1)
+
+
+def test_a_server_is_free_again_whatever_became_of_a_push(stop, monkeypatch) -> None:
+    """Also where the trainer left while the engine was at work, and cannot even be told."""
+    working, left = threading.Event(), threading.Event()
+
+    class Slow(ScriptedEngine):
+        def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
+            if policy_version == 1:
+                working.set()
+                left.wait(10)
+                raise RuntimeError("device lost")
+            super().update_weights(weights, policy_version)
+
+    async def cannot(self: WeightReceiver, error: Exception) -> None:
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr(WeightReceiver, "_fail", cannot)
+    server = stop(served(Slow()))
+
+    async def leave(session: aiohttp.ClientSession) -> None:
+        async with session.ws_connect(f"{server.url}/weights") as socket:
+            await socket.send_str(dumps(Order("begin", run="host:2-leaver", policy_version=1)))
+            while not working.is_set():
+                await asyncio.sleep(0.01)
+
+    ask(leave, None)
+    left.set()
+    assert_answered(stop(client(server, start_timeout_s=5)), requests(1, 2))
 
 
 # ------------------------------------------------------------------- the group of two of GPUs, by gloo here
