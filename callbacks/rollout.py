@@ -94,7 +94,7 @@ class Rollout(L.Callback):
         self.save_trajectories, self.seed = save_trajectories, run_seed(seed, "rollout.seed")
         self.values: dict[str, float] = {}
         """What is logged of the rollout of the epoch under way."""
-        self._logged = False
+        self._logged = self._said_uniform = False
         self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -272,11 +272,13 @@ class Rollout(L.Callback):
                 sums["dropped_uniform"],
                 sums["dropped_failed"],
             )
-        elif sums["uniform_groups"] == sums["groups"] and trainer.is_global_zero:
+        elif sums["uniform_groups"] == sums["groups"] and trainer.is_global_zero and not self._said_uniform:
+            self._said_uniform = True
             log.warning(
                 "each group of this rollout has one reward for all of its responses: every advantage is 0, so are loss "
                 "and gradient, and the optimizer steps teach nothing; look at the rewards (rollout/reward, "
-                "rollout/accuracy), raise group_size, or drop such groups with dynamic_sampling"
+                "rollout/accuracy), raise group_size, or drop such groups with dynamic_sampling "
+                "(said once; rollout/uniform_groups counts them)"
             )
         return values | {f"rollout/{name}": value for name, value in sums.items()}
 

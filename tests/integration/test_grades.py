@@ -10,20 +10,24 @@ from dirl.cli.main import main
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def fit(tmp_path: Path, rewards: str, rollout: str = "") -> Path:
+def fit(tmp_path: Path, rewards: str, rollout: str = "", epochs: int = 1) -> Path:
     overlay = rl_overlay(tmp_path / "overlay.yaml", rewards=rewards, rollout=rollout)
     data = write_rl(tmp_path / "rl.jsonl")
     files = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay]
-    options = [f"--data.init_args.train={data}", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1"]
+    options = [
+        f"--data.init_args.train={data}",
+        f"--trainer.default_root_dir={tmp_path}",
+        f"--trainer.max_epochs={epochs}",
+    ]
     main(["fit", *map(str, files + options), "--trainer.enable_progress_bar=false"])
     return tmp_path
 
 
 def test_equal_rewards_in_every_group_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = fit(tmp_path, "[{class_path: dirl.rewards.ExactAnswer}]")  # an untrained model is never right
+    root = fit(tmp_path, "[{class_path: dirl.rewards.ExactAnswer}]", epochs=2)  # an untrained model is never right
     assert metrics(root, "rollout/uniform_groups") == metrics(root, "rollout/groups") != []
-    assert metrics(root, "rollout/accuracy") == metrics(root, "rollout/reward/incomparable") == [0.0]
-    assert caplog.text.count("every advantage is 0, so are loss and gradient") == 1
+    assert metrics(root, "rollout/accuracy") == metrics(root, "rollout/reward/incomparable") == [0.0, 0.0]
+    assert caplog.text.count("every advantage is 0, so are loss and gradient") == 1, "of two rollouts, once"
     caplog.clear()
     other = tmp_path / "other"
     other.mkdir()
