@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dirl.packing.rows import join, pack
-from dirl.packing.segments import Segment
-from dirl.packing.steps import step_batch
-from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
+from dirl.batches import IGNORE, PackedBatch
+from dirl.objectives import DiPO
+from dirl.packing.pieces import Piece, alone, concatenate
+from dirl.packing.rows import Branch, join, pack
+from dirl.rl.steps import step_batch
+from dirl.types import ModelSpec, Trajectory
 
 Groups = Sequence[Sequence[Trajectory]]
 
@@ -67,14 +69,14 @@ def per_step_batches(groups: Groups, spec: ModelSpec, limits: Limits) -> list[Pa
     rows = _rows(groups, spec)
     batches = []
     for step in range(1, max(row.last_step for row in rows) + 1):
-        segments = [_concatenate(row.scored_blocks(step)) for row in rows if step <= row.last_step]
-        batches += pack(segments, limits.token_budget)
+        pieces = [alone(concatenate(row.scored_blocks(step))) for row in rows if step <= row.last_step]
+        batches += pack(pieces, limits.token_budget)
     return batches
 
 
 def one_forward_batches(groups: Groups, spec: ModelSpec, limits: Limits) -> list[PackedBatch]:
     """Ours: every token that some step needs, once; the responses to a prompt share it."""
-    return step_batch([list(g) for g in groups], spec, "token", limits.response, limits.token_budget).micro_batches
+    return step_batch([list(g) for g in groups], spec, DiPO(), limits.response, limits.token_budget).micro_batches
 
 
 LAYOUTS: dict[str, Callable[[Groups, ModelSpec, Limits], list[PackedBatch]]] = {
@@ -102,34 +104,36 @@ class _Row:
     def last_step(self) -> int:
         return int(self.steps.max())
 
-    def clean(self, end: int) -> Segment:
+    def clean(self, end: int) -> Piece:
         """Positions 0..end-1 as they were in the end."""
-        return self._segment(np.arange(end), np.zeros(end, dtype=bool), np.zeros(end, dtype=bool), view=0)
+        return self._piece(np.arange(end), np.zeros(end, dtype=bool), np.zeros(end, dtype=bool), view=0)
 
-    def noised(self, step: int, begin: int) -> Segment:
+    def noised(self, step: int, begin: int) -> Piece:
         """Positions from `begin` on as the model saw them before `step`."""
         at = np.arange(begin, len(self.ids))
-        return self._segment(at, self.steps[at] >= step, self.steps[at] == step, view=1)
+        return self._piece(at, self.steps[at] >= step, self.steps[at] == step, view=1)
 
-    def scored_blocks(self, step: int) -> list[Segment]:
+    def scored_blocks(self, step: int) -> list[Piece]:
         """The noised blocks in which `step` committed something, and the clean tokens that they see."""
         size = self.spec.block_size
         hit = (self.steps == step).reshape(-1, size).any(1)
         at = np.flatnonzero(np.repeat(hit, size))
-        noised = self._segment(at, self.steps[at] >= step, self.steps[at] == step, view=1)
+        noised = self._piece(at, self.steps[at] >= step, self.steps[at] == step, view=1)
         return [self.clean(int(np.flatnonzero(hit)[-1]) * size), noised]
 
-    def _segment(self, at: np.ndarray, masked: np.ndarray, scored: np.ndarray, view: int) -> Segment:
-        return Segment(
+    def _piece(self, at: np.ndarray, masked: np.ndarray, scored: np.ndarray, view: int) -> Piece:
+        return Piece(
             input_ids=np.where(masked, self.spec.mask_token_id, self.ids[at]),
             position_ids=at,
-            branch_ids=np.zeros_like(at),
             block_ids=at // self.spec.block_size,
             view_ids=np.full_like(at, view),
             target_ids=np.where(scored, self.ids[at], IGNORE),
             loss_weights=scored.astype(np.float32),
-            advantages=np.full(len(at), self.advantage, dtype=np.float32),
-            behaviour_logprobs=np.where(scored, self.logprobs[at], 0).astype(np.float32),
+            trajectory_ids=np.zeros_like(at),
+            columns={
+                "advantages": np.full(len(at), self.advantage, dtype=np.float32),
+                "behaviour_logprobs": np.where(scored, self.logprobs[at], 0).astype(np.float32),
+            },
         )
 
 
@@ -150,23 +154,17 @@ def _rows(groups: Groups, spec: ModelSpec) -> list[_Row]:
     return rows
 
 
-def _padded(parts: list[Segment], length: int, spec: ModelSpec) -> PackedBatch:
+def _padded(parts: list[Piece], length: int, spec: ModelSpec) -> PackedBatch:
     """One row filled up to `length` with blocks of padding that see nothing but themselves."""
     count = length - sum(len(part) for part in parts)
     zero = np.zeros(count, dtype=np.int64)
-    padding = Segment(
+    padding = Piece(
         input_ids=zero + spec.pad_token_id,
         position_ids=np.arange(count),
-        branch_ids=zero,
         block_ids=np.arange(count) // spec.block_size,
         view_ids=zero + 1,
         target_ids=zero + IGNORE,
         loss_weights=zero.astype(np.float32),
-        advantages=zero.astype(np.float32),
-        behaviour_logprobs=zero.astype(np.float32),
+        trajectory_ids=zero,
     )
-    return join([_concatenate(parts), padding] if count else [_concatenate(parts)])
-
-
-def _concatenate(parts: list[Segment]) -> Segment:
-    return Segment(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in Segment.__annotations__})
+    return join([[Branch(1, piece)] for piece in ([concatenate(parts), padding] if count else [concatenate(parts)])])

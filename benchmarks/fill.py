@@ -11,11 +11,10 @@ from typing import Any
 from benchmarks import record
 from benchmarks.shapes import TOYS, model_spec
 from benchmarks.workload import Load, make_groups
-from dirl.packing.division import prompt_and_responses
+from dirl.objectives import DiPO
 from dirl.packing.filling import Lengths, fewest_rows
 from dirl.packing.rows import fill_rate
-from dirl.packing.segments import group_segments
-from dirl.packing.steps import step_batch
+from dirl.rl.steps import piece_groups, step_batch
 from dirl.types import ModelSpec, Trajectory
 
 LOADS = [
@@ -35,7 +34,7 @@ def measure(load: Load, token_budget: int) -> dict[str, Any]:
     spec = model_spec(TOYS["small"], load.block_size)
     groups = make_groups(load, spec)
     started = time.process_time()
-    batches = step_batch(groups, spec, "token", load.longest, token_budget).micro_batches
+    batches = step_batch(groups, spec, DiPO(), load.longest, token_budget).micro_batches
     seconds = time.process_time() - started
     tokens = sum(map(len, batches))
     prompts = sum(int((batch.branch_ids == 0).sum()) for batch in batches)
@@ -57,8 +56,7 @@ def measure(load: Load, token_budget: int) -> dict[str, Any]:
 
 
 def _lengths(group: Sequence[Trajectory], spec: ModelSpec) -> Lengths:
-    (segment,) = group_segments(group, spec, [1.0] * len(group), share_prompt=True)
-    prompt, responses = prompt_and_responses(segment)
+    ((prompt, responses),) = piece_groups([group], spec, DiPO())
     return len(prompt), list(map(len, responses))
 
 

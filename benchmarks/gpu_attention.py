@@ -14,8 +14,8 @@ from benchmarks.shapes import TOYS, model_spec
 from benchmarks.update import computed_pairs
 from dirl.attention import AttentionMask, build_mask
 from dirl.attention.backend import Backend, masked_attention
+from dirl.batches import Layout
 from dirl.planning import visible_pairs
-from dirl.types import Layout
 
 
 @dataclass(frozen=True)

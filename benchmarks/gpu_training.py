@@ -21,15 +21,17 @@ from benchmarks.shapes import model_config, model_spec, named_shape, random_back
 from benchmarks.update import accumulate_gradient, computed_pairs, scored_tokens
 from benchmarks.workload import Load, make_groups
 from dirl.attention import build_mask
+from dirl.batches import PackedBatch
 from dirl.diffusion.noise import NoiseConfig
 from dirl.losses.supervised import weighted_cross_entropy
 from dirl.models import BlockDiffusionLM
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
+from dirl.objectives import DiPO
+from dirl.packing.pieces import Encoded, PieceGroup, alone, conversation
 from dirl.packing.rows import pack
-from dirl.packing.segments import Encoded, conversation_segment
-from dirl.packing.steps import step_batch
 from dirl.planning import ModelShape, layout_work, training_flops
-from dirl.types import DecodingParams, ModelSpec, PackedBatch
+from dirl.rl.steps import step_batch
+from dirl.types import DecodingParams, ModelSpec
 
 Kind = Literal["sft", "policy"]
 MODES: tuple[Checkpointing, ...] = ("none", "selective", "full")
@@ -113,7 +115,7 @@ def make_row(kind: Kind, spec: ModelSpec, tokens: int) -> PackedBatch:
     longest = max(spec.block_size, min(LONGEST, tokens // 8))
     if kind == "policy":
         load = Load(spec.block_size, 2, 4, 8, min(150, longest), max(1, longest * 3 // 4), longest)
-        batches = step_batch(make_groups(load, spec), spec, "token", longest, tokens).micro_batches
+        batches = step_batch(make_groups(load, spec), spec, DiPO(), longest, tokens).micro_batches
     else:
         rng = np.random.default_rng(0)
         lengths = rng.integers(longest * 3 // 2, longest * 2 + 1, 64)
@@ -121,11 +123,11 @@ def make_row(kind: Kind, spec: ModelSpec, tokens: int) -> PackedBatch:
     return max((batch for batch in batches if len(batch) <= tokens), key=len)
 
 
-def _conversation(length: int, spec: ModelSpec, rng: np.random.Generator) -> Any:
+def _conversation(length: int, spec: ModelSpec, rng: np.random.Generator) -> PieceGroup:
     """An eighth of it is the prompt."""
     ids = rng.integers(0, spec.vocab_size - 2, length).tolist()
     mask = [i >= length // 8 for i in range(length)]
-    return conversation_segment(Encoded(ids, mask), spec, NoiseConfig(), rng)[0]
+    return alone(conversation(Encoded(ids, mask), spec, NoiseConfig(), rng)[0])
 
 
 def backward_pass(model: BlockDiffusionLM, kind: Kind, batch: PackedBatch) -> Callable[[], Tensor | None]:

@@ -19,9 +19,9 @@ from benchmarks.shapes import model_config, model_spec, named_shape, random_back
 from benchmarks.update import accumulate_gradient, computed_pairs, scored_tokens
 from benchmarks.workload import Load, make_groups
 from dirl.attention.backend import Backend
+from dirl.batches import PackedBatch
 from dirl.models import BlockDiffusionLM
 from dirl.planning import visible_pairs
-from dirl.types import PackedBatch
 
 PAPER = Load()
 SELECTION = {

@@ -5,9 +5,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dirl.attention import dense_mask
+from dirl.batches import Layout
 from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, scaled_logits, uniform
-from dirl.types import DecodingParams, GenerationRequest, Layout, ModelSpec, Trajectory
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ from benchmarks.shapes import model_config, model_spec, named_shape, random_back
 from benchmarks.update import accumulate_gradient
 from dirl.models import BlockDiffusionLM
 from dirl.models.tokenizer import new_tokenizer
-from dirl.packing.steps import step_batch
+from dirl.objectives import DiPO
+from dirl.rl.steps import step_batch
 from dirl.rollout import RolloutEngine
 from dirl.types import DecodingParams, ModelSpec, Trajectory
 
@@ -218,7 +219,7 @@ def _train(
     rewarded = [dataclasses.replace(t, advantage=1.0 if t.sample_index % 2 else -1.0) for t in found]
     prompts = dict.fromkeys(t.prompt_id for t in rewarded)
     groups = [[t for t in rewarded if t.prompt_id == prompt] for prompt in prompts]
-    step = step_batch(groups, spec, "token", part.response, part.token_budget)
+    step = step_batch(groups, spec, DiPO(), part.response, part.token_budget)
     with torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"):
         accumulate_gradient(model, (batch.to(device) for batch in step.micro_batches), step.loss_divisor)
     optimizer.step()

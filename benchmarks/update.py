@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from dirl.attention import build_mask
 from dirl.attention.backend import Backend
 from dirl.attention.segments import SegmentMask
-from dirl.losses.policy import PolicyLossConfig, policy_loss
+from dirl.batches import IGNORE, Layout, PackedBatch
 from dirl.models import BlockDiffusionLM
-from dirl.types import IGNORE, DecodingParams, Layout, PackedBatch
+from dirl.objectives import DiPO
+from dirl.objectives.scored import scored_row
+from dirl.types import DecodingParams
 
 
 def accumulate_gradient(model: BlockDiffusionLM, batches: Iterable[PackedBatch], divisor: float) -> float:
@@ -15,14 +17,10 @@ def accumulate_gradient(model: BlockDiffusionLM, batches: Iterable[PackedBatch],
     total = 0.0
     for batch in batches:
         scores = model(batch, DecodingParams(), entropy=False)
-        at = scores.positions
-        behaviour = batch.behaviour_logprobs[at]
-        weights, advantages = batch.loss_weights[at], batch.advantages[at]
-        result = policy_loss(
-            scores.logprobs, behaviour, behaviour, None, advantages, weights, divisor, PolicyLossConfig()
-        )
-        result.loss.backward()
-        total += float(result.loss.detach())
+        row = batch.with_columns({"old_logprobs": batch.columns["behaviour_logprobs"]})
+        loss = DiPO().loss(scored_row(row, scores.positions, scores.logprobs, scores.entropy)).loss / divisor
+        loss.backward()
+        total += float(loss.detach())
     return total
 
 

@@ -16,9 +16,11 @@ from benchmarks.record import save, show
 from benchmarks.workload import Load, make_groups
 from dirl.attention import visible
 from dirl.attention.flex import TILE
+from dirl.batches import Layout
+from dirl.objectives import DiPO
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
-from dirl.types import Layout, ModelSpec
+from dirl.rl.steps import piece_groups
+from dirl.types import ModelSpec
 
 LOADS = {
     "B=4, 2 a step, 8 x 2000, prompt 150": Load(groups=2),
@@ -58,10 +60,8 @@ def main(token_budget: int = 16384) -> None:
 def one_row(load: Load, token_budget: int) -> Layout:
     """A full row, each block of it as one token: all tokens of a block see the same."""
     spec = ModelSpec(load.block_size, mask_token_id=999, stop_token_ids=(998,), pad_token_id=998, vocab_size=1000)
-    segments = []
-    for group in make_groups(load, spec):
-        segments += group_segments(group, spec, [1.0] * len(group), share_prompt=True)
-    layout = max((batch.layout for batch in pack(segments, token_budget)), key=len)
+    pieces = piece_groups(make_groups(load, spec), spec, DiPO())
+    layout = max((batch.layout for batch in pack(pieces, token_budget)), key=len)
     return layout[:: load.block_size]
 
 

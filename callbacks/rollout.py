@@ -10,25 +10,25 @@ import torch
 from dirl.callbacks.ending import ended_together
 
 from dirl.advantages import Advantage, has_spread
+from dirl.batches import StepBatch
 from dirl.data.rl import RLDataModule
 from dirl.errors import NothingToLearnError, together
 from dirl.evaluation import ResponseMetrics
-from dirl.modules import DiPOModule
+from dirl.modules import RLModule
 from dirl.outputs import check_writable
-from dirl.packing.steps import cut_steps, step_batch
 from dirl.progress import bar, bars_shown, expect
 from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
 from dirl.rl.staleness import check_stale, stale_groups
+from dirl.rl.steps import cut_steps, step_batch
 from dirl.rollout import RolloutEngine
 from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.lengths import check_positions
 from dirl.seeds import run_seed
 from dirl.stopping import request
 from dirl.trajectory_files import write_trajectories
-from dirl.types import StepBatch
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ class Rollout(L.Callback):
         max_rounds: rounds of generation per epoch, refills included.
         oversample: prompts sampled per missing group; above 1 saves rounds where many groups are dropped, and
             what is left over is used by the next epoch (see `rollout/stale_groups`), and dropped if that one does not
-            need it either. Needs the truncated importance weight (`loss.importance_cap`), as those are samples of older
-            weights.
+            need it either. Needs the truncated importance weight (`objective.importance_cap`), as those are samples of
+            older weights.
         advantage: of a group's rewards, by class; None: `dirl.advantages.ZScore`.
         reward_workers: processes for rewards that are not cheap.
         reward_timeout_s: time limit of one reward.
         on_reward_error: `raise`, or `drop_group` and count it.
         overlap: generate the next epoch's rollout while the trainer works on this one's, with the weights from before:
-            at most one policy version old, which needs the truncated importance weight (`loss.importance_cap`) and
+            at most one policy version old, which needs the truncated importance weight (`objective.importance_cap`) and
             an engine that does not sleep. What is left over (`oversample`) is dropped then.
         save_trajectories: folder, relative to `trainer.default_root_dir`, that gets every epoch's trajectories as
             JSON Lines; None: not written.
@@ -98,8 +98,8 @@ class Rollout(L.Callback):
         self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if not isinstance(pl_module, DiPOModule) or not isinstance(trainer.datamodule, RLDataModule):
-            raise ValueError("the Rollout callback works with dirl.modules.DiPOModule and dirl.data.rl.RLDataModule")
+        if not isinstance(pl_module, RLModule) or not isinstance(trainer.datamodule, RLDataModule):
+            raise ValueError("the Rollout callback works with dirl.modules.RLModule and dirl.data.rl.RLDataModule")
         if stage != "fit":
             return
         if self.engine is None:
@@ -140,11 +140,11 @@ class Rollout(L.Callback):
         request.check()
         self._data.ahead.check()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: RLModule) -> None:
         if trainer.datamodule.buffer.epoch != trainer.current_epoch:
             self.regenerate(trainer, pl_module)
 
-    def regenerate(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+    def regenerate(self, trainer: L.Trainer, pl_module: RLModule) -> None:
         """One rollout: push, generate, score, cut into steps, score by the old policy, fill the buffer."""
         data: RLDataModule = trainer.datamodule
         pl_module.before_rollout()
@@ -153,31 +153,31 @@ class Rollout(L.Callback):
                 collection, times = self._next_collection(trainer, pl_module)
                 stale = torch.tensor(stale_groups(collection.groups, trainer.global_step), dtype=torch.float64)
                 if pl_module.sum_over_ranks(stale):  # also surplus of a checkpoint, though oversample is 1 now
-                    check_stale("this rollout", pl_module.loss_config, pl_module.decoding)
+                    check_stale("this rollout", pl_module.objective, pl_module.decoding)
                 data.surplus = collection.surplus
                 started = time.perf_counter()
-                steps = self._steps(collection, pl_module, data)
+                steps = self._steps(collection, pl_module, data, trainer.current_epoch)
                 data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
                 times["score_s"] = time.perf_counter() - started
         finally:
             pl_module.after_rollout()
         self.values, self._logged = self._values(trainer, pl_module, collection, times), False
 
-    @staticmethod
-    def _steps(collection: Collection, pl_module: DiPOModule, data: RLDataModule) -> list[StepBatch]:
+    def _steps(self, collection: Collection, pl_module: RLModule, data: RLDataModule, epoch: int) -> list[StepBatch]:
         return [
             step_batch(
                 groups,
                 pl_module.spec,
-                pl_module.loss_config.normalization,
+                pl_module.objective,
                 pl_module.decoding.max_response_tokens,
                 data.token_budget,
                 data.share_prompt,
+                (self.seed, epoch),
             )
             for groups in cut_steps(collection.groups, data.steps_per_rollout)
         ]
 
-    def _next_collection(self, trainer: L.Trainer, pl_module: DiPOModule) -> tuple[Collection, dict[str, float]]:
+    def _next_collection(self, trainer: L.Trainer, pl_module: RLModule) -> tuple[Collection, dict[str, float]]:
         """This epoch's groups, made now or ahead; with `overlap`, the next epoch's are begun before it returns."""
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
@@ -197,7 +197,7 @@ class Rollout(L.Callback):
             self.engine.rest()
         return collection, {"push_s": push_s, "rollout_s": waited}
 
-    def _collect(self, trainer: L.Trainer, pl_module: DiPOModule, epoch: int, ahead: bool = False) -> Collection:
+    def _collect(self, trainer: L.Trainer, pl_module: RLModule, epoch: int, ahead: bool = False) -> Collection:
         data: RLDataModule = trainer.datamodule
         wanted = data.groups_per_rank(trainer.world_size)
         shown = bars_shown(trainer) and not ahead
@@ -222,16 +222,16 @@ class Rollout(L.Callback):
             )
         return collection
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: DiPOModule, *args: object) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: RLModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
         self._log(pl_module)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: DiPOModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: RLModule) -> None:
         """Also where a run is resumed after the last step of an epoch."""
         self._log(pl_module)
         self.values = {}
 
-    def _log(self, pl_module: DiPOModule) -> None:
+    def _log(self, pl_module: RLModule) -> None:
         """Once in each start: loggers get it at the end of the epoch, which a killed run has not reached.
 
         The values are those of all ranks already. `sync_dist` would reduce them where they are first read, and the
@@ -243,7 +243,7 @@ class Rollout(L.Callback):
         self._logged = True
 
     def _values(
-        self, trainer: L.Trainer, pl_module: DiPOModule, collection: Collection, times: dict[str, float]
+        self, trainer: L.Trainer, pl_module: RLModule, collection: Collection, times: dict[str, float]
     ) -> dict[str, float]:
         self.metrics.to(pl_module.device)
         self.metrics.reset()
@@ -303,14 +303,14 @@ class Rollout(L.Callback):
         self.empty_rollouts, self.values = state_dict["empty_rollouts"], state_dict["pending"]
         self._logged = False
 
-    def _check_settings(self, pl_module: DiPOModule) -> None:
+    def _check_settings(self, pl_module: RLModule) -> None:
         reasons = {
             "rollout.overlap=true": self.overlap,
             f"rollout.oversample={self.oversample:g}, whose surplus the next rollout uses,": self.oversample > 1,
             f"rollout.engine={type(self.engine).__name__}": self.engine.stale,
         }
         for reason in (reason for reason, given in reasons.items() if given):
-            check_stale(reason, pl_module.loss_config, pl_module.decoding)
+            check_stale(reason, pl_module.objective, pl_module.decoding)
         if self.overlap and getattr(self.engine, "sleep", False):
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 
@@ -326,7 +326,7 @@ class Rollout(L.Callback):
         self.scorer.close()
 
 
-def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: DiPOModule) -> float:
+def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: RLModule) -> float:
     """The trainer's weights into the engine unless it has them; version = optimizer steps so far; returns seconds.
 
     Of what goes wrong only lost engines end all ranks together: an engine that is lost still lets the weights be

@@ -8,13 +8,13 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from dirl.batches import StepBatch
 from dirl.models.policy import scoring_plan
-from dirl.modules import DiPOModule, SFTModule
+from dirl.modules import RLModule, SFTModule
 from dirl.modules.base import BlockDiffusionModule
 from dirl.planning import ModelShape, Work, layout_work, training_flops
 from dirl.planning.peaks import peak_tflops as known_peak
 from dirl.ranges import positive
-from dirl.types import StepBatch
 
 PHASES = ("generate", "reward", "push", "score")
 """Of a rollout, as `dirl.callbacks.Rollout` logs their seconds (`time/NAME_s`)."""
@@ -121,7 +121,7 @@ def count_step(step: StepBatch, module: BlockDiffusionModule) -> _StepCount:
     """
     work = sum((layout_work(row) for row in step.micro_batches), Work())
     responses = step.loss_divisor if isinstance(module, SFTModule) else work.scored
-    if isinstance(module, DiPOModule) and module.loss_config.likelihood == "trajectory":
+    if isinstance(module, RLModule) and module.objective.likelihood == "trajectory":
         plans = (scoring_plan(row, module.spec, module.decoding, "trajectory") for row in step.micro_batches)
         work = replace(work, scored=work.scored + sum(len(plan.rejected) for plan in plans))
     return _StepCount(work, responses)

@@ -1,28 +1,23 @@
-"""The values that travel between the parts: prompts, decoding settings, trajectories, packed batches.
+"""The values that travel between the parts: prompts, decoding settings, requests, trajectories.
 
 The life of one response: a `Prompt` becomes `group_size` `GenerationRequest`s; an engine turns each into
-a `Trajectory`; a reward fills `reward` and `rewards`, the group fills `advantage`; packing turns many of
-them into a `PackedBatch`, which is all that the trainer sees.
+a `Trajectory`; a reward fills `reward` and `rewards`, the group fills `advantage`; an objective and packing turn many
+of them into a `PackedBatch` (`dirl.batches`), which is all that the trainer sees.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from dirl.finite import NotFiniteError, first_not_finite
 from dirl.spans import Spans, spans
-
-IGNORE = -100
-"""`target_ids` of a position that is not scored."""
 
 Strategy = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
 Confidence = Literal["sampled", "max"]
 FinishReason = Literal["stop", "length"]
+Likelihood = Literal["tokens", "trajectory"]
+"""Whether committed tokens alone are scored, or also that the others were not committed."""
 
 
 @dataclass(frozen=True)
@@ -217,97 +212,3 @@ def trajectory_from_dict(row: dict) -> Trajectory:
     """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
     sequences = ("prompt_ids", "response_ids", "step_map", "behaviour_logprobs")
     return Trajectory(**{k: tuple(v) if k in sequences else v for k, v in row.items()})
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each packed token stands: [T] integer tensors; see `dirl.attention.visibility`.
-
-    group: sequences that never see one another; branch: 0 is the shared prompt, r the r-th response;
-    block: absolute block index; view: 0 clean, v >= 1 the v-th noised copy of its block.
-    """
-
-    group_ids: Tensor
-    branch_ids: Tensor
-    block_ids: Tensor
-    view_ids: Tensor
-
-    def __len__(self) -> int:
-        return self.group_ids.shape[-1]
-
-    def __getitem__(self, index: object) -> "Layout":
-        """Index all four tensors alike, e.g. `layout[:, None]` for the query side of a broadcast."""
-        return Layout(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """Tokens of many sequences in one row, the input of one forward. All tensors are [T]; packing alone makes it.
-
-    What is not known is None, and positions that are not scored hold 0: a NaN is always a fault.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    group_ids: Tensor
-    branch_ids: Tensor
-    block_ids: Tensor
-    view_ids: Tensor
-    target_ids: Tensor
-    """The token to score at this position, IGNORE where there is none."""
-    loss_weights: Tensor
-    """Weight of each scored token in the loss: SFT's 1/t, RL's normalisation within the step."""
-    advantages: Tensor
-    behaviour_logprobs: Tensor
-    old_logprobs: Tensor | None = None
-    """None until the old policy has scored the batch."""
-    reference_logprobs: Tensor | None = None
-    """None until the reference policy has scored the batch."""
-
-    def __len__(self) -> int:
-        return self.input_ids.shape[0]
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.group_ids, self.branch_ids, self.block_ids, self.view_ids)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
-        return self.map(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> "PackedBatch":
-        return self.map(Tensor.pin_memory)
-
-    def map(self, fn) -> "PackedBatch":
-        return PackedBatch(**{k: fn(v) for k, v in self.tensors().items()})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """By name, those that there are."""
-        values = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-        return {name: value for name, value in values if value is not None}
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """Everything one rank feeds into one optimizer step."""
-
-    micro_batches: list[PackedBatch]
-    loss_divisor: float
-    """This rank's share of what the step's loss is divided by, e.g. its number of response tokens (SFT)."""
-    sequences: int
-    """This rank's number of examples or trajectories."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepBatch":
-        moved = [batch.to(device, non_blocking) for batch in self.micro_batches]
-        return dataclasses.replace(self, micro_batches=moved)
-
-    def pin_memory(self) -> "StepBatch":
-        return dataclasses.replace(self, micro_batches=[b.pin_memory() for b in self.micro_batches])
-
-    def state(self) -> dict[str, Any]:
-        """As plain containers of tensors, for a file."""
-        return {**vars(self), "micro_batches": [batch.tensors() for batch in self.micro_batches]}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "StepBatch":
-        """The inverse of `state`."""
-        return cls(**{**state, "micro_batches": [PackedBatch(**batch) for batch in state["micro_batches"]]})

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
 import torch
+from tests.packed import group_pieces
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from dirl.attention import ATTENTION_NAME
 from dirl.models import BlockDiffusionLM, ModelDescription, NewModel, SDARMoeConfig
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
 from dirl.rollout import LMDeployEngine, TorchEngine
-from dirl.rollout.engine import request_seed
+from dirl.seeds import derived_seed
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 QUIET = 0.1
@@ -146,14 +146,14 @@ class Pair:
     def trainer_distances(self, trajectories: Sequence[Trajectory], params: DecodingParams) -> Tensor:
         """|log-prob of the engine - log-prob of the trainer's packed forward|, one per committed token."""
         spec = self.description.spec
-        segments = [s for t in trajectories for s in group_segments([t], spec, [1.0], share_prompt=True)]
+        segments = [s for t in trajectories for s in group_pieces([t], spec, [1.0], share_prompt=True)]
         model = BlockDiffusionLM(self.backbone, spec)
         distances = []
         for batch in pack(segments, 8192):
             row = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
                 scores = model(row, params, entropy=False)
-            distances.append((scores.logprobs - row.behaviour_logprobs[scores.positions]).abs().cpu())
+            distances.append((scores.logprobs - row.columns["behaviour_logprobs"][scores.positions]).abs().cpu())
         return torch.cat(distances)
 
 
@@ -176,7 +176,7 @@ def request(prompt_id: str, sample_index: int, longest: int, run: int = 0) -> Ge
     """The same prompt for the same id; another seed for each sample and run."""
     choose = random.Random(prompt_id)
     prompt = tuple(choose.randrange(256) for _ in range(choose.randrange(1, longest)))
-    return GenerationRequest(prompt_id, sample_index, prompt, request_seed(prompt_id, sample_index, run))
+    return GenerationRequest(prompt_id, sample_index, prompt, derived_seed(prompt_id, sample_index, run))
 
 
 @torch.no_grad()

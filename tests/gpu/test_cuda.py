@@ -5,15 +5,16 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.packed import group_pieces
 from tests.tiny import flat_gradient
 
 from dirl.attention import build_mask
 from dirl.attention.backend import masked_attention
+from dirl.batches import Layout, PackedBatch
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
 from dirl.rollout import TorchEngine
-from dirl.types import DecodingParams, GenerationRequest, Layout, PackedBatch, Trajectory
+from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -34,7 +35,7 @@ def sample(device: str, dtype: str = "float32") -> list[list[Trajectory]]:
 
 def packed(groups: list[list[Trajectory]]) -> PackedBatch:
     spec = SOURCE.describe().spec
-    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * len(group), True)]
+    segments = [s for group in groups for s in group_pieces(group, spec, [1.0] * len(group), True)]
     (batch,) = pack(segments, 10**6)
     return batch.to("cuda")
 
@@ -83,7 +84,7 @@ def test_the_trainer_scores_what_the_engine_sampled(groups: list[list[Trajectory
     batch = packed(groups)
     with torch.no_grad():
         scores = model("flex")(batch, PARAMS)
-    mismatch = (scores.logprobs - batch.behaviour_logprobs[scores.positions]).abs()
+    mismatch = (scores.logprobs - batch.columns["behaviour_logprobs"][scores.positions]).abs()
     assert mismatch.mean() < 1e-3
     assert mismatch.max() < 5e-2
 
@@ -101,7 +102,7 @@ def test_bf16_log_probs_of_the_engine_stay_near_the_trainers() -> None:
     batch = packed(sample("cuda", "bfloat16"))
     with torch.no_grad():
         scores = model("flex")(batch, PARAMS)
-    mismatch = (scores.logprobs - batch.behaviour_logprobs[scores.positions]).abs()
+    mismatch = (scores.logprobs - batch.columns["behaviour_logprobs"][scores.positions]).abs()
     assert mismatch.mean() < 0.05
 
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tests.tiny import flat_gradient, prompt, sample_groups
 
 from dirl.attention import build_mask
-from dirl.losses import PolicyLossConfig
+from dirl.batches import PackedBatch, StepBatch
 from dirl.models import BlockDiffusionLM, NewModel, policy
 from dirl.models.head import selection_factors, target_scores
-from dirl.modules import DiPOModule
+from dirl.modules import RLModule
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
 from dirl.modules.optimization import (
     OptimizerConfig,
@@ -20,8 +20,9 @@ from dirl.modules.optimization import (
     offload_optimizer_state,
     restore_optimizer_state,
 )
-from dirl.packing.steps import step_batch
-from dirl.types import DecodingParams, PackedBatch, StepBatch
+from dirl.objectives import DiPO
+from dirl.rl.steps import step_batch
+from dirl.types import DecodingParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -33,7 +34,7 @@ PARAMS = DecodingParams(threshold=0.4, max_response_tokens=61)
 def step() -> StepBatch:
     groups = sample_groups(SOURCE, [prompt(6, 6), prompt(3)], 4, PARAMS)
     groups = [[dataclasses.replace(t, advantage=1.0) for t in group] for group in groups]
-    return step_batch(groups, SOURCE.describe().spec, "token", PARAMS.max_response_tokens, 400)
+    return step_batch(groups, SOURCE.describe().spec, DiPO(), PARAMS.max_response_tokens, 400)
 
 
 def model(mode: Checkpointing = "none", compiled: bool = False) -> BlockDiffusionLM:
@@ -120,7 +121,7 @@ def test_optimizer_state_leaves_the_gpu_and_training_goes_on() -> None:
 
 def test_a_micro_batch_waits_for_nothing(step: StepBatch, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the host's batch to the gradient; the mask, which is attention's business, is made beforehand."""
-    module = DiPOModule(SOURCE, decoding=PARAMS, attention="flex")
+    module = RLModule(SOURCE, decoding=PARAMS, attention="flex")
     module.trainer = L.Trainer(accelerator="cuda", devices=1, logger=False, enable_checkpointing=False)
     module.configure_model()
     module.cuda()
@@ -139,13 +140,16 @@ def test_a_micro_batch_waits_for_nothing(step: StepBatch, monkeypatch: pytest.Mo
 def test_a_reference_on_the_host_takes_no_memory_but_while_it_scores(step: StepBatch) -> None:
     held = []
     for on_host in (False, True):
-        module = DiPOModule(SOURCE, PolicyLossConfig(kl_coef=0.1), PARAMS, reference_on_host=on_host)
+        module = RLModule(SOURCE, PARAMS, objective=DiPO(kl_coef=0.1), reference_on_host=on_host)
         module.trainer = L.Trainer(accelerator="cuda", devices=1, logger=False, enable_checkpointing=False)
         module.configure_model()
         module.cuda()
         (scored,) = module.score_steps([step], keep_old=False)
         held.append(
-            (scored.micro_batches[0].reference_logprobs, {p.device.type for p in module._reference[0].parameters()})
+            (
+                scored.micro_batches[0].columns["reference_logprobs"],
+                {p.device.type for p in module._reference.model.parameters()},
+            )
         )
     assert (held[0][1], held[1][1]) == ({"cuda"}, {"cpu"})
     assert torch.equal(held[0][0].nan_to_num(), held[1][0].nan_to_num())

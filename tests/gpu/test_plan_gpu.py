@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from tests.packed import group_pieces
 from tests.unit.planning.test_planned_workload import trajectory
 
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules.layers import recompute_layers
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
 from dirl.planning import ModelShape, layout_work
 from dirl.planning.memory import TrainingSetup, memory_by_moment, peak
 from dirl.types import DecodingParams
@@ -34,7 +34,7 @@ def measured_step(mode: str, mixed: bool) -> tuple[int, TrainingSetup]:
     recompute_layers(model.backbone.model.layers, mode)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     responses = [dataclasses.replace(trajectory(150, 1000, 4, 2, i), advantage=1.0) for i in range(4)]
-    (batch,) = pack(group_segments(responses, description.spec, [1.0] * 4, True), 10**6)
+    (batch,) = pack(group_pieces(responses, description.spec, [1.0] * 4, True), 10**6)
     work, batch = layout_work(batch), batch.to("cuda")
     for _ in range(2):
         torch.cuda.synchronize()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning as L
 
-from dirl.types import StepBatch
+from dirl.batches import StepBatch
 
 CONVERSATION = re.compile(r"user\n(\d+)\+1=")
 """A question of `toy.write_sft`."""

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from dirl.modules import DiPOModule, SFTModule
-from dirl.types import PackedBatch, StepBatch
+from dirl.batches import PackedBatch, StepBatch
+from dirl.modules import RLModule, SFTModule
 
 
 class PoisonedSFT(SFTModule):
@@ -24,7 +24,7 @@ class PoisonedSFT(SFTModule):
         return loss * float("nan") if number in self.poisoned and self.global_rank == self.rank else loss
 
 
-class PoisonedDiPO(DiPOModule):
+class PoisonedDiPO(RLModule):
     """DiPO with a gradient that is infinite in some batches, with a loss that is finite.
 
     Args:

@@ -11,7 +11,7 @@ from dirl.cli.fit import DirlCLI
 from dirl.cli.main import parse_command
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
-from dirl.modules import DiPOModule, SFTModule
+from dirl.modules import RLModule, SFTModule
 from dirl.rollout import RolloutEngine
 
 ROOT = Path(__file__).parents[2] / "configs"
@@ -19,7 +19,7 @@ HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes
 FOLDERS = ("recipe", "laptop", "debug", "demo")
 WHOLE = sorted([ROOT / "sft.yaml", ROOT / "rl.yaml", *(p for d in FOLDERS for p in (ROOT / d).glob("*.yaml"))])
 RECIPES = {config: "rl" if "\nengine:" in config.read_text() else "sft" for config in WHOLE}
-ON_TOP = {"model": ("sft", "rl"), "engine": ("rl",), "strategy": ("sft", "rl")}
+ON_TOP = {"model": ("sft", "rl"), "engine": ("rl",), "objective": ("rl",), "strategy": ("sft", "rl")}
 PARTS = [
     (part, recipe)
     for kind, stages in ON_TOP.items()
@@ -27,6 +27,11 @@ PARTS = [
     for recipe, stage in RECIPES.items()
     if stage in stages
 ]
+CHANGED = {
+    "replay": {"importance_cap": 2.0},  # its samples are of other weights
+    "dipo_trajectory": {"likelihood": "trajectory"},
+}
+"""What a part changes of the objective."""
 PARTS += [(ROOT / "data" / f"local_{stage}.yaml", recipe) for recipe, stage in RECIPES.items()]
 
 
@@ -43,9 +48,9 @@ def name(value: object) -> str | None:
 def test_a_recipe_instantiates_module_data_and_trainer(config: Path, tmp_path: Path) -> None:
     cli = build(tmp_path, config)
     pair = (type(cli.model), type(cli.datamodule))
-    assert pair in {(SFTModule, SFTDataModule), (DiPOModule, RLDataModule)}
+    assert pair in {(SFTModule, SFTDataModule), (RLModule, RLDataModule)}
     rollouts = [c for c in cli.trainer.callbacks if type(c).__name__ == "Rollout"]
-    assert len(rollouts) == (pair[0] is DiPOModule)
+    assert len(rollouts) == (pair[0] is RLModule)
 
 
 @cache
@@ -76,8 +81,8 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
             assert isinstance(other.engine, RolloutEngine)
             assert type(other.engine).__name__ in (text if part.parent.name == "engine" else recipe.read_text())
             assert [type(r) for r in other.scorer.rewards] == [type(r) for r in one.scorer.rewards]
-    if part.parent.name == "engine" and part.stem != "replay":  # whose samples are stale: it sets importance_cap
-        assert after.model.loss_config == before.model.loss_config
+    if isinstance(after.model, RLModule):
+        assert vars(after.model.objective) == vars(before.model.objective) | CHANGED.get(part.stem, {})
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,26 @@ def test_without_checkpointing_the_key_makes_none(tmp_path: Path) -> None:
     args = ["--config", str(ROOT / "debug" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
     callbacks = DirlCLI([*args, "--trainer.enable_checkpointing=false"], run=False).trainer.callbacks
     assert not [c for c in callbacks if isinstance(c, Checkpoint)]
+
+
+def test_a_moved_option_on_the_command_line_is_an_error_that_names_the_place(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(ValueError, match=r"has another place now: write objective.init_args.kl_coef"):
+        DirlCLI([*args, "--model.init_args.loss.kl_coef=0.1"], run=False)
+
+
+def test_one_option_of_the_default_objective_is_set_by_its_name(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    for option in ("--objective.kl_coef=0.25", "--objective.init_args.kl_coef=0.25"):
+        assert DirlCLI([*args, option], run=False).model.objective.kl_coef == 0.25
+
+
+def test_sft_has_no_objective_and_refuses_one(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "sft.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    assert DirlCLI(args, run=False).config["objective"] is None
+    own = "--objective=tests.integration.toy.Reinforce"
+    with pytest.raises(ValueError, match="objective: in the config, and SFTModule makes no rollouts"):
+        DirlCLI([*args, own], run=False)
 
 
 def test_a_key_set_to_null_is_off(tmp_path: Path) -> None:
@@ -138,7 +163,16 @@ def test_the_callbacks_of_a_user_stand_between_those_of_the_keys(tmp_path: Path)
             "engine: {class_path: dirl.rollout.ServerEngine, init_args: {urls: ['http://a'], transport: gloo}}\n",
             "own.yaml: engine.init_args.transport: 'gloo' has another name now: write http",
         ),
-        ("engine: null\n", "engine: not in the config, and DiPOModule learns from rollouts"),
+        (
+            "model: {init_args: {loss: {kl_coef: 0.1}}}\n",
+            "own.yaml: model.init_args.loss: has another place now: write objective.init_args",
+        ),
+        ("model: {class_path: dirl.modules.DiPOModule}\n", "has another name now: write dirl.modules.RLModule"),
+        (
+            "model: {init_args: {objective: {class_path: dirl.objectives.DiPO}}}\n",
+            "model.init_args.objective: the objective has a key of its own",
+        ),
+        ("engine: null\n", "engine: not in the config, and RLModule learns from rollouts"),
         ("rollout: null\nengine: null\n", "engine, rollout: not in the config"),
     ],
 )
@@ -202,9 +236,9 @@ def test_no_config_is_left_untested() -> None:
     ("option", "named"),
     [
         ("--model.init_args.optimizer.learning_rate=1", "learning_rate"),
-        ("--model.init_args.loss.kl=1", "kl"),  # nor is an abbreviation a key
+        ("--objective.init_args.kl=1", "kl"),  # nor is an abbreviation a key
         ("--model.init_args.decoding.temp=1", "temp"),
-        ("--model.init_args.loss.normalization=batch", "batch"),
+        ("--objective.init_args.normalization=batch", "batch"),
         ("--model.init_args.decoding.strategy=greedy", "greedy"),
         ("--data.init_args.group=4", "group"),
         ("--trainer.stratgy=ddp", "stratgy"),

@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from tests.packed import group_pieces
 from tests.tiny import TinyModel, prompt, sample_groups
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from dirl.batches import PackedBatch
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import Likelihood
 from dirl.modules.layers import Checkpointing, recompute_layers
 from dirl.modules.optimization import clip_gradients
 from dirl.modules.sharding import reshard, shard
 from dirl.packing.rows import empty_batch, pack
-from dirl.packing.segments import group_segments
-from dirl.types import DecodingParams, PackedBatch
+from dirl.types import DecodingParams
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)
 PROCESSES = 2
@@ -36,7 +37,7 @@ def rows(tied: bool) -> list[list[PackedBatch]]:
     """Three micro-batches for each process; one process has nothing to learn from its last."""
     spec = source(tied).describe().spec
     groups = sample_groups(source(tied), [prompt(n) for n in (6, 3, 9, 4, 8)], 2, PARAMS)
-    packed = [pack([s], 1000)[0] for group in groups for s in group_segments(group, spec, [1.0] * 2, True)]
+    packed = [pack([s], 1000)[0] for group in groups for s in group_pieces(group, spec)]
     assert len(packed) == 5
     return [packed[:3], [*packed[3:5], empty_batch(spec)]]
 

@@ -25,7 +25,7 @@ def rl_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
         f"      init_args: {{path: {folder / 'model'}}}\n"
     )
     configs = [x for path in (CONFIGS / "debug" / "rl.yaml", overlay, plain) for x in ("--config", path)]
-    options = ["--data.init_args.passes=2", "--data.init_args.token_budget=200", "--model.init_args.loss.kl_coef=0.1"]
+    options = ["--data.init_args.passes=2", "--data.init_args.token_budget=200", "--objective.init_args.kl_coef=0.1"]
     return [*configs, f"--data.init_args.train={data}", *options]
 
 

@@ -10,7 +10,7 @@ from tests.integration.toy import metrics
 from dirl.rollout.engine import EnginesLostError
 from dirl.trajectory_files import read_trajectories
 
-CAP = "--model.init_args.loss.importance_cap=2"
+CAP = "--objective.init_args.importance_cap=2"
 
 
 def with_engine(tmp_path: Path, name: str, **init_args: object) -> list[object]:

@@ -57,8 +57,8 @@ def test_rl_resumed_again_and_again(tmp_path: Path) -> None:
     evaluate = "evaluate: {decoding: {drawn: {max_response_tokens: 8}}, every_n_epochs: 2}"
     data = write_rl(tmp_path / "val.jsonl", 3)
     args = [*rl_args(tmp_path, rollout="oversample: 1.5", more=evaluate), f"--data.init_args.val={data}"]
-    args += ["--model.init_args.loss.importance_cap=2"]
-    args += ["--data.init_args.passes=2", "--trainer.max_epochs=8", "--model.init_args.loss.clip_low=0.01"]
+    args += ["--objective.init_args.importance_cap=2"]
+    args += ["--data.init_args.passes=2", "--trainer.max_epochs=8", "--objective.init_args.clip_low=0.01"]
     whole = fit(tmp_path / "whole", *args)
     assert max(metrics(whole, "train/grad_norm")) > 0
     check_chain(whole, args, [4, 12, 17], 32)
@@ -66,7 +66,7 @@ def test_rl_resumed_again_and_again(tmp_path: Path) -> None:
 
 
 def test_an_overlapped_run_is_resumed_with_the_rollout_that_was_under_way(tmp_path: Path) -> None:
-    args = [*rl_args(tmp_path, rollout="        overlap: true"), "--model.init_args.loss.importance_cap=2"]
+    args = [*rl_args(tmp_path, rollout="        overlap: true"), "--objective.init_args.importance_cap=2"]
     args += ["--trainer.max_epochs=4"]
     whole = fit(tmp_path / "whole", *args)
     check_chain(whole, args, [1, 2, 5], 8)

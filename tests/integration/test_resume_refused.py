@@ -33,8 +33,8 @@ def refusal(tmp_path: Path, args: list[object], path: Path | str) -> str:
 
 def test_a_checkpoint_of_another_stage_or_model_is_refused_in_one_line(done: Path, tmp_path: Path) -> None:
     of_sft, of_rl = checkpoint(done / "sft", 2), checkpoint(done / "rl", 2)
-    assert "is of a run with SFTModule, this one has DiPOModule" in refusal(tmp_path, rl_args(done), of_sft)
-    assert "is of a run with DiPOModule, this one has SFTModule" in refusal(tmp_path, sft_args(done), of_rl)
+    assert "is of a run with SFTModule, this one has RLModule" in refusal(tmp_path, rl_args(done), of_sft)
+    assert "is of a run with RLModule, this one has SFTModule" in refusal(tmp_path, sft_args(done), of_rl)
     wider = [*sft_args(done), "--model.init_args.source.init_args.hidden_size=64"]
     text = refusal(tmp_path, wider, of_sft)
     assert "is of another model: model.backbone" in text and "32" in text and "64" in text

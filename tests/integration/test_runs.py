@@ -105,7 +105,7 @@ def test_activation_checkpointing_and_another_attention_do_not_change_the_weight
 
 def test_rl_resumed_in_mid_epoch_ends_with_the_weights_of_one_go(tmp_path: Path) -> None:
     # passes=2: the old log-probs of the rollout must survive as well
-    args = [*rl_args(tmp_path), "--data.init_args.passes=2", "--model.init_args.loss.clip_low=0.01"]
+    args = [*rl_args(tmp_path), "--data.init_args.passes=2", "--objective.init_args.clip_low=0.01"]
     whole = fit(tmp_path / "whole", *args)
     assert metrics(whole, "step")[-1] == 7
     assert max(metrics(whole, "train/grad_norm")) > 0
@@ -117,7 +117,7 @@ def test_rl_resumed_in_mid_epoch_ends_with_the_weights_of_one_go(tmp_path: Path)
 
 
 def test_rl_logs_what_a_researcher_looks_at(tmp_path: Path) -> None:
-    root = fit(tmp_path / "run", *rl_args(tmp_path), "--model.init_args.loss.kl_coef=0.1")
+    root = fit(tmp_path / "run", *rl_args(tmp_path), "--objective.init_args.kl_coef=0.1")
     for name in (
         "reward",
         "reward/letters",
@@ -143,7 +143,7 @@ def test_a_run_from_its_own_trajectories_gives_the_same_weights(tmp_path: Path) 
     saved = tmp_path / "trajectories"
     args = [
         *rl_args(tmp_path, rollout=f"        save_trajectories: {saved}"),
-        "--model.init_args.loss.importance_cap=2",
+        "--objective.init_args.importance_cap=2",
     ]
     first = fit(tmp_path / "first", *args, "--trainer.max_epochs=1")
     path = saved / "epoch0000-rank0.jsonl"
@@ -196,7 +196,7 @@ def test_rollout_and_evaluate_write_what_they_sampled(tmp_path: Path, capsys: py
     ],
 )
 def test_what_would_train_wrongly_in_silence_is_refused(tmp_path: Path, option: str, message: str) -> None:
-    args = [*rl_args(tmp_path), "--model.init_args.loss.kl_coef=0.1", f"--{option}"]
+    args = [*rl_args(tmp_path), "--objective.init_args.kl_coef=0.1", f"--{option}"]
     if "reference" in option:
         args.append("--model.init_args.reference.init_args.block_size=8")
     with pytest.raises(ValueError, match=message):

@@ -96,7 +96,7 @@ def test_a_signal_ends_rl_with_a_checkpoint_and_a_line_that_goes_on(
 def test_ctrl_c_under_overlap_ends_the_rollout_under_way(tmp_path: Path) -> None:
     root = tmp_path / "run"
     args = rl_args(tmp_path, "        overlap: true\n")
-    run = start(root, *args, "--model.init_args.loss.importance_cap=2.0", "--model.init_args.decoding.threshold=1.0")
+    run = start(root, *args, "--objective.init_args.importance_cap=2.0", "--model.init_args.decoding.threshold=1.0")
     wait_for_step(root, 2, run)
     os.killpg(run.pid, signal.SIGINT)
     assert "stopped by SIGINT" in end(run, root)

@@ -10,11 +10,11 @@ from tests.integration.test_runs import CONFIGS, fit, rl_args
 from tests.integration.toy import metrics
 
 from dirl.cli.fit import DirlCLI
-from dirl.losses import PolicyLossConfig
+from dirl.objectives import DiPO
 from dirl.rl.staleness import check_stale
 from dirl.types import DecodingParams
 
-WHOLE = "--model.init_args.loss.likelihood=trajectory"
+WHOLE = "--objective.init_args.likelihood=trajectory"
 
 
 def replayed(tmp_path: Path) -> list[object]:
@@ -31,7 +31,7 @@ def replayed(tmp_path: Path) -> list[object]:
 def test_what_brings_stale_samples_is_refused_without_the_importance_weight(tmp_path: Path, way: str) -> None:
     options = {"overlap": "        overlap: true", "oversample": "        oversample: 1.5"}
     args = replayed(tmp_path) if way == "replay" else rl_args(tmp_path, rollout=options[way])
-    with pytest.raises(ValueError, match=r"rollout\.\w+=.*older policy: set model\.loss\.importance_cap"):
+    with pytest.raises(ValueError, match=r"rollout\.\w+=.*older policy: set objective\.init_args\.importance_cap"):
         fit(tmp_path / "run", *args)
     with pytest.raises(ValueError, match=r"likelihood=trajectory asks .* use likelihood=tokens"):
         fit(tmp_path / "run", *args, CAP, WHOLE)
@@ -55,17 +55,17 @@ def test_stale_groups_are_weighed_by_old_over_behaviour_from_before_the_first_up
     held = [torch.load(checkpoint(root, s), weights_only=True)["RLDataModule"] for s in (5, 7)]  # in the second epoch
     first, last = ([b for s in d["ranks"][0]["buffer"]["steps"] for b in s["micro_batches"]] for d in held)
     for one, other in zip(first, last, strict=True):
-        assert torch.equal(one["old_logprobs"], other["old_logprobs"]), "taken once, before the first update"
-        scored = one["target_ids"] >= 0
-        apart = (one["old_logprobs"] - one["behaviour_logprobs"])[scored].abs()
+        old, later = one["columns"]["old_logprobs"], other["columns"]["old_logprobs"]
+        assert torch.equal(old, later), "taken once, before the first update"
+        apart = (old - one["columns"]["behaviour_logprobs"])[one["target_ids"] >= 0].abs()
         assert apart.max() > 0.01, "the policy has moved since it sampled"
     mismatch = metrics(root, "train/mismatch_abs")
     assert mismatch[0] < 1e-5 < 1e-2 < mismatch[-1]
 
 
 def test_on_policy_samples_need_no_weight_and_rejections_by_rule_no_factor() -> None:
-    check_stale("x", PolicyLossConfig(importance_cap=2.0), DecodingParams())
-    exact = PolicyLossConfig(importance_cap=2.0, likelihood="trajectory")
+    check_stale("x", DiPO(importance_cap=2.0), DecodingParams())
+    exact = DiPO(importance_cap=2.0, likelihood="trajectory")
     for rule in (DecodingParams(strategy="sequential"), DecodingParams(confidence="max")):
         check_stale("x", exact, rule)
     for drawn in (DecodingParams(), DecodingParams(strategy="low_confidence_static")):
@@ -78,5 +78,5 @@ def test_the_config_for_replay_sets_the_weight_on_top_of_a_recipe_without_one(tm
     here = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.precision=32-true"]
     configs = [x for name in names for x in ("--config", str(name))]
     cli = DirlCLI([*configs, *here, f"--trainer.default_root_dir={tmp_path}"], run=False)
-    assert cli.model.loss_config.importance_cap == 2.0
-    assert cli.model.loss_config.normalization == "token"
+    assert cli.model.objective.importance_cap == 2.0
+    assert cli.model.objective.normalization == "token"

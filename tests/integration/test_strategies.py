@@ -60,7 +60,7 @@ def sft_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 def rl_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
     folder = tmp_path_factory.mktemp("rl")
     overlay, data = rl_overlay(folder / "overlay.yaml"), write_rl(folder / "rl.jsonl")
-    options = ["--data.init_args.passes=2", "--data.init_args.token_budget=200", "--model.init_args.loss.kl_coef=0.1"]
+    options = ["--data.init_args.passes=2", "--data.init_args.token_budget=200", "--objective.init_args.kl_coef=0.1"]
     return ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}", *options]
 
 

@@ -12,10 +12,10 @@ from tests.integration.test_strategies import run
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
 from dirl.attention import dense_mask
+from dirl.batches import IGNORE, PackedBatch
 from dirl.cli.main import main
-from dirl.modules import DiPOModule
+from dirl.modules import RLModule
 from dirl.planning.peaks import peak_tflops
-from dirl.types import IGNORE, PackedBatch
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PEAK = 0.01
@@ -46,7 +46,7 @@ class Count(L.Callback):
 
     def rejected(self, row: PackedBatch, module: L.LightningModule) -> int:
         """Masked positions that are not scored: `likelihood: trajectory` takes them to the head as well."""
-        if not isinstance(module, DiPOModule) or module.loss_config.likelihood == "tokens":
+        if not isinstance(module, RLModule) or module.objective.likelihood == "tokens":
             return 0
         masked = (row.input_ids == module.spec.mask_token_id) & (row.view_ids > 0)
         return int((masked & (row.target_ids == IGNORE)).sum())
@@ -98,7 +98,7 @@ def test_rates_of_rl_are_the_tokens_and_flops_of_its_steps(tmp_path: Path, likel
     data, overlay = write_rl(tmp_path / "rl.jsonl"), rl_overlay(tmp_path / "overlay.yaml")
     configs = [CONFIGS / "debug" / "rl.yaml", overlay, callbacks(tmp_path / "throughput.yaml")]
     args = [x for config in configs for x in ("--config", config)]
-    options = ["--data.init_args.token_budget=200", f"--model.init_args.loss.likelihood={likelihood}"]
+    options = ["--data.init_args.token_budget=200", f"--objective.init_args.likelihood={likelihood}"]
     root = fit(tmp_path / "run", *args, f"--data.init_args.train={data}", *options)
     assert_rates(root, counted(tmp_path), 1, responses="scored")
     shares = {

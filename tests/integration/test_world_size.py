@@ -93,7 +93,7 @@ def rl_args(folder: Path, name: str, prompts: int, rollout: str = "") -> list[ob
     data = write_rl(folder / f"{name}.jsonl", prompts)
     args = ["--config", DEBUG / "rl.yaml", "--config", overlay, "--config", observed]
     args += [f"--data.init_args.train={data}", "--data.init_args.passes=2", "--data.init_args.token_budget=200"]
-    args += ["--model.init_args.loss={importance_cap: 2, clip_low: 0.01, kl_coef: 0.1}", "--trainer.max_epochs=3"]
+    args += ["--objective.init_args={importance_cap: 2, clip_low: 0.01, kl_coef: 0.1}", "--trainer.max_epochs=3"]
     return [*args, *OPTIMIZER]
 
 

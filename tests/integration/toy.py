@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import ClassVar
 
+from dirl.objectives import Objective, RowLoss, ScoredRow
 from dirl.rewards import Reward, RewardSample
 
 
@@ -17,6 +18,13 @@ class Letters(Reward):
     def __call__(self, sample: RewardSample) -> float:
         text = sample.response
         return sum("a" <= c <= "z" for c in text) / max(len(text), 1)
+
+
+class Reinforce(Objective):
+    """An objective of someone else."""
+
+    def loss(self, row: ScoredRow) -> RowLoss:
+        return RowLoss(-(row.columns["advantages"] * row.logprobs * row.weights).sum(), {})
 
 
 def write_sft(path: Path, count: int = 40) -> Path:

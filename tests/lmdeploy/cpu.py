@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from dirl.attention import ATTENTION_NAME, visible
-from dirl.types import Layout
+from dirl.batches import Layout
 
 
 @contextmanager

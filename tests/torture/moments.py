@@ -87,7 +87,7 @@ def watch(path: Path) -> None:
     from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
     from lightning.pytorch.strategies import Strategy
 
-    from dirl.modules import DiPOModule, SFTModule
+    from dirl.modules import RLModule, SFTModule
     from dirl.rl.collector import Collector
 
     moments = Moments(path)
@@ -99,12 +99,12 @@ def watch(path: Path) -> None:
     note(Trainer, "fit", "fit")
     note(Rollout, "regenerate", "rollout")
     note(Collector, "collect", "generation")
-    note(DiPOModule, "score_steps", "scoring")
+    note(RLModule, "score_steps", "scoring")
     note(Evaluate, "_run", "evaluation")
     note(Export, "write", "export")
     note(Trainer, "save_checkpoint", "checkpoint")
     note(_EvaluationLoop, "run", "validation")
-    for module in (DiPOModule, SFTModule):
+    for module in (RLModule, SFTModule):
         note(module, "training_step", "step")
     for strategy in _with_subclasses(Strategy):
         for name, phase in (

@@ -80,7 +80,7 @@ def rl(save: str, rollout: str = "", evaluate: str = "", epochs: int = 6) -> Cal
         args += [*overlay(folder, *keys), f"--data.init_args.train={data}"]
         args += [f"--data.init_args.val={write_rl(folder / 'val.jsonl', 3)}"] if evaluate else []
         args += ["--data.init_args.passes=2", f"--trainer.max_epochs={epochs}"]
-        return [*args, "--model.init_args.loss={clip_low: 0.01, importance_cap: 2.0}"]
+        return [*args, "--objective.init_args={clip_low: 0.01, importance_cap: 2.0}"]
 
     return build
 

@@ -15,10 +15,10 @@ from dirl.cli import commands
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.diffusion.noise import NoiseConfig
-from dirl.losses.policy import PolicyLossConfig
 from dirl.models import NewModel, PretrainedModel
-from dirl.modules import DiPOModule, SFTModule
+from dirl.modules import RLModule, SFTModule
 from dirl.modules.optimization import OptimizerConfig
+from dirl.objectives import DiPO
 from dirl.rewards import Scorer
 from dirl.strategy import FSDP2Strategy
 from dirl.types import DecodingParams
@@ -28,7 +28,7 @@ GIVEN: dict[type, dict[str, Any]] = {
     SFTDataModule: {"train": "x"},
     Rollout: {"engine": rollout.TorchEngine(), "rewards": [rewards.ExactAnswer()]},
     callbacks.Evaluate: {"decoding": {"greedy": DecodingParams(temperature=0)}},
-    DiPOModule: {"source": NewModel()},
+    RLModule: {"source": NewModel()},
     SFTModule: {"source": NewModel()},
     PretrainedModel: {"path": "x"},
     Scorer: {"rewards": [rewards.ExactAnswer()]},
@@ -44,7 +44,7 @@ def is_reward(kind: object) -> bool:
 
 CLASSES = [
     *(RLDataModule, SFTDataModule, Rollout, callbacks.Evaluate, callbacks.Export, callbacks.Throughput),
-    *(DiPOModule, SFTModule, NewModel, PretrainedModel, Scorer, OptimizerConfig, PolicyLossConfig, NoiseConfig),
+    *(RLModule, SFTModule, NewModel, PretrainedModel, Scorer, OptimizerConfig, DiPO, NoiseConfig),
     *(DecodingParams, FSDP2Strategy, commands.PromptData),
     *(getattr(rollout, name) for name in rollout.__all__ if name.endswith("Engine") and name != "RolloutEngine"),
     *(kind for name in rewards.__all__ if is_reward(kind := getattr(rewards, name))),

@@ -17,8 +17,9 @@ import torch
 from tests import reference
 from torch import Tensor, nn
 
+from dirl.batches import IGNORE, PackedBatch
 from dirl.models import BlockDiffusionLM
-from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
+from dirl.types import DecodingParams, ModelSpec
 
 VOCAB, MASK, PARAMETERS = 3, 3, 6
 EXACT = 1e-12  # float64; about fifty terms of order one, relative to a gradient that is not small

@@ -8,14 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dirl.types import (
-    DecodingParams,
-    Layout,
-    ModelSpec,
-    PackedBatch,
-    StepBatch,
-    Trajectory,
-)
+from dirl.batches import Layout, PackedBatch, StepBatch
+from dirl.types import DecodingParams, ModelSpec, Trajectory
 
 SPEC = ModelSpec(block_size=4, mask_token_id=7, stop_token_ids=(3,), pad_token_id=0, vocab_size=10)
 

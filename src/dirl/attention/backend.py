@@ -16,7 +16,7 @@ from dirl.attention.sdpa import grouped_sdpa
 from dirl.attention.segment_attention import segment_attention
 from dirl.attention.segments import SegmentMask, segment_mask
 from dirl.attention.visibility import dense_mask
-from dirl.types import Layout
+from dirl.batches import Layout
 
 ATTENTION_NAME = "dirl"
 """`attn_implementation` of every model that this package loads."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from dirl.attention.intervals import key_intervals
-from dirl.types import Layout
+from dirl.batches import Layout
 
 TILE = 128
 """Tokens on a side of a tile, FlexAttention's own default; the kernels take multiples of it."""

@@ -8,7 +8,7 @@ the prompt, those in its own branch, and its own block. They are found by sortin
 import torch
 from torch import Tensor
 
-from dirl.types import Layout
+from dirl.batches import Layout
 
 
 def key_intervals(layout: Layout) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dirl.types import Layout
+from dirl.batches import Layout
 
 QUERIES = 64
 """Queries of a segment: more of them waste pairs within the segment, fewer make matrix products slow."""

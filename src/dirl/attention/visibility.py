@@ -6,7 +6,7 @@ is block-causal attention, which is what an engine with a KV cache computes.
 
 from torch import Tensor
 
-from dirl.types import Layout
+from dirl.batches import Layout
 
 
 def visible(q: Layout, k: Layout) -> Tensor:

@@ -27,8 +27,8 @@ from dirl.outputs import check_new_file, check_new_folder
 from dirl.progress import bar
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
-from dirl.rollout.engine import request_seed
 from dirl.rollout.lengths import check_positions
+from dirl.seeds import derived_seed
 from dirl.trajectory_files import write_trajectories
 from dirl.types import DecodingParams, GenerationRequest, Prompt
 
@@ -114,7 +114,7 @@ def rollout(
     check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
     requests = [
-        GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(seed, p.prompt_id, i))
+        GenerationRequest(p.prompt_id, i, p.input_ids, derived_seed(seed, p.prompt_id, i))
         for p in prompts
         for i in range(samples)
     ]

@@ -16,7 +16,7 @@ from dirl.callbacks import Guard, Throughput
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.errors import mark_launcher, tell_processes
-from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_arguments, check_keys
+from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_arguments, check_keys, drop_default_objective
 from dirl.cli.log_folder import claim
 from dirl.cli.parsers import PARSER_MODE, TrainingParser
 from dirl.cli.text import parse_texts, unmark
@@ -97,6 +97,7 @@ class DirlCLI(LightningCLI):
         self.config = parse_texts(parser.parse_args, args)
         config = self.config.get(self.config.get("subcommand") or "", self.config)
         check_keys(config)
+        drop_default_objective(config)
 
     def instantiate_classes(self) -> None:
         """From texts without marks; the config that is written keeps them."""
@@ -109,7 +110,7 @@ class DirlCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""
         trainer = self._get(self.config_init, "trainer")
-        keys = {name: self._get(self.config_init, name) for name in ("engine", *CALLBACKS)}
+        keys = {name: self._get(self.config_init, name) for name in ("engine", "objective", *CALLBACKS)}
         if trainer["enable_checkpointing"] is False:
             keys["checkpoint"] = None
         callbacks = trainer["callbacks"] = callbacks_of(keys, self.model, trainer["callbacks"] or [])

@@ -6,6 +6,7 @@ further config and on the command line: `--config configs/engine/torch.yaml`, `-
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
 from dirl.modules import BlockDiffusionModule
+from dirl.objectives import Objective
 from dirl.rollout import RolloutEngine
 
 CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
@@ -26,29 +28,35 @@ CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
     "export": (Export, "The trained model as a Hugging Face folder; `{}` for the defaults."),
 }
 """In the order in which they are called."""
-OF_RL = ("engine", "rollout", "evaluate")
+OBJECTIVE = {"class_path": "dirl.objectives.DiPO"}
+OF_RL = ("engine", "objective", "rollout", "evaluate")
 MOVED = {f"dirl.callbacks.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()}
 MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()
           for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
 
 
 RENAMED = {
+    ("model", "dirl.modules.DiPOModule"): "dirl.modules.RLModule",
+    ("model.class_path", "dirl.modules.DiPOModule"): "dirl.modules.RLModule",
     ("rollout.advantage", "zscore"): "{class_path: dirl.advantages.ZScore}",
     ("rollout.advantage", "mean"): "{class_path: dirl.advantages.Mean}",
     ("engine.init_args.transport", "gloo"): "http",
     ("engine.transport", "gloo"): "http",
 }
 """Values that have another name now: key and value as they were, value as it is."""
+MOVED_OPTIONS = {"model.init_args.loss": "objective.init_args", "model.loss": "objective.init_args"}
+"""Options that have another place now, with all below them."""
 
 
 def add_keys(parser: LightningArgumentParser) -> None:
     parser.add_argument("--engine", type=RolloutEngine | None, default=None, help="RL: what makes the trajectories.")
+    parser.add_argument("--objective", type=Objective | None, default=OBJECTIVE, help="RL: what a step learns from.")
     for name, (cls, about) in CALLBACKS.items():
         parser.add_argument(f"--{name}", type=cls | None, default=None, help=about)
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for callbacks that have a key of their own and are written elsewhere."""
+    """Raise ValueError for what has a key of its own and is written elsewhere."""
     for index, callback in enumerate(config["trainer"]["callbacks"] or []):
         path = callback if isinstance(callback, str) else callback["class_path"]
         if path in MOVED:
@@ -59,6 +67,18 @@ def check_keys(config: Mapping[str, Any]) -> None:
             )
     if config.get("rollout") and config["rollout"]["engine"]:
         raise ValueError("rollout.engine: the engine has a key of its own: write it under `engine`, at the top")
+    if (config["model"] or {}).get("init_args", {}).get("objective"):
+        raise ValueError(
+            "model.init_args.objective: the objective has a key of its own: write it under `objective`, at the top"
+        )
+
+
+def drop_default_objective(config: Any) -> None:
+    """Of a parsed config whose module learns from no rollouts: it has none unless its user named one."""
+    model, objective = config["model"], config["objective"]
+    learns = model and resolve_name(model["class_path"]).makes_rollouts
+    if objective and objective["class_path"] == OBJECTIVE["class_path"] and not learns:
+        config["objective"] = None
 
 
 def check_arguments(args: Sequence[str]) -> None:
@@ -80,6 +100,9 @@ def check_arguments(args: Sequence[str]) -> None:
 
 
 def _check_value(key: str, value: str, where: str) -> None:
+    for old, new in MOVED_OPTIONS.items():
+        if key == old or key.startswith(f"{old}."):
+            raise ValueError(f"{where}: has another place now: write {key.replace(old, new)}")
     if (key, value) in RENAMED:
         raise ValueError(f"{where}: {value!r} has another name now: write {RENAMED[key, value]}")
 
@@ -97,6 +120,8 @@ def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str) -> No
                 f"{path}: has both {name} and {name}+, of which one would be lost; write all of it under {name}, or "
                 "the addition into a further config"
             )
+        if (name := ".".join((*place, key.value))) in MOVED_OPTIONS:
+            _check_value(name, "", f"{path}: {name}")
         _check_node(value, (*place, key.value), path)
 
 
@@ -110,6 +135,7 @@ def callbacks_of(config: Mapping[str, Any], module: BlockDiffusionModule, given:
                 "configs/rl.yaml below your overlay, or see it for an example"
             )
         config["rollout"].engine = config["engine"]
+        module.objective = config["objective"] or module.objective
     elif unused := [name for name in OF_RL if config[name]]:
         raise ValueError(
             f"{', '.join(unused)}: in the config, and {type(module).__name__} makes no rollouts; remove it, or set it "

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dirl.data.control_tokens import mark, pieces, unmark
 from dirl.models.special_tokens import END_TOKENS, MASK_TOKENS, find_token, render_chat
-from dirl.packing.segments import Encoded
+from dirl.packing.pieces import Encoded
 
 Message = Mapping[str, Any]
 """`role` and `content`, see `dirl.data.schemas`."""

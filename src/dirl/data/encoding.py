@@ -21,7 +21,7 @@ from dirl.data.fingerprint import fingerprint, local_files, source_state
 from dirl.data.reading import OnBadRow, Row, Rows, read_rows
 from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
-from dirl.packing.segments import Encoded
+from dirl.packing.pieces import Encoded
 from dirl.progress import bar, on_terminal
 from dirl.spans import Spans
 

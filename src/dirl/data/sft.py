@@ -11,6 +11,7 @@ import numpy as np
 import torch.multiprocessing
 from torch.utils.data import Dataset
 
+from dirl.batches import StepBatch
 from dirl.checkpoints.settings import check_same
 from dirl.data.chat import FitCounts
 from dirl.data.encoding import ConversationEncoder, check_on_bad_row, examples_digest, keep_encoded, load_encoded
@@ -18,12 +19,12 @@ from dirl.data.reading import OnBadRow
 from dirl.data.schemas import RowSchema
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
+from dirl.packing.pieces import Encoded, alone, conversation
 from dirl.packing.rows import empty_batch, pack
-from dirl.packing.segments import Encoded, conversation_segment
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
 from dirl.seeds import run_seed
-from dirl.types import ModelSpec, StepBatch
+from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -230,15 +231,15 @@ class SFTSteps(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> StepBatch:
         epoch, step = key
         chosen = self._order(epoch)[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-        segments, tokens = [], 0
+        pieces, tokens = [], 0
         noise_epoch = epoch if self.shuffle else VALIDATION_EPOCH
         for index in chosen[self.rank :: self.world_size].tolist():
             rng = np.random.default_rng([self.seed, noise_epoch, index])
-            segment, count = conversation_segment(self.examples[index], self.spec, self.noise, rng)
-            segments.append(segment)
+            piece, count = conversation(self.examples[index], self.spec, self.noise, rng, number=len(pieces))
+            pieces.append(piece)
             tokens += count
-        batches = pack(segments, self.token_budget) or [empty_batch(self.spec)]
-        return StepBatch(batches, float(tokens), len(segments))
+        batches = pack(map(alone, pieces), self.token_budget)
+        return StepBatch(batches or [empty_batch(self.spec)], float(tokens), len(pieces), self.token_budget)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from dirl.diffusion.sampling import cut_logits, cuts
+from dirl.losses.policy import LOG_FLOOR
 from dirl.models.chunked_head import RowScore, score_rows
 from dirl.spans import Spans
 from dirl.types import DecodingParams
-
-LOG_FLOOR = -30.0
-"""log F of a rejection that has become impossible under the current policy."""
 
 
 def target_scores(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +9,9 @@ from transformers import PreTrainedModel
 
 from dirl.attention import build_mask
 from dirl.attention.backend import Backend
+from dirl.batches import IGNORE, PackedBatch
 from dirl.models.head import selection_factors, target_scores
-from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
-
-Likelihood = Literal["tokens", "trajectory"]
+from dirl.types import DecodingParams, Likelihood, ModelSpec
 
 
 @dataclass(frozen=True)

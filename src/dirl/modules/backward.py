@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from dirl.types import PackedBatch
+from dirl.batches import PackedBatch
 
 
 def backward(

@@ -19,11 +19,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
+from dirl.batches import PackedBatch, StepBatch
 from dirl.checkpoints.resumable import KEY, Resumable
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.checkpoint_weights import FILES, packed
 from dirl.models.model_files import model_files
-from dirl.models.policy import Likelihood, ScoringPlan, scoring_plan
+from dirl.models.policy import ScoringPlan, scoring_plan
 from dirl.models.weight_files import empty_backbone
 from dirl.modules.backward import backward, say_if_too_long
 from dirl.modules.guard import StepGuard
@@ -39,7 +40,7 @@ from dirl.modules.optimization import (
 )
 from dirl.modules.sharding import reshard, shard
 from dirl.packing.rows import empty_batch
-from dirl.types import DecodingParams, ModelSpec, PackedBatch, StepBatch
+from dirl.types import DecodingParams, Likelihood, ModelSpec
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -211,7 +212,7 @@ class BlockDiffusionModule(Resumable):
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.trainer.world_size).float()
-        say_if_too_long(step.micro_batches, self.trainer.datamodule.token_budget)
+        say_if_too_long(step.micro_batches, step.token_budget)
         micro_batches = self.equal_micro_batches(step)
         losses = backward(self, micro_batches, divisor, loss_fn)
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
@@ -231,7 +232,7 @@ class BlockDiffusionModule(Resumable):
         self.update = "made"
         shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
         packed = float(sum(len(batch) for batch in step.micro_batches))
-        room = float(sum(max(len(batch), self.trainer.datamodule.token_budget) for batch in micro_batches))
+        room = float(sum(max(len(batch), step.token_budget) for batch in micro_batches))
         packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()
         self.log_dict(shown, prog_bar=True)
         self.log_dict(

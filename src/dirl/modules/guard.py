@@ -14,8 +14,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from dirl.batches import StepBatch
 from dirl.finite import NotFiniteError
-from dirl.types import StepBatch
 
 log = logging.getLogger(__name__)
 

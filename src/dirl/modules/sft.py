@@ -5,10 +5,11 @@ import math
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from dirl.batches import PackedBatch, StepBatch
 from dirl.finite import NotFiniteError
 from dirl.losses import weighted_cross_entropy
 from dirl.modules.base import BlockDiffusionModule
-from dirl.types import DecodingParams, PackedBatch, StepBatch
+from dirl.types import DecodingParams
 
 _PLAIN = DecodingParams()
 

@@ -1,52 +1,42 @@
-"""Division of segments that no row would hold: at responses, and within a response at its views.
+"""Division of pieces that no row would hold, at their views.
 
 A noised view attends to the clean blocks before its own and to itself, never to another view. So the views of a
 response may lie in different rows, each behind a copy of the clean blocks before it: losses, and their sum's gradient,
 stay what they are.
 """
 
-import itertools
-
 import numpy as np
 
-from dirl.packing.segments import Segment
+from dirl.packing.pieces import Piece
 
 OVER_THE_BUDGET = 1.25
 """Rows of no more tokens than a view needs would be many, each with nearly all clean tokens: 4 times as many in all."""
 
 
-def prompt_and_responses(segment: Segment) -> tuple[Segment, list[Segment]]:
-    """The prompt (branch 0) and the responses (each other branch); both are stretches of the segment."""
-    starts = np.flatnonzero(np.diff(segment.branch_ids, prepend=-1)).tolist()
-    parts = [take(segment, slice(a, b)) for a, b in itertools.pairwise([*starts, len(segment)])]
-    prompt = parts.pop(0) if segment.branch_ids[0] == 0 else take(segment, slice(0))
-    return prompt, parts
-
-
-def parts_within(segment: Segment, token_budget: int, prompt_tokens: int = 0) -> list[Segment]:
-    """The segment as it is if a row holds it behind its prompt, else its views in as few parts of so many as can be.
+def parts_within(piece: Piece, token_budget: int, prompt_tokens: int = 0) -> list[Piece]:
+    """The piece as it is if a row holds it behind its prompt, else its views in as few parts of so many as can be.
 
     Each part has the clean blocks before its last view, and consecutive views. Where one view with all that it attends
     to is over the budget, parts fill rows of `row_limit`.
 
     Args:
-        segment: clean tokens first, then the views in order of their blocks; of one response or conversation.
+        piece: clean tokens first, then the views in order of their blocks; of one response or conversation.
         prompt_tokens: of the prompt that each row of the parts repeats.
     """
-    if prompt_tokens + len(segment) <= token_budget:
-        return [segment]
-    clean = int((segment.view_ids == 0).sum())
-    keys = np.stack([segment.block_ids, segment.view_ids])[:, clean:]
+    if prompt_tokens + len(piece) <= token_budget:
+        return [piece]
+    clean = int((piece.view_ids == 0).sum())
+    keys = np.stack([piece.block_ids, piece.view_ids])[:, clean:]
     starts = clean + np.flatnonzero((np.diff(keys, prepend=-1) != 0).any(0))
-    ends = np.append(starts[1:], len(segment))
-    context = np.searchsorted(segment.block_ids[:clean], segment.block_ids[starts], side="left")
+    ends = np.append(starts[1:], len(piece))
+    context = np.searchsorted(piece.block_ids[:clean], piece.block_ids[starts], side="left")
     seen = context + ends - starts
     room = row_limit(prompt_tokens + int(seen.max(initial=0)), token_budget) - prompt_tokens
     parts, first = [], 0
     while first < len(starts):
         sizes = context[first:] + ends[first:] - starts[first]
         last = first + int(np.searchsorted(sizes, room, side="right")) - 1
-        parts.append(take(segment, np.r_[: context[last], starts[first] : ends[last]]))
+        parts.append(piece[np.r_[: context[last], starts[first] : ends[last]]])
         first = last + 1
     return parts
 
@@ -58,7 +48,3 @@ def row_limit(needed: float, token_budget: int) -> int:
         needed: by the view that attends to most: its own tokens, the clean ones before it, and the prompt.
     """
     return token_budget if needed <= token_budget else int(OVER_THE_BUDGET * needed)
-
-
-def take(segment: Segment, index: slice | np.ndarray) -> Segment:
-    return Segment(**{name: value[index] for name, value in vars(segment).items()})

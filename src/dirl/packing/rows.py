@@ -1,48 +1,54 @@
-"""Packing: segments become flat rows of tokens, filled to a budget; nothing is padded.
+"""Packing: pieces become flat rows of tokens, filled to a budget; nothing is padded.
 
-`pack` spreads the responses of a segment over several rows where that fills them, and the views of a response where it
+`pack` spreads the responses to one prompt over several rows where that fills them, and the views of a response where it
 exceeds the budget.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from dirl.packing.division import parts_within, prompt_and_responses
+from dirl.batches import PackedBatch
+from dirl.packing.division import parts_within
 from dirl.packing.filling import fill_rows
-from dirl.packing.segments import Segment, clean_segment, concatenate
-from dirl.types import ModelSpec, PackedBatch
+from dirl.packing.pieces import Piece, PieceGroup, clean, concatenate
+from dirl.types import ModelSpec
 
 
-def pack(segments: Iterable[Segment], token_budget: int) -> list[PackedBatch]:
+class Branch(NamedTuple):
+    """A piece in a row, with its `branch_ids`: 0 for a prompt."""
+
+    number: int
+    piece: Piece
+
+
+def pack(groups: Iterable[PieceGroup], token_budget: int) -> list[PackedBatch]:
     """Fill rows of at most `token_budget` tokens; see `dirl.packing.filling` and `dirl.packing.division`.
 
-    Responses of one segment that come to lie in different rows get a copy of the prompt in each, and parts of a
+    Responses of one group that come to lie in different rows get a copy of the prompt in each, and parts of a
     response a copy of the clean blocks before them. A row exceeds the budget only where one view with all that it
-    attends to does; a segment without tokens is in no row.
+    attends to does; a group without responses is in no row.
     """
-    groups: list[tuple[Segment, list[Segment]]] = []
-    whole: list[Segment] = []  # all that shares no prompt is as one group without a prompt
-    for segment in segments:
-        if not len(segment):
-            continue
-        prompt, responses = prompt_and_responses(segment)
+    shared: list[tuple[Piece, list[Piece]]] = []
+    alone: list[list[Branch]] = []  # all that shares no prompt is as one group without a prompt
+    for prompt, responses in groups:
+        parts = [part for response in responses for part in parts_within(response, token_budget, len(prompt))]
         if len(responses) > 1:
-            groups.append((prompt, _parts(responses, token_budget, len(prompt))))
+            shared.append((prompt, parts))
         else:
-            whole += parts_within(segment, token_budget)
-    lengths = [(len(prompt), [len(r) for r in responses]) for prompt, responses in groups]
+            alone += [_behind(prompt, [Branch(1, part)]) for part in parts if len(part)]
+    lengths = [(len(prompt), [len(part) for part in parts]) for prompt, parts in shared]
     rows = []
-    for row in fill_rows([*lengths, (0, [len(segment) for segment in whole])], token_budget):
-        joined: list[Segment] = []
+    for row in fill_rows([*lengths, (0, [_tokens(branches) for branches in alone])], token_budget):
+        joined: list[list[Branch]] = []
         for number, chosen in row:
-            if number == len(groups):
-                joined += [whole[i] for i in chosen]
+            if number == len(shared):
+                joined += [alone[i] for i in chosen]
             else:
-                prompt, responses = groups[number]
-                joined.append(concatenate([prompt, *(responses[i] for i in chosen)]))
+                prompt, parts = shared[number]
+                joined.append(_behind(prompt, [Branch(i + 1, parts[i]) for i in chosen]))
         rows.append(join(joined))
     return rows
 
@@ -53,24 +59,29 @@ def fill_rate(batches: Sequence[PackedBatch], token_budget: int) -> float:
     return sum(len(batch) for batch in batches) / room if room else 0.0
 
 
-def join(segments: Sequence[Segment]) -> PackedBatch:
-    """One flat row; every segment becomes a group of its own."""
-    merged = concatenate(segments)
-    groups = np.repeat(np.arange(len(segments)), [len(s) for s in segments])
-    tensors = {name: torch.from_numpy(value) for name, value in vars(merged).items()}
-    return PackedBatch(**tensors, group_ids=torch.from_numpy(groups))
+def join(groups: Sequence[Sequence[Branch]]) -> PackedBatch:
+    """One flat row; what stands together sees one another, as far as their branches do."""
+    branches = [branch for group in groups for branch in group]
+    merged = concatenate([branch.piece for branch in branches])
+    sizes = [len(branch.piece) for branch in branches]
+    own = {name: torch.from_numpy(value) for name, value in vars(merged).items() if name != "columns"}
+    return PackedBatch(
+        **own,
+        group_ids=torch.from_numpy(np.repeat(np.arange(len(groups)), [_tokens(group) for group in groups])),
+        branch_ids=torch.from_numpy(np.repeat([branch.number for branch in branches], sizes)),
+        columns={name: torch.from_numpy(value) for name, value in merged.columns.items()},
+    )
 
 
 def empty_batch(spec: ModelSpec) -> PackedBatch:
     """One block without targets: what a rank computes when the others have more micro-batches."""
     ids = np.full((1, spec.block_size), spec.pad_token_id, dtype=np.int64)
-    return join([clean_segment(ids, 0, branch=0)])
+    return join([[Branch(1, clean(ids, 0, trajectory=0))]])
 
 
-def _parts(responses: list[Segment], token_budget: int, prompt_tokens: int) -> list[Segment]:
-    """The responses, or their parts where one exceeds the budget, each in a branch of its own."""
-    parts = (part for response in responses for part in parts_within(response, token_budget, prompt_tokens))
-    return [
-        dataclasses.replace(part, branch_ids=np.full_like(part.branch_ids, branch))
-        for branch, part in enumerate(parts, 1)
-    ]
+def _behind(prompt: Piece, branches: Sequence[Branch]) -> list[Branch]:
+    return [*([Branch(0, prompt)] if len(prompt) else []), *branches]
+
+
+def _tokens(branches: Sequence[Branch]) -> int:
+    return sum(len(branch.piece) for branch in branches)

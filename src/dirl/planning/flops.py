@@ -6,10 +6,10 @@ objective needs, not those that a padded or dense implementation would spend.
 
 from dataclasses import dataclass, fields
 
+from dirl.batches import IGNORE, PackedBatch
 from dirl.modules.layers import Checkpointing
 from dirl.planning.pairs import visible_pairs
 from dirl.planning.shape import ModelShape
-from dirl.types import IGNORE, PackedBatch
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from dirl.types import Layout
+from dirl.batches import Layout
 
 
 def visible_pairs(layout: Layout) -> int:

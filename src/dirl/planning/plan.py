@@ -123,7 +123,8 @@ def _check_division(settings: Settings, groups: int) -> None:
 def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoad]:
     size, data = settings.block_size, settings.data
     if settings.stage == "rl":
-        views, scored = rl_views(lengths, size)
+        steps, scored = rl_views(lengths, size)
+        views = settings.objective.planned_views(steps)
     else:
         views, scored = sft_views(lengths, size, settings.noise)
     sequence = response_load(lengths, size, views, scored)
@@ -178,7 +179,7 @@ def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, lar
         notes.append(f"a row of {load.longest:,.0f} tokens does not fit: assume shorter responses, or free memory")
     if settings.model.get("compile_layers"):
         notes.append("compile_layers keeps fewer activations than the eager layers that are counted here")
-    if settings.stage == "rl" and settings.model["loss"]["likelihood"] == "trajectory":
+    if settings.objective is not None and settings.objective.likelihood == "trajectory":
         notes.append("likelihood: trajectory also takes the rejected positions to the head; they are not counted")
     if engine is not None:
         notes.append(engine.note)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoConfig
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import NewModel, register_models
 from dirl.modules.layers import Checkpointing, check_checkpointing
+from dirl.objectives import Objective
 from dirl.planning.memory import StrategyName
 from dirl.planning.shape import SHAPES, ModelShape, named_or_file
 
@@ -42,6 +44,7 @@ class Settings:
     data: Config
     engine: tuple[str, Config] | None
     """Class and options."""
+    objective: Objective | None
 
     @property
     def checkpointing(self) -> Checkpointing:
@@ -57,7 +60,7 @@ class Settings:
     @property
     def kl(self) -> bool:
         """Whether a reference model is held."""
-        return self.stage == "rl" and self.model["loss"]["kl_coef"] > 0
+        return self.objective is not None and bool(self.objective.needs_reference)
 
     @property
     def updates(self) -> int:
@@ -73,9 +76,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         model_config: stands for the model of the config; see `dirl.planning.shape.named_or_file`.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
-    stage = {"SFTModule": "sft", "DiPOModule": "rl"}.get(_class_name(model))
-    if stage is None:
-        raise ValueError(f"model {_class_name(model)!r} is unknown to plan: it knows SFTModule and DiPOModule")
+    learns = resolve_name(model["class_path"]).makes_rollouts
     if data is None:
         raise ValueError("the config names no data: put a recipe below your overlay, e.g. --config configs/rl.yaml")
     count = devices if devices is not None else _devices(trainer)
@@ -87,7 +88,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         raise ValueError(f"trainer.precision={precision!r}: plan knows 32-true and bf16-mixed")
     shape, block_size, half = _model(model["init_args"]["source"], model_config)
     return Settings(
-        stage=stage,
+        stage="rl" if learns else "sft",
         shape=shape,
         block_size=block_size,
         half_weights=half,
@@ -97,7 +98,8 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         mixed=precision == "bf16-mixed",
         model=model["init_args"],
         data=data["init_args"],
-        engine=_engine(config["engine"]) if stage == "rl" else None,
+        engine=_engine(config["engine"]) if learns else None,
+        objective=_objective(config["objective"]) if learns else None,
     )
 
 
@@ -159,6 +161,10 @@ def _engine(engine: Config | None) -> tuple[str, Config]:
     if engine is None:
         raise ValueError("engine: the config names none; put e.g. configs/engine/lmdeploy.yaml on top")
     return engine["class_path"], engine["init_args"]
+
+
+def _objective(objective: Config) -> Objective:
+    return resolve_name(objective["class_path"])(**objective.get("init_args", {}))
 
 
 def _class_name(value: Config) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from dirl.types import StepBatch
+from dirl.batches import StepBatch
 
 
 class RolloutBuffer(Dataset):

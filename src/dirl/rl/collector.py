@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from dirl import finite
 from dirl.advantages import Advantage, ZScore, has_spread
 from dirl.rewards import RewardSample, Scorer, ScoreReport
-from dirl.rollout.engine import RolloutEngine, request_seed
+from dirl.rollout.engine import RolloutEngine
+from dirl.seeds import derived_seed
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory, trajectory_from_dict
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class Collector:
     def requests(self, prompts: Iterable[Prompt], round_key: tuple[int, int]) -> list[GenerationRequest]:
         """`group_size` requests per prompt; a seed depends on (seed, epoch, round, prompt, sample) alone."""
         return [
-            GenerationRequest(p.prompt_id, i, p.input_ids, request_seed(self.seed, *round_key, p.prompt_id, i))
+            GenerationRequest(p.prompt_id, i, p.input_ids, derived_seed(self.seed, *round_key, p.prompt_id, i))
             for p in prompts
             for i in range(self.group_size)
         ]

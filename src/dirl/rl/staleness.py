@@ -1,4 +1,4 @@
-"""Samples of older weights: what brings them, and what the loss must have to learn from them.
+"""Samples of older weights: what brings them, and what the objective must have to learn from them.
 
 Three policies meet in a token's loss: the behaviour policy that sampled it, the old one that begins the epoch, and the
 current one. The ratio r = current / old needs no more than the trainer's own log-probs from before the first update of
@@ -9,27 +9,18 @@ min(old / behaviour, C) carries the sample from the policy that made it to the o
 
 from collections.abc import Sequence
 
-from dirl.losses.policy import PolicyLossConfig
+from dirl.objectives import Objective
 from dirl.types import DecodingParams, Trajectory
 
 
-def check_stale(reason: str, loss: PolicyLossConfig, decoding: DecodingParams) -> None:
-    """Raise ValueError unless this loss can learn from samples of older weights.
+def check_stale(reason: str, objective: Objective, decoding: DecodingParams) -> None:
+    """Raise ValueError unless this objective can learn from samples of older weights.
 
     Args:
         reason: what brings them, e.g. `rollout.overlap=true`.
     """
-    if loss.importance_cap is None:
-        raise ValueError(
-            f"{reason} trains on samples of an older policy: set model.loss.importance_cap (model.init_args.loss."
-            "importance_cap on the command line), e.g. to 2"
-        )
-    if loss.likelihood == "trajectory" and decoding.choice_is_random:
-        raise ValueError(
-            f"{reason} trains on samples of an older policy, and model.loss.likelihood=trajectory asks with which "
-            "probability that one left positions masked, which no trajectory holds: use likelihood=tokens, or "
-            "decoding.confidence=max or strategy=sequential, where positions are left by rule"
-        )
+    if remedy := objective.refuses_stale(decoding):
+        raise ValueError(f"{reason} trains on samples of an older policy: {remedy}")
 
 
 def stale_groups(groups: Sequence[Sequence[Trajectory]], policy_version: int) -> int:

@@ -1,6 +1,5 @@
 """The engine protocol: set up once, take new weights at any time, turn requests into trajectories."""
 
-import hashlib
 import queue
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -89,9 +88,3 @@ def next_result(results: "queue.SimpleQueue[T]", still_wanted: Callable[[], None
 
 class EnginesLostError(RuntimeError):
     """No engine is left that could make the trajectories; the message says which, why, and what to do."""
-
-
-def request_seed(*parts: object) -> int:
-    """A 63-bit seed from whatever identifies a request, the same on every machine and in every run."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

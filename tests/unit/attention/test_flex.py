@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.packed import group_pieces
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -17,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dirl.attention import dense_mask, flex, visible
 from dirl.attention.flex import block_mask, flex_forward, mask_mod
 from dirl.attention.intervals import key_intervals
+from dirl.batches import Layout
 from dirl.diffusion.noise import NoiseConfig
+from dirl.packing.pieces import Encoded, alone, conversation
 from dirl.packing.rows import pack
-from dirl.packing.segments import Encoded, conversation_segment, group_segments
-from dirl.types import Layout, ModelSpec, Trajectory
+from dirl.types import ModelSpec, Trajectory
 
 SEEDS = range(8)
 Rows = list[tuple[int, int, int, int]]
@@ -339,7 +341,7 @@ def packed_groups(seed: int) -> list[Layout]:
     for _ in range(3):
         prompt = tuple(rng.integers(0, 50, rng.integers(1, 24)).tolist())
         group = [trajectory(prompt, rng, sample) for sample in range(rng.integers(1, 6))]
-        segments += group_segments(group, SPEC, [1.0] * len(group), share_prompt=bool(seed % 2))
+        segments += group_pieces(group, SPEC, [1.0] * len(group), share_prompt=bool(seed % 2))
     return [row.layout for row in pack(segments, 300)]
 
 
@@ -354,7 +356,7 @@ def packed_conversations(seed: int) -> list[Layout]:
     rng = np.random.default_rng(seed)
     conversations = [Encoded(rng.integers(0, 50, n).tolist(), [i > n // 3 for i in range(n)]) for n in (5, 40, 64, 90)]
     config = NoiseConfig(views_per_block=1 + seed % 2)
-    return [b.layout for b in pack([conversation_segment(c, SPEC, config, rng)[0] for c in conversations], 300)]
+    return [b.layout for b in pack([alone(conversation(c, SPEC, config, rng)[0]) for c in conversations], 300)]
 
 
 @pytest.mark.parametrize("make", [packed_groups, packed_conversations])

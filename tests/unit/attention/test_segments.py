@@ -17,7 +17,7 @@ from dirl.attention import build_mask, dense_mask
 from dirl.attention.backend import masked_attention
 from dirl.attention.segment_attention import segment_attention
 from dirl.attention.segments import SegmentMask, segment_mask
-from dirl.types import Layout
+from dirl.batches import Layout
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 """fp32: the same sums of up to a hundred terms of order one, in another order."""

@@ -9,7 +9,7 @@ from tests.reference import Token
 from torch import Tensor
 
 from dirl.attention import dense_mask, visible
-from dirl.types import Layout
+from dirl.batches import Layout
 
 SEEDS = range(6)
 BLOCK = 2

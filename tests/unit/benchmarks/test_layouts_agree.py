@@ -11,9 +11,10 @@ from benchmarks.workload import Load, make_groups
 from torch import Tensor
 
 from dirl.attention import dense_mask
+from dirl.batches import IGNORE, PackedBatch
 from dirl.models import BlockDiffusionLM
 from dirl.planning import visible_pairs
-from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
+from dirl.types import ModelSpec, Trajectory
 
 SHAPE = dataclasses.replace(TOYS["tiny"], num_hidden_layers=2)
 LIMITS = Limits(prompt=16, response=48, token_budget=128)

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.shapes import TOYS, model_spec
 from benchmarks.workload import Load, draw_step_map, make_groups
 
-from dirl.diffusion.replay import replay
+from dirl.diffusion.views import step_views
 
 
 @pytest.mark.parametrize("steps", ["drawn", "equal"])
@@ -17,7 +17,7 @@ def test_trajectories_are_valid_and_every_step_commits(steps: str, block_size: i
         assert sum(t.advantage for t in group) == pytest.approx(0, abs=1e-9)
         for trajectory in group:
             trajectory.check(spec)
-            replay(trajectory, block_size, spec.mask_token_id)
+            step_views(trajectory, block_size, spec.mask_token_id)
             assert 5 <= trajectory.response_length <= 90
 
 

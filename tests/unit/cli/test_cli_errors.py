@@ -67,14 +67,14 @@ def test_reports_of_the_parser_are_one_line() -> None:
   Does not validate against any of the Union subtypes
   Subtypes: [<class 'dirl.modules.base.BlockDiffusionModule'>, <class 'NoneType'>]
   Errors:
-    - Problem with given class_path 'dirl.modules.DiPOModule':
+    - Problem with given class_path 'dirl.modules.RLModule':
         Parser key "decoding.temperature":
           Expected a <class 'float'>. Got value: hot
     - Expected a <class 'NoneType'>
   Given value type: <class 'jsonargparse._util.NestedArg'>
   Given value: NestedArg(key='decoding.temperature', val='hot')"""
     assert shorten(report) == (
-        "model.init_args.decoding.temperature: dirl.modules.DiPOModule: Expected a float. Got value: hot"
+        "model.init_args.decoding.temperature: dirl.modules.RLModule: Expected a float. Got value: hot"
     )
     assert with_nearest("unrecognized arguments: --trainer.max_epoch=3", ["--trainer.max_epochs"]) == (
         "unrecognized arguments: --trainer.max_epoch=3 (nearest: --trainer.max_epochs)"

@@ -20,7 +20,7 @@ from dirl.data.chat import FitCounts, encode_conversation, fit_conversation
 from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
 from dirl.models.special_tokens import stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
-from dirl.packing.segments import Encoded
+from dirl.packing.pieces import Encoded
 
 TOKENIZER = new_tokenizer()
 STOPS = stop_token_ids(TOKENIZER)

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dirl.attention import visible
+from dirl.batches import Layout
 from dirl.checkpoints.reading import Contents
 from dirl.models import ModelDescription, NewModel, PretrainedModel, export_model, folder, save_model
 from dirl.models.checkpoint_weights import FILES, packed, unpacked
@@ -33,7 +34,6 @@ from dirl.models.folder import check_replaceable, exchange, replace_folder
 from dirl.models.model_files import model_files
 from dirl.models.weight_files import empty_backbone
 from dirl.models.weight_writer import write_weights
-from dirl.types import Layout
 
 BLOCK = 4
 

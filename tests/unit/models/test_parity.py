@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.packed import group_pieces
 from tests.reference import hf_logits, naive_block_logits, naive_decode, naive_trajectory_logprobs
 from tests.tiny import TinyModel, prompt, sample_groups
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dirl.batches import PackedBatch
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import Likelihood
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
-from dirl.types import DecodingParams, ModelSpec, PackedBatch, Trajectory
+from dirl.types import DecodingParams, ModelSpec, Trajectory
 
 TOLERANCE = 1e-5
 """Nats. fp32 log-probs of a few nats, where sums of some tens of terms run in another order: 4e-6 was the most seen."""
@@ -103,7 +104,7 @@ def world(params: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = Tr
 def packed(world: World, budget: int = 300, share_prompt: bool = True) -> list[PackedBatch]:
     segments = []
     for group in world.groups:
-        segments += group_segments(group, world.spec, [1.0] * len(group), share_prompt)
+        segments += group_pieces(group, world.spec, [1.0] * len(group), share_prompt)
     return pack(segments, budget)
 
 
@@ -116,7 +117,7 @@ def scored(
     factors: dict[FactorKey, float] = {}
     for batch in batches:
         scores = model(batch, world.params, likelihood)
-        numbers, places = batch.advantages.long(), batch.position_ids
+        numbers, places = batch.columns["advantages"].long(), batch.position_ids
         at = scores.positions
         keys = zip(numbers[at].tolist(), places[at].tolist(), strict=True)
         add(logprobs, keys, scores.logprobs)

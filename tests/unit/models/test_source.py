@@ -23,12 +23,13 @@ from transformers import (
 )
 
 from dirl.attention.backend import Backend
+from dirl.batches import IGNORE, PackedBatch
 from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, register_models, save_model
 from dirl.models.sdar import SDARMoeConfig, SDARMoeForCausalLM
 from dirl.models.special_tokens import unknown_ids
 from dirl.models.tokenizer import new_tokenizer
 from dirl.models.weight_files import one_expert_each
-from dirl.types import IGNORE, DecodingParams, ModelSpec, PackedBatch
+from dirl.types import DecodingParams, ModelSpec
 
 ALPHABET = "0123456789+= "
 SHAPE = dict(

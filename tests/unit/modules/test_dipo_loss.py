@@ -17,12 +17,13 @@ from tests.tiny import TinyModel, flat_gradient, prompt, sample_groups
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dirl.losses import PolicyLossConfig
+from dirl.batches import StepBatch
 from dirl.models import BlockDiffusionLM
 from dirl.models.policy import scoring_plan
-from dirl.modules import DiPOModule
-from dirl.packing.steps import step_batch
-from dirl.types import DecodingParams, ModelSpec, StepBatch, Trajectory
+from dirl.modules import RLModule
+from dirl.objectives import DiPO
+from dirl.rl.steps import step_batch
+from dirl.types import DecodingParams, ModelSpec, Trajectory
 
 CLOSE = 1e-5
 """fp32 forward and backward against float64, relative to the norm of the gradient; 2e-6 was the most seen."""
@@ -88,7 +89,7 @@ def world(params: DecodingParams) -> World:
     return World(groups, spec, models[CURRENT], scored)
 
 
-def naive_loss(this: World, config: PolicyLossConfig, params: DecodingParams, moved: bool = True) -> Tensor:
+def naive_loss(this: World, config: DiPO, params: DecodingParams, moved: bool = True) -> Tensor:
     """The equation over one optimizer step that holds all trajectories; `moved` False: old is the current policy."""
     scored = this.scored
     if not moved:
@@ -113,15 +114,15 @@ def naive_gradient(this: World, loss: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------- the module's side
 
 
-def module_with(config: PolicyLossConfig, params: DecodingParams) -> DiPOModule:
+def module_with(config: DiPO, params: DecodingParams) -> RLModule:
     """The module as `fit` has it at the start of an epoch: the old policy's weights, and the reference's if needed."""
-    module = DiPOModule(OLD, loss=config, decoding=params, reference=REFERENCE)
+    module = RLModule(OLD, objective=config, decoding=params, reference=REFERENCE)
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     module.configure_model()
     return module
 
 
-def move(module: DiPOModule) -> None:
+def move(module: RLModule) -> None:
     """What optimizer steps would do: the current policy's weights."""
     module.model.backbone.load_state_dict(CURRENT.make()[0].state_dict())
 
@@ -129,14 +130,14 @@ def move(module: DiPOModule) -> None:
 def make_step(
     groups: Sequence[list[Trajectory]],
     spec: ModelSpec,
-    config: PolicyLossConfig,
+    config: DiPO,
     budget: int = 10_000,
     share: bool = True,
 ) -> StepBatch:
-    return step_batch(groups, spec, config.normalization, DYNAMIC.max_response_tokens, budget, share)
+    return step_batch(groups, spec, config, DYNAMIC.max_response_tokens, budget, share)
 
 
-def loss_and_gradient(module: DiPOModule, step: StepBatch) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(module: RLModule, step: StepBatch) -> tuple[Tensor, Tensor]:
     """Sums over the micro-batches of the step."""
     parameters = list(module.model.parameters())
     losses = [module.loss(batch, step.loss_divisor)[0] for batch in step.micro_batches]
@@ -155,7 +156,7 @@ def assert_close(found: tuple[Tensor, Tensor], loss: Tensor, gradient: Tensor) -
 
 @pytest.mark.parametrize(("options", "params"), CASES.values(), ids=CASES.keys())
 def test_loss_and_gradient_are_those_of_the_equation(options: dict, params: DecodingParams) -> None:
-    this, config = world(params), PolicyLossConfig(**options)
+    this, config = world(params), DiPO(**options)
     module = module_with(config, params)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=True)
     move(module)
@@ -165,11 +166,11 @@ def test_loss_and_gradient_are_those_of_the_equation(options: dict, params: Deco
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["defaults", "everything"])
 def test_without_old_logprobs_the_ratio_is_one_and_still_has_a_gradient(options: dict) -> None:
-    this, config = world(DYNAMIC), PolicyLossConfig(**options)
+    this, config = world(DYNAMIC), DiPO(**options)
     module = module_with(config, DYNAMIC)
     move(module)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=False)
-    assert all(b.old_logprobs is None for b in step.micro_batches)
+    assert all("old_logprobs" not in b.columns for b in step.micro_batches)
     wanted = naive_loss(this, config, DYNAMIC, moved=False)
     assert_close(loss_and_gradient(module, step), wanted, naive_gradient(this, wanted))
 
@@ -182,7 +183,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_micro_batches_sharing_or_orde
     name: str, budget: int, share: bool, backwards: bool
 ) -> None:
     options, params = CASES[name]
-    this, config = world(params), PolicyLossConfig(**options)
+    this, config = world(params), DiPO(**options)
     groups = [group[::-1] for group in this.groups[::-1]] if backwards else this.groups
     module = module_with(config, params)
     whole = make_step(this.groups, this.spec, config)
@@ -223,9 +224,9 @@ def test_the_cap_acts_on_some_tokens_and_not_on_others() -> None:
     "option", ["kl_coef", "importance_cap", "clip_low", "clip_high", "likelihood", "normalization"]
 )
 def test_every_option_changes_the_gradient(option: str) -> None:
-    this, plain = world(DYNAMIC), PolicyLossConfig()
+    this, plain = world(DYNAMIC), DiPO()
     values = {**EVERYTHING, "normalization": "sequence"}
-    changed = PolicyLossConfig(**{option: values[option]})
+    changed = DiPO(**{option: values[option]})
     gradients = [naive_gradient(this, naive_loss(this, config, DYNAMIC)) for config in (plain, changed)]
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) > 100 * CLOSE
 
@@ -234,7 +235,7 @@ def test_every_option_changes_the_gradient(option: str) -> None:
 
 
 def test_the_sums_for_the_log_are_those_of_the_naive_numbers() -> None:
-    this, config = world(DYNAMIC), PolicyLossConfig(**EVERYTHING)
+    this, config = world(DYNAMIC), DiPO(**EVERYTHING)
     module = module_with(config, DYNAMIC)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=True)
     move(module)
@@ -262,7 +263,7 @@ def test_the_sums_for_the_log_are_those_of_the_naive_numbers() -> None:
 def test_a_rejection_that_has_become_impossible_is_a_finite_constant() -> None:
     """The weights have moved far: at some positions every token would now be committed, and log F is floored."""
     this = world(DYNAMIC)
-    config = PolicyLossConfig(likelihood="trajectory")
+    config = DiPO(likelihood="trajectory")
     module = module_with(config, DYNAMIC)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=True)
     with torch.no_grad():
@@ -279,17 +280,17 @@ def test_a_rejection_that_has_become_impossible_is_a_finite_constant() -> None:
 @pytest.mark.parametrize("event", ["token", "rejection"])
 def test_a_nan_among_the_stored_log_probs_is_no_sign_of_anything_but_makes_the_loss_nan(name: str, event: str) -> None:
     """It must reach the guard of the step: neither a token nor a rejection is left out, or scored anew, for it."""
-    this, config = world(DYNAMIC), PolicyLossConfig(**EVERYTHING)
+    this, config = world(DYNAMIC), DiPO(**EVERYTHING)
     module = module_with(config, DYNAMIC)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=True)
     plan = scoring_plan(step.micro_batches[0], this.spec, DYNAMIC, "trajectory")
     if event == "rejection" and name != "old_logprobs":
         return  # rejections have no others
     where = plan.positions if event == "token" else plan.rejected
-    getattr(step.micro_batches[0], name)[where[0]] = torch.nan
+    step.micro_batches[0].columns[name][where[0]] = torch.nan
     assert module.loss(step.micro_batches[0], step.loss_divisor)[0].isnan()
 
 
 def test_greedy_rollouts_are_refused_before_any_training() -> None:
     with pytest.raises(ValueError, match=r"model\.decoding\.temperature=0: .*nothing to learn from"):
-        DiPOModule(OLD, decoding=DecodingParams(temperature=0.0))
+        RLModule(OLD, decoding=DecodingParams(temperature=0.0))

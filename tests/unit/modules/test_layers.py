@@ -5,17 +5,18 @@ from functools import cache
 
 import pytest
 import torch
+from tests.packed import group_pieces
 from tests.tiny import flat_gradient, prompt, sample_groups
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.fx import GraphModule
 
+from dirl.batches import PackedBatch
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules import SFTModule
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
-from dirl.types import DecodingParams, PackedBatch
+from dirl.types import DecodingParams
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)
 LAYERS = 4
@@ -37,7 +38,7 @@ def batches() -> list[PackedBatch]:
     """Rows of several lengths."""
     spec = SOURCE.describe().spec
     groups = sample_groups(SOURCE, [prompt(n) for n in (3, 8, 6)], 2, PARAMS)
-    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * len(group), True)]
+    segments = [s for group in groups for s in group_pieces(group, spec, [1.0] * len(group), True)]
     rows = [pack([segment], 1000)[0] for segment in segments] + pack(segments, 1000)
     assert len({len(row) for row in rows}) >= 3
     return rows

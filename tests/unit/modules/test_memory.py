@@ -13,19 +13,20 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from dirl.losses import PolicyLossConfig
+from dirl.batches import StepBatch
 from dirl.models.policy import scoring_plan
-from dirl.modules import DiPOModule
-from dirl.modules.dipo import visiting
+from dirl.modules import RLModule
 from dirl.modules.optimization import offload_optimizer_state, restore_optimizer_state
-from dirl.packing.steps import step_batch
-from dirl.types import DecodingParams, StepBatch
+from dirl.modules.reference import visiting
+from dirl.objectives import DiPO
+from dirl.rl.steps import step_batch
+from dirl.types import DecodingParams
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)
 
 
-def made_module(precision: str = "32-true", **options: object) -> DiPOModule:
-    module = DiPOModule(TinyModel(), decoding=PARAMS, **options)
+def made_module(precision: str = "32-true", **options: object) -> RLModule:
+    module = RLModule(TinyModel(), decoding=PARAMS, **options)
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     module.trainer = L.Trainer(accelerator="cpu", precision=precision, **silent)
     module.configure_model()
@@ -35,7 +36,7 @@ def made_module(precision: str = "32-true", **options: object) -> DiPOModule:
 def made_step() -> StepBatch:
     groups = sample_groups(TinyModel(nudge=0.02), [prompt(6, 6), prompt(3)], 2, PARAMS)
     groups = [[dataclasses.replace(t, advantage=1.0) for t in group] for group in groups]
-    return step_batch(groups, TinyModel().describe().spec, "token", 9, 90)
+    return step_batch(groups, TinyModel().describe().spec, DiPO(), 9, 90)
 
 
 def test_a_step_stays_on_the_host_and_its_micro_batches_are_placed_one_by_one() -> None:
@@ -60,26 +61,26 @@ def test_the_views_of_a_plan_are_those_of_the_row() -> None:
 
 
 def test_scored_steps_share_all_but_the_filled_fields() -> None:
-    module, step = made_module(loss=PolicyLossConfig(kl_coef=0.1)), made_step()
+    module, step = made_module(objective=DiPO(kl_coef=0.1)), made_step()
     (scored,) = module.score_steps([step], keep_old=True)
     assert scored.micro_batches
     for before, after in zip(step.micro_batches, scored.micro_batches, strict=True):
         changed = {name for name, value in after.tensors().items() if value is not before.tensors().get(name)}
         assert changed == {"old_logprobs", "reference_logprobs"}
-        assert before.old_logprobs is None and before.reference_logprobs is None
+        assert not changed & before.columns.keys()
         targets = after.target_ids >= 0
-        assert torch.equal(after.reference_logprobs != 0, targets)
-        assert torch.equal(after.old_logprobs, after.reference_logprobs) or not targets.all()
+        assert torch.equal(after.columns["reference_logprobs"] != 0, targets)
+        assert torch.equal(after.columns["old_logprobs"], after.columns["reference_logprobs"]) or not targets.all()
 
 
 def test_the_reference_has_the_dtype_of_compute_and_exact_rotary_frequencies() -> None:
-    module = made_module("bf16-mixed", loss=PolicyLossConfig(kl_coef=0.1))
-    (reference,) = module._reference
+    module = made_module("bf16-mixed", objective=DiPO(kl_coef=0.1))
+    reference = module._reference.model
     assert {p.dtype for p in reference.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in reference.parameters())
     assert {b.dtype for b in reference.buffers()} == {torch.float32}
     assert {p.dtype for p in module.model.parameters()} == {torch.float32}
-    (exact,) = made_module(loss=PolicyLossConfig(kl_coef=0.1))._reference
+    exact = made_module(objective=DiPO(kl_coef=0.1))._reference.model
     assert {p.dtype for p in exact.parameters()} == {torch.float32}
 
 
@@ -87,8 +88,8 @@ def test_a_bf16_reference_scores_near_an_exact_one() -> None:
     step = made_step()
     found = []
     for precision in ("32-true", "bf16-mixed"):
-        module = made_module(precision, loss=PolicyLossConfig(kl_coef=0.1))
-        found.append(module.score_steps([step], keep_old=False)[0].micro_batches[0].reference_logprobs)
+        module = made_module(precision, objective=DiPO(kl_coef=0.1))
+        found.append(module.score_steps([step], keep_old=False)[0].micro_batches[0].columns["reference_logprobs"])
     difference = (found[0] - found[1]).abs()
     assert 0 < difference[difference > 0].mean() < 0.05
 
@@ -115,14 +116,14 @@ def test_a_reference_on_the_host_scores_the_same() -> None:
     step = made_step()
     scores = []
     for on_host in (False, True):
-        module = made_module(loss=PolicyLossConfig(kl_coef=0.1), reference_on_host=on_host)
-        scores.append(module.score_steps([step], keep_old=False)[0].micro_batches[0].reference_logprobs)
+        module = made_module(objective=DiPO(kl_coef=0.1), reference_on_host=on_host)
+        scores.append(module.score_steps([step], keep_old=False)[0].micro_batches[0].columns["reference_logprobs"])
     assert torch.equal(*scores) and scores[0].any()
 
 
 def test_a_chunk_of_no_positions_is_an_error() -> None:
     with pytest.raises(ValueError, match="head_chunk=0: use a positive number"):
-        DiPOModule(TinyModel(), head_chunk=0)
+        RLModule(TinyModel(), head_chunk=0)
 
 
 # ------------------------------------------------------------------------------- the optimizer during a rollout

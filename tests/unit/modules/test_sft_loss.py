@@ -12,12 +12,13 @@ from tests.scripted_noise import ScriptedNoise
 from tests.tiny import TinyModel, flat_gradient, prompt
 from torch import Tensor, nn
 
+from dirl.batches import PackedBatch
 from dirl.diffusion.noise import NoiseConfig, noise
 from dirl.models import BlockDiffusionLM
 from dirl.modules import SFTModule
+from dirl.packing.pieces import Encoded, alone, conversation, whole_blocks
 from dirl.packing.rows import pack
-from dirl.packing.segments import Encoded, conversation_segment, whole_blocks
-from dirl.types import ModelSpec, PackedBatch
+from dirl.types import ModelSpec
 
 M, E = 6, 7
 SPEC = ModelSpec(block_size=2, mask_token_id=M, stop_token_ids=(E,), pad_token_id=0, vocab_size=8)
@@ -56,8 +57,8 @@ def test_a_conversation_worked_by_hand() -> None:
     token, of which it expects the first and not the second (1/12: half of its belief is shared by 6 others).
     """
     encoded = Encoded([1, 2, 3, 4, 5, E], [False] * 3 + [True] * 3)
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.25], [".#", "##"]))
-    (batch,) = pack([segment], 100)
+    segment, count = conversation(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.25], [".#", "##"]))
+    (batch,) = pack([alone(segment)], 100)
     assert batch.input_ids.tolist() == [1, 2, 3, 4, 3, M, M, M]
     model = BlockDiffusionLM(SureOfPlaces([0, 0, 0, 0, 0, 4, 5, 0]), SPEC)
     wanted = (2 * math.log(2) + 4 * math.log(2) + 4 * math.log(12)) / 3
@@ -69,8 +70,8 @@ def test_two_views_count_half_each_and_the_fill_of_the_last_block_counts_as_resp
     """Answer 4 E, filled up to (3 4) (E E). View 1 masks 4 alone, view 2 masks 4 and the first end token; t = 1/2."""
     encoded = Encoded([3, 4, E], [False, True, True])
     rng = ScriptedNoise([0.5] * 4, [".#", "..", ".#", "#."])
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(views_per_block=2), rng)
-    (batch,) = pack([segment], 100)
+    segment, count = conversation(encoded, SPEC, NoiseConfig(views_per_block=2), rng)
+    (batch,) = pack([alone(segment)], 100)
     assert batch.input_ids.tolist() == [3, 4, 3, M, 3, M, M, E]
     model = BlockDiffusionLM(SureOfPlaces([0, 0, 0, 4, 0, 4, 0, 0]), SPEC)
     assert count == 3
@@ -90,11 +91,11 @@ def test_loss_and_gradient_are_eq_3_of_naive_forwards(views: int, attention: str
     for seed, (asked, answered) in enumerate([(5, 7), (8, 8), (2, 6)]):
         loss_mask = [False] * asked + [True] * answered
         encoded = Encoded(list(prompt(asked + answered, seed)), loss_mask)
-        segment, count = conversation_segment(encoded, spec, config, np.random.default_rng(seed))
+        segment, count = conversation(encoded, spec, config, np.random.default_rng(seed))
         segments.append(segment)
         sums.append(count * naive_loss(exact, spec, encoded, config, np.random.default_rng(seed)))
         counts.append(count)
-    (batch,) = pack(segments, 1000)
+    (batch,) = pack(map(alone, segments), 1000)
     wanted = sum(sums) / sum(counts)
     found = loss_of(BlockDiffusionLM(backbone, spec, attention), batch, sum(counts))
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5)  # fp32 against float64
@@ -133,8 +134,8 @@ def test_a_row_without_anything_masked_has_loss_zero_and_a_gradient() -> None:
     """Under sharding every rank must go through the backward, also one whose noise masked nothing."""
     backbone, spec = TinyModel().make()
     encoded = Encoded(list(prompt(8)), [False] * 4 + [True] * 4)
-    segment, count = conversation_segment(encoded, spec, NoiseConfig(), ScriptedNoise([0.5], ["...."]))
-    (batch,) = pack([segment], 100)
+    segment, count = conversation(encoded, spec, NoiseConfig(), ScriptedNoise([0.5], ["...."]))
+    (batch,) = pack([alone(segment)], 100)
     found = loss_of(BlockDiffusionLM(backbone, spec), batch, count)
     assert (count, found.item()) == (4, 0.0)
     assert not flat_gradient(found, backbone.parameters()).any()
@@ -147,9 +148,9 @@ def test_the_loss_of_a_step_is_the_sum_over_its_micro_batches(budget: int) -> No
     segments = []
     for seed in range(4):
         encoded = Encoded(list(prompt(9, seed)), [False] * 3 + [True] * 6)
-        segments.append(conversation_segment(encoded, spec, NoiseConfig(t_min=0.3), np.random.default_rng(seed))[0])
-    (whole,) = pack(segments, 1000)
-    parts = pack(segments[::-1], budget)
+        segments.append(conversation(encoded, spec, NoiseConfig(t_min=0.3), np.random.default_rng(seed))[0])
+    (whole,) = pack(map(alone, segments), 1000)
+    parts = pack(map(alone, segments[::-1]), budget)
     assert (len(parts) > 1 and sum(map(len, parts)) == len(whole)) if budget == 40 else len(parts) > len(segments)
     summed = sum(loss_of(model, part, 24.0) for part in parts)
     one = loss_of(model, whole, 24.0)

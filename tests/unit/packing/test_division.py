@@ -4,14 +4,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from tests.packed import group_pieces
 from tests.reference import Token, visible
-from tests.scripted_noise import ScriptedNoise
 
+from dirl.batches import IGNORE, PackedBatch
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.division import parts_within, prompt_and_responses
+from dirl.packing.division import parts_within
+from dirl.packing.pieces import Encoded, Piece, alone, conversation
 from dirl.packing.rows import pack
-from dirl.packing.segments import Encoded, Segment, conversation_segment, group_segments
-from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
+from dirl.types import ModelSpec, Trajectory
 
 M, E = 90, 91
 SPEC = ModelSpec(block_size=2, mask_token_id=M, stop_token_ids=(E,), pad_token_id=E, vocab_size=96)
@@ -56,7 +57,8 @@ def scored_tokens(rows: list[PackedBatch]) -> Counter:
         ids, positions = row.input_ids.tolist(), row.position_ids.tolist()
         for i in np.flatnonzero(row.target_ids != IGNORE):
             seen = sorted((ids[k], positions[k]) for k in range(len(row)) if visible(places[i], places[k]))
-            values = [float(getattr(row, name)[i]) for name in ("loss_weights", "advantages", "behaviour_logprobs")]
+            of_it = row.tensors()
+            values = [float(of_it[name][i]) for name in ("loss_weights", "trajectory_ids", *row.columns)]
             found[(ids[i], positions[i], int(row.target_ids[i]), *values, tuple(seen))] += 1
     return found
 
@@ -64,7 +66,7 @@ def scored_tokens(rows: list[PackedBatch]) -> Counter:
 @pytest.mark.parametrize("share_prompt", [True, False])
 @pytest.mark.parametrize("seed", range(10))
 def test_every_target_attends_to_the_same_tokens_whatever_the_budget(seed: int, share_prompt: bool) -> None:
-    segments = group_segments(random_group(seed), SPEC, [0.5, 1.0, 2.0], share_prompt)
+    segments = group_pieces(random_group(seed), SPEC, [0.5, 1.0, 2.0], share_prompt)
     wanted = scored_tokens(pack(segments, 10_000))
     assert set(wanted.values()) == {1}
     needed = max(len(t.prompt_ids) + len(t.response_ids) for t in random_group(seed))  # by the last view
@@ -82,21 +84,21 @@ def test_conversations_are_divided_likewise(seed: int) -> None:
         mask += [False] * int(rng.integers(0, 24)) + [True] * int(rng.integers(1, 9))
     mask += [False] * int(rng.integers(0, 2) * rng.integers(0, 24))
     encoded = Encoded(list(range(len(mask))), mask, complete=bool(seed % 2))
-    segment, _ = conversation_segment(encoded, SPEC, NoiseConfig(views_per_block=3), rng)
-    wanted = scored_tokens(pack([segment], 1000))
+    segment, _ = conversation(encoded, SPEC, NoiseConfig(views_per_block=3), rng)
+    wanted = scored_tokens(pack([alone(segment)], 1000))
     assert wanted
     needed = int(segment.position_ids[segment.view_ids > 0].max()) + 1  # by the last view
     for budget in (1, needed - 1, needed, needed + 3, needed + 9):
-        rows = pack([segment], budget)
+        rows = pack([alone(segment)], budget)
         assert scored_tokens(rows) == wanted
         assert max(map(len, rows)) <= (budget if needed <= budget else 1.25 * needed)
 
 
-def long_response() -> Segment:
+def long_response() -> Piece:
     """Four blocks of two tokens, two steps each: six clean tokens, then eight views of two."""
-    (segment,) = group_segments([trajectory(1, 0, (1, 2) * 4)], SPEC, [1.0], share_prompt=True)
-    assert len(segment) == 6 + 16
-    return segment
+    ((_, (piece,)),) = group_pieces([trajectory(1, 0, (1, 2) * 4)], SPEC)
+    assert len(piece) == 6 + 16
+    return piece
 
 
 @pytest.mark.parametrize(
@@ -132,26 +134,14 @@ def test_where_a_view_and_its_context_exceed_the_budget_parts_fill_a_quarter_mor
 def test_a_prompt_over_the_budget_is_not_repeated_for_parts_that_save_little() -> None:
     """Behind 60 tokens the last view of a response needs 68, and all its views 82: fewer than a quarter more."""
     group = [trajectory(n, 60, (1, 2) * 4) for n in (1, 2)]
-    assert [len(row) for row in pack(group_segments(group, SPEC, [1.0, 1.0], share_prompt=True), 10)] == [82, 82]
+    assert [len(row) for row in pack(group_pieces(group, SPEC, [1.0, 1.0], share_prompt=True), 10)] == [82, 82]
 
 
 def test_each_part_of_a_response_is_a_branch_of_its_own() -> None:
     """Else two parts in one row would see each other's copies of the clean blocks."""
     group = [trajectory(1, 4, (1, 2) * 4), trajectory(2, 4, (1, 1))]
-    rows = pack(group_segments(group, SPEC, [1.0, 1.0], share_prompt=True), 20)
+    rows = pack(group_pieces(group, SPEC, [1.0, 1.0], share_prompt=True), 20)
     found = sorted(
         (branch, int((row.branch_ids == branch).sum())) for row in rows for branch in {*row.branch_ids.tolist()}
     )
     assert found == [(0, 4), (0, 4), (1, 16), (2, 10), (3, 2)]
-
-
-def test_a_group_comes_apart_into_its_prompt_and_responses() -> None:
-    (segment,) = group_segments([trajectory(n, 3, (1, 1, 2)) for n in (1, 2)], SPEC, [1.0, 1.0], share_prompt=True)
-    prompt, responses = prompt_and_responses(segment)
-    assert prompt.input_ids.tolist() == [0, 1]
-    assert [set(r.branch_ids.tolist()) for r in responses] == [{1}, {2}]
-    alone, _ = conversation_segment(
-        Encoded([1, 2, 3, 4], [False, False, True, True]), SPEC, NoiseConfig(), ScriptedNoise([0.5], ["##"])
-    )
-    prompt, responses = prompt_and_responses(alone)
-    assert (len(prompt), responses) == (4, [])

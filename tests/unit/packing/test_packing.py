@@ -5,19 +5,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.packed import group_pieces, one_row
 from tests.scripted_noise import ScriptedNoise
 
+from dirl.batches import IGNORE, PackedBatch
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.rows import empty_batch, fill_rate, join, pack
-from dirl.packing.segments import Encoded, Segment, conversation_segment, group_segments, whole_blocks
-from dirl.types import IGNORE, ModelSpec, PackedBatch, Trajectory
+from dirl.packing.pieces import Encoded, Piece, PieceGroup, alone, conversation, whole_blocks
+from dirl.packing.rows import Branch, empty_batch, fill_rate, join, pack
+from dirl.types import ModelSpec, Trajectory
 
 M, E, PAD, X = 50, 60, 61, IGNORE
 SPEC = ModelSpec(block_size=2, mask_token_id=M, stop_token_ids=(E, PAD), pad_token_id=PAD, vocab_size=64)
 
 
-def columns(segment: Segment | PackedBatch, *names: str) -> list[list]:
-    return [getattr(segment, name).tolist() for name in names]
+def columns(piece: Piece | PackedBatch, *names: str) -> list[list]:
+    found = {**vars(piece), **piece.columns}
+    return [found[name].tolist() for name in names]
 
 
 # ------------------------------------------------------------------------------------------ conversations
@@ -26,9 +29,7 @@ def columns(segment: Segment | PackedBatch, *names: str) -> list[list]:
 def test_a_conversation_by_hand() -> None:
     """Prompt 1 2 3, answer 4 5 6 and the end token; B = 2, so the answer begins in the middle of block 1."""
     encoded = Encoded([1, 2, 3, 4, 5, 6, E], [False] * 3 + [True] * 4)
-    segment, count = conversation_segment(
-        encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.25, 1.0], ["##", ".#", "##"])
-    )
+    segment, count = conversation(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.25, 1.0], ["##", ".#", "##"]))
     assert count == 5  # 4 5 6, the end token, and one more end token that fills block 3
     ids, positions, blocks, views = columns(segment, "input_ids", "position_ids", "block_ids", "view_ids")
     targets, weights = columns(segment, "target_ids", "loss_weights")
@@ -39,14 +40,14 @@ def test_a_conversation_by_hand() -> None:
     assert views == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
     assert targets == [X, X, X, X, X, X, X, 4, X, 6, E, E]
     assert weights == [0, 0, 0, 0, 0, 0, 0, 2, 0, 4, 1, 1]
-    assert set(segment.branch_ids.tolist()) == {0}
+    assert set(segment.trajectory_ids.tolist()) == {0}
 
 
 def test_views_of_a_block_are_numbered_and_those_that_mask_nothing_are_left_out() -> None:
     encoded = Encoded([1, 2, 3, 4, 5, E], [False] * 2 + [True] * 4)
     config = NoiseConfig(views_per_block=2)
     rng = ScriptedNoise([0.5, 0.5, 0.5, 0.5], ["..", "##", "#.", ".#"])  # views 1 and 2, blocks 1 and 2 of each
-    segment, count = conversation_segment(encoded, SPEC, config, rng)
+    segment, count = conversation(encoded, SPEC, config, rng)
     assert count == 4
     ids, blocks, views, weights = columns(segment, "input_ids", "block_ids", "view_ids", "loss_weights")
     assert ids == [1, 2, 3, 4, M, 4, M, M, 5, M]
@@ -57,7 +58,7 @@ def test_views_of_a_block_are_numbered_and_those_that_mask_nothing_are_left_out(
 
 def test_turns_of_the_user_between_trained_answers_get_no_view() -> None:
     encoded = Encoded([1, E, 2, 3, 4, 5, 6, E], [True, True, False, False, False, False, True, True])
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.5], ["#.", "#."]))
+    segment, count = conversation(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5, 0.5], ["#.", "#."]))
     assert count == 4
     ids, blocks = columns(segment, "input_ids", "block_ids")
     assert ids == [1, E, 2, 3, 4, 5, M, E, M, E]
@@ -79,27 +80,25 @@ def test_a_full_last_block_is_not_filled() -> None:
 
 def test_a_cut_conversation_loses_its_partial_block_and_learns_no_end() -> None:
     encoded = Encoded([1, 2, 3, 4, 5], [False, False, True, True, True], complete=False)
-    segment, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5], ["##"]))
+    segment, count = conversation(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.5], ["##"]))
     assert count == 2
     assert segment.input_ids.tolist() == [1, 2, M, M]
     assert segment.target_ids.tolist() == [X, X, 3, 4]
 
 
 def test_a_cut_conversation_shorter_than_a_block_is_empty() -> None:
-    segment, count = conversation_segment(
-        Encoded([1], [True], complete=False), SPEC, NoiseConfig(), ScriptedNoise([], [])
-    )
+    segment, count = conversation(Encoded([1], [True], complete=False), SPEC, NoiseConfig(), ScriptedNoise([], []))
     assert (len(segment), count) == (0, 0)
 
 
 def test_empty_segments_make_no_row() -> None:
     """A row of no tokens cannot go through a model: all noise of a one-block answer may have missed."""
     encoded = Encoded([1, E], [True, True])
-    nothing, count = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.1], [".."]))
+    nothing, count = conversation(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.1], [".."]))
     assert (len(nothing), count) == (0, 2)
-    assert pack([nothing, nothing], 8) == []
-    something, _ = conversation_segment(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.1], ["#."]))
-    assert [len(row) for row in pack([nothing, something], 8)] == [2]
+    assert pack([alone(nothing), alone(nothing)], 8) == []
+    something, _ = conversation(encoded, SPEC, NoiseConfig(), ScriptedNoise([0.1], ["#."]))
+    assert [len(row) for row in pack([alone(nothing), alone(something)], 8)] == [2]
 
 
 # ----------------------------------------------------------------------------------------------- groups
@@ -129,12 +128,14 @@ GROUP = [
 
 def test_a_group_by_hand() -> None:
     """The prompt's whole block once; then, of each response, its clean blocks but the last, and a view per step."""
-    (segment,) = group_segments(GROUP, SPEC, [1.0, 0.5], share_prompt=True)
+    (group,) = group_pieces(GROUP, SPEC, [1.0, 0.5], share_prompt=True, first=4)
+    segment = one_row(group)
     ids, positions, branches = columns(segment, "input_ids", "position_ids", "branch_ids")
     #       prompt| response 1: clean 1, block 1 step 1, block 2 steps 1 and 2 | response 2: block 1 step 1
     assert ids == [1, 2, 3, 10, 3, M, M, M, M, 12, 3, M]
     assert positions == [0, 1, 2, 3, 2, 3, 4, 5, 4, 5, 2, 3]
     assert branches == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2]
+    assert segment.trajectory_ids.tolist() == [-1, -1, 4, 4, 4, 4, 4, 4, 4, 4, 5, 5]
     blocks, views, targets = columns(segment, "block_ids", "view_ids", "target_ids")
     assert blocks == [0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 1, 1]
     assert views == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 1, 1]
@@ -146,7 +147,7 @@ def test_a_group_by_hand() -> None:
 
 
 def test_without_sharing_each_trajectory_has_its_own_prompt() -> None:
-    first, second = group_segments(GROUP, SPEC, [1.0, 1.0], share_prompt=False)
+    first, second = map(one_row, group_pieces(GROUP, SPEC, [1.0, 1.0], share_prompt=False))
     assert first.input_ids.tolist() == [1, 2, 3, 10, 3, M, M, M, M, 12]
     assert second.input_ids.tolist() == [1, 2, 3, M]
     assert set(second.branch_ids.tolist()) == {0, 1}
@@ -154,7 +155,7 @@ def test_without_sharing_each_trajectory_has_its_own_prompt() -> None:
 
 def test_a_prompt_shorter_than_a_block_is_part_of_each_response_alone() -> None:
     group = [trajectory(n, (1,), (10,), (1,)) for n in (1, 2)]
-    (segment,) = group_segments(group, SPEC, [1.0, 1.0], share_prompt=True)
+    (segment,) = map(one_row, group_pieces(group, SPEC, [1.0, 1.0], share_prompt=True))
     assert segment.input_ids.tolist() == [1, M, 1, M]
     assert segment.branch_ids.tolist() == [1, 1, 2, 2]
 
@@ -166,16 +167,16 @@ def test_a_prompt_shorter_than_a_block_is_part_of_each_response_alone() -> None:
 def test_a_group_is_divided_where_the_budget_ends_and_each_row_has_the_prompt(budget: int, lengths: list[int]) -> None:
     """A prompt of 2 tokens and three responses of one clean and two noised blocks, 6 tokens each."""
     group = [trajectory(n, (1, 2), (10, 11, 12, 13), (1, 1, 1, 1)) for n in (1, 2, 3)]
-    rows = pack(group_segments(group, SPEC, [1.0] * 3, share_prompt=True), budget)
+    rows = pack(group_pieces(group, SPEC, [1.0] * 3, share_prompt=True), budget)
     assert [len(row) for row in rows] == lengths
     assert all(row.input_ids[:2].tolist() == [1, 2] and not row.branch_ids[:2].any() for row in rows)
     assert all((row.branch_ids[2:] > 0).all() and row.group_ids.max() == 0 for row in rows)
-    assert sorted(a for row in rows for a in row.advantages[row.target_ids != X][::4].tolist()) == [1, 2, 3]
+    assert sorted(a for row in rows for a in row.columns["advantages"][row.target_ids != X][::4].tolist()) == [1, 2, 3]
 
 
 def test_responses_without_a_common_block_of_the_prompt_are_divided_too() -> None:
     group = [trajectory(n, (1,), (10,), (1,)) for n in (1, 2, 3)]
-    rows = pack(group_segments(group, SPEC, [1.0] * 3, share_prompt=True), 4)
+    rows = pack(group_pieces(group, SPEC, [1.0] * 3, share_prompt=True), 4)
     assert [row.input_ids.tolist() for row in rows] == [[1, M, 1, M], [1, M]]
     assert all(len(set(row.branch_ids.tolist())) == len(row) // 2 for row in rows), "two responses in one branch"
 
@@ -186,7 +187,8 @@ def responses_of(rows: list[PackedBatch]) -> list[str]:
     for row in rows:
         for group, branch in {(g, b) for g, b in zip(*columns(row, "group_ids", "branch_ids"), strict=True) if b}:
             of_it = (row.group_ids == group) & ((row.branch_ids == branch) | (row.branch_ids == 0))
-            values = {k: v[of_it].tolist() for k, v in row.tensors().items() if k not in ("group_ids", "branch_ids")}
+            apart = ("group_ids", "branch_ids", "trajectory_ids")
+            values = {k: v[of_it].tolist() for k, v in row.tensors().items() if k not in apart}
             found.append(repr(values))
     return sorted(found)
 
@@ -194,9 +196,9 @@ def responses_of(rows: list[PackedBatch]) -> list[str]:
 @pytest.mark.parametrize("share_prompt", [True, False])
 def test_every_response_that_fits_is_in_one_row_behind_its_prompt_whatever_the_budget(share_prompt: bool) -> None:
     groups = [[trajectory(10 * g + n, (g,) * 4, (10,) * 2 * n, (1, 2) * n) for n in (1, 2, 3, 4)] for g in range(5)]
-    wanted = responses_of(pack([s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, False)], 10_000))
+    wanted = responses_of(pack([s for g in groups for s in group_pieces(g, SPEC, [0.5] * 4, False)], 10_000))
     assert len(wanted) == 20
-    segments = [s for g in groups for s in group_segments(g, SPEC, [0.5] * 4, share_prompt)]
+    segments = [s for g in groups for s in group_pieces(g, SPEC, [0.5] * 4, share_prompt)]
     for budget in (26, 40, 60, 100, 10_000):
         rows = pack(segments, budget)
         assert responses_of(rows) == wanted
@@ -206,11 +208,12 @@ def test_every_response_that_fits_is_in_one_row_behind_its_prompt_whatever_the_b
 # -------------------------------------------------------------------------------------------------- rows
 
 
-def piece(length: int, mark: int = 0) -> Segment:
-    """A segment of so many tokens, all of one id."""
-    ints = {name: np.full(length, 1) for name in ("position_ids", "branch_ids", "block_ids", "view_ids")}
-    floats = {name: np.full(length, mark, np.float32) for name in ("loss_weights", "advantages", "behaviour_logprobs")}
-    return Segment(input_ids=np.full(length, mark), target_ids=np.full(length, mark), **ints, **floats)
+def piece(length: int, mark: int = 0) -> PieceGroup:
+    """One that shares no prompt, of so many tokens, all of one id."""
+    ints = {name: np.full(length, 1) for name in ("position_ids", "trajectory_ids", "block_ids", "view_ids")}
+    floats = {name: np.full(length, mark, np.float32) for name in ("advantages", "behaviour_logprobs")}
+    marks = {name: np.full(length, mark) for name in ("input_ids", "target_ids")}
+    return alone(Piece(**marks, loss_weights=np.full(length, mark, np.float32), **ints, columns=floats))
 
 
 def marks(rows: list[PackedBatch]) -> list[list[int]]:
@@ -255,7 +258,7 @@ def contents(rows: list[PackedBatch]) -> list[Any]:
 
 
 def test_what_is_packed_does_not_depend_on_order_or_budget() -> None:
-    segments = [*group_segments(GROUP, SPEC, [1.0, 0.5], True), *(piece(n, mark=n) for n in range(1, 9))]
+    segments = [*group_pieces(GROUP, SPEC, [1.0, 0.5], True), *(piece(n, mark=n) for n in range(1, 9))]
     wanted = contents(pack(segments, 30))
     assert len(wanted) == 9
     assert contents(pack(segments[::-1], 30)) == wanted
@@ -264,23 +267,24 @@ def test_what_is_packed_does_not_depend_on_order_or_budget() -> None:
 
 
 def test_each_segment_of_a_row_is_a_group_of_its_own() -> None:
-    row = join([piece(2, mark=5), piece(3, mark=5), piece(1, mark=5)])
+    row = join([[Branch(1, piece(n, mark=5).responses[0])] for n in (2, 3, 1)])
     assert row.group_ids.tolist() == [0, 0, 1, 1, 1, 2]
 
 
 def test_a_packed_row_has_one_value_of_the_right_type_per_token_and_none_for_what_is_not_known() -> None:
-    (row,) = pack(group_segments(GROUP, SPEC, [1.0, 1.0], True), 100)
-    integers = {"input_ids", "position_ids", "group_ids", "branch_ids", "block_ids", "view_ids", "target_ids"}
+    (row,) = pack(group_pieces(GROUP, SPEC, [1.0, 1.0], True), 100)
+    names = ("input", "position", "group", "branch", "block", "view", "target", "trajectory")
+    integers = {f"{name}_ids" for name in names}
     for name, value in row.tensors().items():
         assert value.shape == (12,)
         assert value.dtype == (torch.int64 if name in integers else torch.float32), name
-    assert row.old_logprobs is None and row.reference_logprobs is None
+    assert set(row.columns) == {"advantages", "behaviour_logprobs"}
 
 
 def test_the_fill_rate_is_tokens_over_room_and_a_row_over_the_budget_is_full() -> None:
-    rows = [join([piece(n)]) for n in (10, 8, 3)]
+    rows = [one_row(piece(n)) for n in (10, 8, 3)]
     assert fill_rate(rows, 10) == pytest.approx(21 / 30)
-    assert fill_rate([*rows, join([piece(40)])], 10) == pytest.approx(61 / 70)
+    assert fill_rate([*rows, one_row(piece(40))], 10) == pytest.approx(61 / 70)
     assert fill_rate([], 10) == 0
 
 

@@ -1,16 +1,17 @@
 """Whatever is packed: every token of a response is scored once, with its own numbers, and nothing else is."""
 
-import dataclasses
 from collections import Counter
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.packed import group_pieces, one_row
 
-from dirl.packing.rows import empty_batch, join, pack
-from dirl.packing.segments import clean_segment, group_segments
-from dirl.types import IGNORE, ModelSpec, Trajectory
+from dirl.batches import IGNORE, StepBatch
+from dirl.packing.pieces import alone, clean
+from dirl.packing.rows import empty_batch, pack
+from dirl.types import ModelSpec, Trajectory
 
 MASK = 99
 
@@ -64,19 +65,24 @@ def test_every_response_token_is_scored_once_and_all_else_holds_zeros(
     made: tuple[ModelSpec, list[list[Trajectory]]], budget: int, share_prompt: bool, padded: bool
 ) -> None:
     spec, found = made
-    segments = []
+    segments, first = [], 0
     for group in found:
         group_weights = [2.0**-t.sample_index for t in group]
-        segments += group_segments(group, spec, group_weights, share_prompt)
+        segments += group_pieces(group, spec, group_weights, share_prompt, first)
+        first += len(group)
     rows = pack(segments, budget) + ([empty_batch(spec)] if padded else [])
     seen: Counter = Counter()
     for row in rows:
-        assert row.old_logprobs is None and row.reference_logprobs is None
         assert all(value.isfinite().all() for value in row.tensors().values())
         scored = row.target_ids != IGNORE
-        assert not row.behaviour_logprobs[~scored].any() and not row.loss_weights[~scored].any()
+        if not scored.any():
+            assert padded and not row.columns
+            continue
+        assert not row.columns["behaviour_logprobs"][~scored].any() and not row.loss_weights[~scored].any()
         assert (row.input_ids[scored] == MASK).all() and (row.view_ids[scored] > 0).all()
-        columns = (row.advantages, row.position_ids, row.target_ids, row.behaviour_logprobs, row.loss_weights)
+        numbers = (row.columns["advantages"], row.trajectory_ids + 1.0)
+        assert torch.equal(*(n[scored] for n in numbers)), "a token, or a part of a response, of another trajectory"
+        columns = (numbers[0], row.position_ids, row.target_ids, row.columns["behaviour_logprobs"], row.loss_weights)
         seen.update(zip(*(c[scored].tolist() for c in columns), strict=True))
     wanted = Counter(
         (t.advantage, len(t.prompt_ids) + i, token, logprob, 2.0**-t.sample_index)
@@ -91,17 +97,16 @@ def test_every_response_token_is_scored_once_and_all_else_holds_zeros(
 def test_a_row_with_what_is_not_known_goes_to_a_file_and_a_device_and_back(
     made: tuple[ModelSpec, list[list[Trajectory]]], data: st.DataObject
 ) -> None:
-    """None stays None, on the way through `map` and through the plain containers of a checkpoint."""
+    """What is not there stays away, on the way through `map` and through the plain containers of a checkpoint."""
     spec, found = made
-    row = join(group_segments(found[0], spec, [1.0] * len(found[0]), True))
+    row = one_row(group_pieces(found[0], spec)[0])
     if data.draw(st.booleans()):
-        row = dataclasses.replace(row, old_logprobs=torch.randn(len(row)))
-    again = type(row)(**row.to("cpu").tensors())
-    for field in dataclasses.fields(row):
-        one, other = getattr(row, field.name), getattr(again, field.name)
-        assert (one is None) == (other is None) and (one is None or torch.equal(one, other)), field.name
+        row = row.with_columns({"old_logprobs": torch.randn(len(row))})
+    step = StepBatch.from_state(StepBatch([row.to("cpu")], 1.0, 1, 100).state())
+    one, other = row.tensors(), step.micro_batches[0].tensors()
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_clean_block_has_no_targets() -> None:
-    row = join([clean_segment(torch.tensor([[1, 2]]).numpy(), 0, branch=0)])
+    row = one_row(alone(clean(torch.tensor([[1, 2]]).numpy(), 0, trajectory=0)))
     assert row.target_ids.tolist() == [IGNORE, IGNORE]

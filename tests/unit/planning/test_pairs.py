@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from tests.packed import group_pieces
 from tests.tiny import TinyModel, prompt, sample_groups
 
 from dirl.attention import dense_mask
+from dirl.batches import Layout
 from dirl.packing.rows import empty_batch, pack
-from dirl.packing.segments import group_segments
 from dirl.planning import visible_pairs
-from dirl.types import DecodingParams, Layout
+from dirl.types import DecodingParams
 
 
 def random_layout(seed: int, tokens: int) -> Layout:
@@ -28,7 +29,7 @@ def test_pairs_of_packed_groups_are_those_of_the_dense_mask(block_size: int) -> 
     source = TinyModel(block_size=block_size)
     spec = source.describe().spec
     groups = sample_groups(source, [prompt(9), prompt(3)], 3, DecodingParams(threshold=0.5, max_response_tokens=14))
-    segments = [s for group in groups for s in group_segments(group, spec, [1.0] * 3, True)]
+    segments = [s for group in groups for s in group_pieces(group, spec, [1.0] * 3, True)]
     batches = pack(segments, 100)
     assert len(batches) > 1
     for batch in batches:

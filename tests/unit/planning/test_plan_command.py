@@ -82,7 +82,7 @@ def test_numbers_of_a_step_follow_from_the_assumed_lengths() -> None:
     twice = planned("debug/rl.yaml", "--memory=1GB", *lengths, "--data.init_args.passes=2")
     assert twice.flops["backward"].total == 2 * plan.flops["backward"].total
     assert twice.flops["rollout"] == plan.flops["rollout"]
-    kl = planned("debug/rl.yaml", "--memory=1GB", *lengths, "--model.init_args.loss.kl_coef=0.1")
+    kl = planned("debug/rl.yaml", "--memory=1GB", *lengths, "--objective.init_args.kl_coef=0.1")
     assert kl.flops["reference log-probs"] == plan.flops["forward"]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.packed import group_pieces
 from tests.unit.planning.rehearsal import LiveBytes, Whole, autocast, build, fake_tensors, kept_per_token, mesh_of, row
 from tests.unit.planning.test_planned_workload import trajectory
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from dirl.models import BlockDiffusionLM, NewModel, chunked_head
 from dirl.modules.layers import recompute_layers
 from dirl.modules.sharding import shard
 from dirl.packing.rows import pack
-from dirl.packing.segments import group_segments
 from dirl.planning import SHAPES, ModelShape, layout_work
 from dirl.planning.activations import Compute, activation_bytes
 from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
@@ -228,7 +228,7 @@ def test_the_peak_of_a_real_row_through_the_model_is_planned_to_ten_per_cent(mod
     model = BlockDiffusionLM(source.build(description.config).train(), description.spec, "segments", head_chunk=128)
     recompute_layers(model.backbone.model.layers, mode)
     responses = [trajectory(50, 160, 4, 2, i) for i in range(4)]
-    (batch,) = pack(group_segments(responses, description.spec, [1.0] * 4, True), 9999)
+    (batch,) = pack(group_pieces(responses, description.spec, [1.0] * 4, True), 9999)
     live = LiveBytes()
     live.hold([*model.parameters(), *gradients(model), *batch.tensors().values()])
     with live:

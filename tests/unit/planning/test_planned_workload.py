@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from tests.packed import group_pieces, one_row
 
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.rows import join, pack
-from dirl.packing.segments import Encoded, conversation_segment, group_segments
+from dirl.packing.pieces import Encoded, alone, conversation
+from dirl.packing.rows import pack
 from dirl.planning import layout_work
 from dirl.planning.workload import (
     Lengths,
@@ -51,16 +52,16 @@ def test_a_response_behind_a_prompt_of_whole_blocks_is_counted_exactly(
     prompt *= block_size // 4
     lengths = Lengths(prompt, 80, per_step)
     load = response_load(lengths, block_size, *rl_views(lengths, block_size))
-    (segment,) = group_segments([trajectory(prompt, 80, block_size, per_step)], spec(block_size), [1.0], True)
-    assert load.prompt + load.response == layout_work(join([segment]))
+    (segment,) = group_pieces([trajectory(prompt, 80, block_size, per_step)], spec(block_size), [1.0], True)
+    assert load.prompt + load.response == layout_work(one_row(segment))
 
 
 @pytest.mark.parametrize("prompt", [13, 150, 1023])
 def test_a_prompt_that_ends_within_a_block_is_counted_to_a_per_cent(prompt: int) -> None:
     lengths = Lengths(prompt, 500, 2)
     load = response_load(lengths, 4, *rl_views(lengths, 4))
-    (segment,) = group_segments([trajectory(prompt, 500, 4, 2)], spec(4), [1.0], True)
-    real, ours = layout_work(join([segment])), load.prompt + load.response
+    (segment,) = group_pieces([trajectory(prompt, 500, 4, 2)], spec(4), [1.0], True)
+    real, ours = layout_work(one_row(segment)), load.prompt + load.response
     assert ours.scored == real.scored
     assert ours.tokens == pytest.approx(real.tokens, rel=0.01)
     assert ours.pairs == pytest.approx(real.pairs, rel=0.01)
@@ -78,7 +79,7 @@ def test_packed_groups_are_counted_to_three_per_cent(
     segments = [
         segment
         for group in sizes.tolist()
-        for segment in group_segments(
+        for segment in group_pieces(
             [trajectory(200, n, 4, 2, i) for i, n in enumerate(group)],
             *(spec(4), [1.0] * group_size, share_prompt),
         )
@@ -97,7 +98,7 @@ def test_divided_responses_are_counted_to_three_per_cent(response: int, budget: 
     """Three tokens in a row for each of the response: its clean copy, and two steps for a block of 4."""
     lengths = Lengths(200, response, 2)
     group = [trajectory(200, response, 4, 2, i) for i in range(4)]
-    batches = pack(group_segments(group, spec(4), [1.0] * 4, share_prompt), budget)
+    batches = pack(group_pieces(group, spec(4), [1.0] * 4, share_prompt), budget)
     load = group_load(response_load(lengths, 4, *rl_views(lengths, 4)), 4, budget, share_prompt)
     works = [layout_work(batch) for batch in batches]
     assert load.work.tokens == pytest.approx(sum(w.tokens for w in works), rel=0.03)
@@ -116,7 +117,7 @@ def test_rows_over_the_budget_are_as_long_and_as_many_as_planned(
     """The last view alone is over the budget, with the clean tokens and the prompt that it attends to."""
     lengths = Lengths(prompt, response, 2)
     group = [trajectory(prompt, response, 4, 2, i) for i in range(4)]
-    batches = pack(group_segments(group, spec(4), [1.0] * 4, share_prompt), budget)
+    batches = pack(group_pieces(group, spec(4), [1.0] * 4, share_prompt), budget)
     load = group_load(response_load(lengths, 4, *rl_views(lengths, 4)), 4, budget, share_prompt)
     assert load.longest == pytest.approx(max(map(len, batches)), rel=0.01)
     assert load.longest > budget
@@ -139,7 +140,7 @@ def test_expected_views_of_a_conversation_are_the_mean_of_drawn_ones(noise: Nois
     encoded = Encoded(input_ids=[1] * 420, loss_mask=[False] * 20 + [True] * 400, complete=True)
     draws = 300
     real = [
-        layout_work(join([conversation_segment(encoded, spec(4), noise, np.random.default_rng([7, i]))[0]]))
+        layout_work(one_row(alone(conversation(encoded, spec(4), noise, np.random.default_rng([7, i]))[0])))
         for i in range(draws)
     ]
     ours = load.prompt + load.response

@@ -1,14 +1,15 @@
 """The buffer: its fixed length and its state; groups cut into steps; weights and divisors of a step by hand."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from dirl.packing.steps import cut_steps, step_batch
+from dirl.batches import IGNORE, StepBatch
+from dirl.objectives import DiPO
 from dirl.rl.buffer import RolloutBuffer
-from dirl.types import IGNORE, ModelSpec, StepBatch, Trajectory
+from dirl.rl.steps import cut_steps, step_batch
+from dirl.types import ModelSpec, Trajectory
 
 SPEC = ModelSpec(block_size=2, mask_token_id=50, stop_token_ids=(60,), pad_token_id=60, vocab_size=64)
 
@@ -32,7 +33,7 @@ GROUPS = [[trajectory(1, 2), trajectory(2, 4)], [trajectory(3, 6), trajectory(4,
 
 
 def step(normalization: str = "token", budget: int = 100) -> StepBatch:
-    return step_batch(GROUPS, SPEC, normalization, max_response_tokens=9, token_budget=budget)
+    return step_batch(GROUPS, SPEC, DiPO(normalization=normalization), max_response_tokens=9, token_budget=budget)
 
 
 def weights_by_trajectory(step: StepBatch) -> dict[int, list[float]]:
@@ -41,7 +42,8 @@ def weights_by_trajectory(step: StepBatch) -> dict[int, list[float]]:
     for batch in step.micro_batches:
         scored = batch.target_ids != IGNORE
         assert not batch.loss_weights[~scored].any()
-        for number, weight in zip(batch.advantages[scored].tolist(), batch.loss_weights[scored].tolist(), strict=True):
+        numbers = batch.columns["advantages"][scored].tolist()
+        for number, weight in zip(numbers, batch.loss_weights[scored].tolist(), strict=True):
             found.setdefault(int(number), []).append(weight)
     return found
 
@@ -77,13 +79,13 @@ def test_micro_batches_keep_to_the_budget() -> None:
 
 
 def test_prompts_are_shared_unless_told_otherwise() -> None:
-    own = step_batch(GROUPS, SPEC, "token", 9, 100, share_prompt=False)
+    own = step_batch(GROUPS, SPEC, DiPO(), 9, 100, share_prompt=False)
     assert sum(len(b) for b in own.micro_batches) - sum(len(b) for b in step().micro_batches) == 4
     assert weights_by_trajectory(own) == weights_by_trajectory(step())
 
 
 def test_a_step_without_groups_has_nothing_to_divide_by() -> None:
-    empty = step_batch([], SPEC, "token", 9, 100)
+    empty = step_batch([], SPEC, DiPO(), 9, 100)
     assert (empty.micro_batches, empty.loss_divisor, empty.sequences) == ([], 0.0, 0)
 
 
@@ -139,7 +141,7 @@ def test_the_state_brings_back_every_number_of_every_step(tmp_path: Path) -> Non
     buffer = RolloutBuffer(2, 3)
     steps = [step(budget=20), step("sequence")]
     first = steps[0].micro_batches[0]
-    steps[0].micro_batches[0] = dataclasses.replace(first, old_logprobs=torch.arange(14.0))
+    steps[0].micro_batches[0] = first.with_columns({"old_logprobs": torch.arange(14.0)})
     buffer.fill(5, steps)
     torch.save(buffer.state_dict(), tmp_path / "state.pt")
     restored = RolloutBuffer(2, 3)

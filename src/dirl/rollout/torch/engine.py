@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.attention import ATTENTION_NAME, visible
+from dirl.batches import Layout
 from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
 from dirl.models import register_models
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.torch.slot_cache import SlotCache
-from dirl.types import DecodingParams, GenerationRequest, Layout, ModelSpec, Trajectory
+from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 
 class TorchEngine(RolloutEngine):

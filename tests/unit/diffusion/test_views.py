@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dirl.diffusion.replay import replay
-from dirl.types import IGNORE, Trajectory
+from dirl.batches import IGNORE
+from dirl.diffusion.views import step_views
+from dirl.types import Trajectory
 
 M, X = 99, IGNORE
 
@@ -29,18 +30,18 @@ def trajectory(prompt: tuple[int, ...], response: tuple[int, ...], steps: tuple[
 
 def test_two_blocks_by_hand() -> None:
     """Block 1: 12 first, then 10 and 13 at once, then 11. Block 2: all in one step."""
-    views = replay(trajectory((1, 2, 3, 4), (10, 11, 12, 13, 14, 15, 16, 17), (2, 3, 1, 2, 1, 1, 1, 1)), 4, M)
+    views = step_views(trajectory((1, 2, 3, 4), (10, 11, 12, 13, 14, 15, 16, 17), (2, 3, 1, 2, 1, 1, 1, 1)), 4, M)
     assert views.first_block == 1
     assert views.blocks.tolist() == [[10, 11, 12, 13], [14, 15, 16, 17]]
     assert views.view_block.tolist() == [0, 0, 0, 1]
-    assert views.view_step.tolist() == [1, 2, 3, 1]
+    assert views.view_number.tolist() == [1, 2, 3, 1]
     assert views.inputs.tolist() == [[M, M, M, M], [M, M, 12, M], [10, M, 12, 13], [M, M, M, M]]
     assert views.targets.tolist() == [[X, X, 12, X], [10, X, X, 13], [X, 11, X, X], [14, 15, 16, 17]]
     assert views.response_index.tolist() == [[-1, -1, 2, -1], [0, -1, -1, 3], [-1, 1, -1, -1], [4, 5, 6, 7]]
 
 
 def test_the_tail_of_the_prompt_is_visible_in_every_view_of_the_first_block_and_never_scored() -> None:
-    views = replay(trajectory((1, 2, 3, 4, 5), (10, 11, 12), (2, 1, 2)), 4, M)
+    views = step_views(trajectory((1, 2, 3, 4, 5), (10, 11, 12), (2, 1, 2)), 4, M)
     assert views.first_block == 1
     assert views.blocks.tolist() == [[5, 10, 11, 12]]
     assert views.inputs.tolist() == [[5, M, M, M], [5, M, 11, M]]
@@ -49,13 +50,13 @@ def test_the_tail_of_the_prompt_is_visible_in_every_view_of_the_first_block_and_
 
 
 def test_a_prompt_shorter_than_a_block_lies_in_the_first_block_whole() -> None:
-    views = replay(trajectory((1, 2), (10, 11), (1, 2)), 4, M)
+    views = step_views(trajectory((1, 2), (10, 11), (1, 2)), 4, M)
     assert views.first_block == 0
     assert views.inputs.tolist() == [[1, 2, M, M], [1, 2, 10, M]]
 
 
 def test_blocks_of_one_token_have_one_view_each() -> None:
-    views = replay(trajectory((1,), (10, 11), (1, 1)), 1, M)
+    views = step_views(trajectory((1,), (10, 11), (1, 1)), 1, M)
     assert views.first_block == 1
     assert views.inputs.tolist() == [[M], [M]] and views.targets.tolist() == [[10], [11]]
 
@@ -67,7 +68,7 @@ def test_every_token_is_scored_once_at_its_step_with_just_the_earlier_ones_shown
     length = -head % size + size * rng.randint(1, 3)
     prompt, response = tuple(range(head)), tuple(range(100, 100 + length))
     steps = random_steps(rng, head, length, size)
-    views = replay(trajectory(prompt, response, steps), size, M)
+    views = step_views(trajectory(prompt, response, steps), size, M)
 
     index = views.response_index
     assert sorted(index[index >= 0].tolist()) == list(range(length))
@@ -75,9 +76,9 @@ def test_every_token_is_scored_once_at_its_step_with_just_the_earlier_ones_shown
         for column in range(size):
             i = (views.first_block + k) * size + column - head  # its place in the response
             step, shown = (0 if i < 0 else steps[i]), (prompt + response)[head + i]
-            assert views.inputs[v, column] == (shown if step < views.view_step[v] else M)
-            assert views.targets[v, column] == (shown if step == views.view_step[v] else X)
-            assert index[v, column] == (i if step == views.view_step[v] else -1)
+            assert views.inputs[v, column] == (shown if step < views.view_number[v] else M)
+            assert views.targets[v, column] == (shown if step == views.view_number[v] else X)
+            assert index[v, column] == (i if step == views.view_number[v] else -1)
 
 
 def random_steps(rng: random.Random, head: int, length: int, size: int) -> tuple[int, ...]:
@@ -94,14 +95,14 @@ def random_steps(rng: random.Random, head: int, length: int, size: int) -> tuple
 
 def test_as_many_views_as_denoising_steps() -> None:
     example = trajectory((1, 2, 3), (10, 11, 12, 13, 14), (1, 3, 2, 1, 1), finish_reason="stop", response_length=2)
-    assert len(replay(example, 4, M).inputs) == example.denoising_steps(4) == 4
+    assert len(step_views(example, 4, M).inputs) == example.denoising_steps(4) == 4
 
 
 def test_a_step_that_commits_nothing_is_an_error_that_names_trajectory_step_and_block() -> None:
     with pytest.raises(ValueError, match=r"trajectory p#3: step 2 of block 2 commits no token.*another block size"):
-        replay(trajectory((1, 2, 3, 4), (10,) * 8, (1, 2, 3, 1, 3, 1, 1, 1)), 4, M)
+        step_views(trajectory((1, 2, 3, 4), (10,) * 8, (1, 2, 3, 1, 3, 1, 1, 1)), 4, M)
 
 
 def test_the_arrays_are_whole_numbers() -> None:
-    views = replay(trajectory((1, 2), (10, 11), (1, 2)), 4, M)
+    views = step_views(trajectory((1, 2), (10, 11), (1, 2)), 4, M)
     assert all(x.dtype == np.int64 for x in (views.blocks, views.inputs, views.targets, views.response_index))

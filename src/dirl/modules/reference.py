@@ -1,0 +1,54 @@
+"""The frozen reference policy of a KL term: its weights are on the device for the time in which it scores."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from dirl.models import BlockDiffusionLM
+
+
+class Reference:
+    """Holds the model and no more, so that its weights are no part of the module's parameters or checkpoint.
+
+    Args:
+        sharded: its weights are gathered by themselves, layer by layer.
+        on_host: its weights stay in host memory but for the time in which it scores.
+    """
+
+    def __init__(self, model: BlockDiffusionLM, sharded: bool, on_host: bool) -> None:
+        self.model, self.sharded, self.on_host = model, sharded, on_host
+
+    def pin(self) -> None:
+        """Weights that wait on the host of a GPU do so in pinned memory."""
+        if self.on_host and not self.sharded:
+            pin_weights(self.model)
+
+    def at_work(self, device: torch.device, placed: Callable[[Tensor], Tensor]) -> AbstractContextManager:
+        """The weights on the device, by `placed` where they are to go back."""
+        if self.sharded:
+            return nullcontext()
+        if self.on_host:
+            return visiting(self.model, placed)
+        self.model.to(device)
+        return nullcontext()
+
+
+@contextmanager
+def visiting(model: nn.Module, placed: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """The model's tensors are moved by `placed` for the time of the block; those at home are kept."""
+    home = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    for tensor, data in home:
+        tensor.data = placed(data)
+    try:
+        yield
+    finally:
+        for tensor, data in home:
+            tensor.data = data
+
+
+def pin_weights(model: nn.Module) -> None:
+    """Move the tensors of a model on the host into pinned memory, from where a GPU takes them at full speed."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.pin_memory()

@@ -1,0 +1,8 @@
+"""What an RL step learns from trajectories: one algorithm, one file."""
+
+from dirl.objectives.base import Objective, RowLoss
+from dirl.objectives.dipo import DiPO
+from dirl.objectives.normalization import Normalization
+from dirl.objectives.scored import ScoredRow
+
+__all__ = ["DiPO", "Normalization", "Objective", "RowLoss", "ScoredRow"]

@@ -1,0 +1,74 @@
+"""The contract of objectives: which copies of a response the model sees, and the loss of what it says of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from dirl.diffusion.views import Views, step_views
+from dirl.objectives.normalization import Normalization, step_divisor, token_weight
+from dirl.objectives.scored import ScoredRow
+from dirl.types import DecodingParams, Likelihood, ModelSpec, Trajectory
+
+
+class RowLoss(NamedTuple):
+    """Of one packed row."""
+
+    loss: Tensor
+    """Not yet divided: the step's loss is the sum over all rows of all ranks, over the divisor."""
+    sums: dict[str, Tensor]
+    """For the log, by name: sums over the scored positions, whose means become `train/NAME`."""
+
+
+class Objective(ABC):
+    """What an optimizer step of RL learns from trajectories with advantages.
+
+    For each trajectory of a rollout it says what the model is shown (`views`: copies of the response's blocks, each
+    with some positions masked and some scored; by default what the engine's denoising steps saw), how the scored tokens
+    weigh (`weights`), and what is to be remembered of each (`columns`). All of it is packed once for the rollout, so
+    every pass and policy sees the same views. Then `loss` is asked for each packed row, of which it sees the scored
+    positions as flat tensors (`ScoredRow`); a sequence in several rows has one `trajectory_ids` in all of them.
+
+    A subclass is chosen by `objective: {class_path: ..., init_args: ...}`; what its constructor takes are its options.
+    One of ten lines, REINFORCE without a clip, is in docs/extending.md.
+    """
+
+    normalization: Normalization = "token"
+    likelihood: Likelihood = "tokens"
+    """`trajectory` also scores the positions that a denoising step left masked (`ScoredRow.rejected`)."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the row's columns must hold `reference_logprobs`, for which a frozen model is kept."""
+        return False
+
+    @abstractmethod
+    def loss(self, row: ScoredRow) -> RowLoss:
+        """The sum over the row's scored positions, to be divided by `divisor`."""
+
+    def views(self, trajectory: Trajectory, spec: ModelSpec, rng: np.random.Generator) -> Views:
+        """What the model is shown of a trajectory; `rng` is seeded by run, epoch and trajectory."""
+        return step_views(trajectory, spec.block_size, spec.mask_token_id)
+
+    def weights(self, trajectory: Trajectory, views: Views) -> float | np.ndarray:
+        """Of the scored tokens in the loss: one for all of them, or [V, B]."""
+        return token_weight(self.normalization, trajectory)
+
+    def columns(self, trajectory: Trajectory) -> Mapping[str, float | Sequence[float]]:
+        """By name, one number for the trajectory or one for each of its `response_ids`."""
+        advantage = 0.0 if trajectory.advantage is None else trajectory.advantage
+        return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs}
+
+    def divisor(self, trajectories: int, scored: int, max_response_tokens: int) -> float:
+        """Of one rank's share of an optimizer step; that of the step is their sum over the ranks."""
+        return step_divisor(self.normalization, trajectories, scored, max_response_tokens)
+
+    def refuses_stale(self, decoding: DecodingParams) -> str | None:
+        """Why samples of older weights cannot be learned from, and what to change; None: they can."""
+        return f"objective {type(self).__name__} has no weight for them: sample with the weights that learn"
+
+    def planned_views(self, denoising_steps: float) -> float:
+        """Noised views of a block that takes so many denoising steps, for plans."""
+        return denoising_steps

@@ -1,0 +1,58 @@
+"""What an objective's loss looks at: the scored positions of one packed row."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dirl.batches import PackedBatch
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """N scored positions of a packed row on the module's device; only `logprobs` carries a gradient.
+
+    A rank with fewer rows than others has rows without scored positions, N = 0: its loss is a sum over nothing.
+    """
+
+    logprobs: Tensor
+    """[N] log-probability of the target, nats."""
+    entropy: Tensor
+    """[N] of the distribution at the position, nats."""
+    weights: Tensor
+    """[N] of the objective's `weights`."""
+    trajectory_ids: Tensor
+    """[N] which trajectory of this rank's optimizer step."""
+    columns: Mapping[str, Tensor]
+    """[N] each: what the objective's `columns` gave, and what old and reference policy said of the targets."""
+    rejected: "ScoredRow | None" = None
+    """With `likelihood: trajectory` the masked positions that their denoising step did not commit: `logprobs` are their
+    log F, `weights` those of their trajectory. None: there are none."""
+
+    @property
+    def old_logprobs(self) -> Tensor:
+        """[N] of the policy that begins the epoch; the current one's, without gradient, while it has not moved."""
+        stored = self.columns.get("old_logprobs")
+        return self.logprobs.detach() if stored is None else stored
+
+
+def scored_row(
+    row: PackedBatch,
+    positions: Tensor,
+    logprobs: Tensor,
+    entropy: Tensor,
+    weights: Tensor | None = None,
+    rejected: ScoredRow | None = None,
+) -> ScoredRow:
+    """Positions [N] of a row with their log-probabilities and entropies; `weights` None: the row's loss weights."""
+    columns = {name: value[positions] for name, value in row.columns.items()}
+    return ScoredRow(
+        logprobs=logprobs,
+        entropy=entropy,
+        weights=row.loss_weights[positions] if weights is None else weights,
+        trajectory_ids=row.trajectory_ids[positions],
+        # a row that only keeps the other ranks company has no columns, and none of its positions is scored
+        columns=columns if len(positions) else defaultdict(lambda: logprobs.new_zeros(0), columns),
+        rejected=rejected,
+    )

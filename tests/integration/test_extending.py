@@ -1,0 +1,58 @@
+"""What docs/extending.md shows runs as it is written there."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from tests.integration.test_runs import fit, rl_args
+from tests.integration.toy import metrics
+
+from dirl.cli.plan import read_plan
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def code(name: str) -> str:
+    """The block of Python that defines this class."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = [block for block in blocks if f"\nclass {name}(" in block]
+    return found
+
+
+@pytest.fixture
+def module_of_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with all Python of the page, importable as the user's own."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "my_rules.py").write_text("\n\n".join(blocks), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rules", raising=False)
+    return "my_rules"
+
+
+def test_an_objective_trains_by_its_class_path(tmp_path: Path, module_of_user: str) -> None:
+    objective = f"--objective={module_of_user}.PartOfTheViews"
+    whole = fit(tmp_path / "whole", *rl_args(tmp_path), objective, "--objective.share=1")
+    half = fit(tmp_path / "half", *rl_args(tmp_path), objective, "--objective.share=0.5", "--data.passes=2")
+    scored = [metrics(root, "train/scored_tokens") for root in (whole, half)]
+    assert 0.3 < scored[1][0] / scored[0][0] < 0.7, "half of the views hold about half of the tokens"
+    assert scored[1][:2] == scored[1][2:4], "every pass sees the same views"
+    assert all(metrics(half, "train/gained"))
+    assert len(code("PartOfTheViews").splitlines()) <= 45
+
+
+def test_the_plan_asks_an_objective_for_its_views(tmp_path: Path, module_of_user: str) -> None:
+    args = [*map(str, rl_args(tmp_path)), "--memory=1GB", f"--objective={module_of_user}.PartOfTheViews"]
+    whole, half = (read_plan([*args, f"--objective.share={share}"]) for share in (1, 0.5))
+    assert half.noised.tokens == pytest.approx(whole.noised.tokens / 2)
+
+
+def test_objectives_of_their_own_range_are_refused(tmp_path: Path, module_of_user: str) -> None:
+    with pytest.raises(ValueError, match=r"objective\.share=0\.0: use a number"):
+        fit(tmp_path / "run", *rl_args(tmp_path), f"--objective={module_of_user}.PartOfTheViews", "--objective.share=0")
+
+
+def test_an_advantage_and_a_reward_train_by_their_class_paths(tmp_path: Path, module_of_user: str) -> None:
+    args = [f"--rollout.advantage={module_of_user}.Rank", f"--rollout.rewards+={module_of_user}.Polite"]
+    root = fit(tmp_path / "run", *rl_args(tmp_path), *args)
+    assert metrics(root, "rollout/reward/polite") == [0, 0]
