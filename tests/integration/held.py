@@ -45,10 +45,15 @@ def together(ranks: list[dict[str, Any]]) -> dict[str, Any]:
         "surplus": ordered(group for rank in ranks for group in rank["surplus"]),
         "ahead": _together([rank["ahead"] for rank in ranks if rank["ahead"] is not None]),
         "epoch": epoch,
-        "rows": [ordered(row for part in step for row in part["micro_batches"]) for step in parts],
+        "rows": [ordered(_counted(row) for part in step for row in part["micro_batches"]) for step in parts],
         "loss_divisor": [sum(part["loss_divisor"] for part in step) for step in parts],
         "sequences": [sum(part["sequences"] for part in step) for step in parts],
     }
+
+
+def _counted(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its trajectories counted within it: in the step they have other numbers on other processes."""
+    return {**row, "trajectory_ids": torch.unique(row["trajectory_ids"], return_inverse=True)[1]}
 
 
 def _together(collections: list[dict[str, Any]]) -> dict[str, Any] | None:

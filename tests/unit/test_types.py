@@ -136,8 +136,9 @@ def test_the_quota_is_block_size_over_steps_and_at_least_one(steps: int | None, 
 
 
 def batch(length: int = 3) -> PackedBatch:
-    names = [f.name for f in dataclasses.fields(PackedBatch)]
-    return PackedBatch(**{name: torch.full((length,), i) for i, name in enumerate(names)})
+    names = [f.name for f in dataclasses.fields(PackedBatch) if f.name != "columns"]
+    own = {name: torch.full((length,), i) for i, name in enumerate(names)}
+    return PackedBatch(**own, columns={"advantages": torch.full((length,), len(names))})
 
 
 def test_a_batch_maps_each_of_its_tensors_and_nothing_else() -> None:
@@ -154,7 +155,7 @@ def test_the_layout_of_a_batch_is_its_four_columns() -> None:
 
 
 def test_a_step_moves_all_its_micro_batches_and_keeps_its_numbers() -> None:
-    step = StepBatch([batch(2), batch(3)], 5.0, 4).to("meta")
+    step = StepBatch([batch(2), batch(3)], 5.0, 4, 100).to("meta")
     assert all(t.device.type == "meta" for b in step.micro_batches for t in b.tensors().values())
     assert [len(b) for b in step.micro_batches] == [2, 3]
-    assert (step.loss_divisor, step.sequences) == (5.0, 4)
+    assert (step.loss_divisor, step.sequences, step.token_budget) == (5.0, 4, 100)

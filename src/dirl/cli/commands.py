@@ -28,9 +28,9 @@ from dirl.progress import bar
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.lengths import check_positions
-from dirl.seeds import derived_seed
+from dirl.rollout.sample import sample
 from dirl.trajectory_files import write_trajectories
-from dirl.types import DecodingParams, GenerationRequest, Prompt
+from dirl.types import DecodingParams, Prompt
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,8 @@ def rollout(
     prompts = data.load(description)
     check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
-    requests = [
-        GenerationRequest(p.prompt_id, i, p.input_ids, derived_seed(seed, p.prompt_id, i))
-        for p in prompts
-        for i in range(samples)
-    ]
-    trajectories = bar(engine.generate(requests, decoding), total=len(requests), desc="rollout")
+    made = sample(engine, prompts, samples, decoding, (seed,))
+    trajectories = bar(made, total=len(prompts) * samples, desc="rollout")
     part = Path(f"{output}.part")  # so that half of them are not taken for all
     try:
         count = write_trajectories(part, trajectories)

@@ -24,6 +24,10 @@ GAP = "\ue002"
 """The same before a text that is `--`, which argparse would take away; it stands for nothing."""
 
 
+BREAKS = set("\x85\u2028\u2029")
+"""Ends of lines that YAML folds into blanks unless they are escaped."""
+
+
 class Text(str):
     """A value that is taken as it stands: jsonargparse reads YAML in `str` itself only."""
 
@@ -89,21 +93,33 @@ def use_texts(mode: str) -> None:
     """Let config files of this parser mode hold texts: what they quote is not read as YAML again."""
     load = get_omegaconf_loader(mode)
 
+    def read(text: str) -> Any:
+        try:
+            return load(text)
+        except (TypeError, ValueError) as error:  # of jsonargparse, which adds to the key; of float, for `._`
+            raise yaml.YAMLError(f"{text!r} is no YAML: {error}") from error
+
     def keep(text: str) -> str:
         try:
-            return text if isinstance(load(text), str) else Text(text)
+            return text if isinstance(read(text), str) else Text(text)
         except yaml.YAMLError:
             return text
 
     def load_texts(text: str) -> Any:
-        value = mark(load(text))
+        value = mark(read(text))
         return value if isinstance(value, str) else _with_texts(value, keep)
 
     set_loader(mode, load_texts, exceptions=(yaml.YAMLError,))
 
+    def is_itself(text: str) -> bool:
+        try:
+            return read(text) == text
+        except yaml.YAMLError:
+            return False
+
     def quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-        """`1e3` in quotes: YAML 1.1 would write it without, and the loader takes it for a number."""
-        style = '"' if isinstance(keep(str(text)), Text) else None
+        """`1e3` in quotes: YAML 1.1 would write it without, and the loader takes it for a number; so with BREAKS."""
+        style = None if is_itself(str(text)) and not BREAKS & set(text) else '"'
         return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style=style)
 
     for kind in (str, Text):

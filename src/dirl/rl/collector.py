@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,8 @@ from dirl import finite
 from dirl.advantages import Advantage, ZScore, has_spread
 from dirl.rewards import RewardSample, Scorer, ScoreReport
 from dirl.rollout.engine import RolloutEngine
-from dirl.seeds import derived_seed
-from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Prompt, Trajectory, trajectory_from_dict
+from dirl.rollout.sample import sample
+from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory, trajectory_from_dict
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,8 @@ class Collector:
     ) -> list[Group]:
         started = time.perf_counter()
         trajectories = []
-        for trajectory in self.engine.generate(self.requests(by_id.values(), round_key), params):
+        seed = (self.seed, *round_key)
+        for trajectory in sample(self.engine, by_id.values(), self.group_size, params, seed):
             trajectories.append(trajectory)
             progress(1)
         generated = time.perf_counter()
@@ -158,14 +159,6 @@ class Collector:
                 "%d of %d answers could not be compared with the truth and count as wrong, the first: sample %d of %s",
                 len(keys), len(report.results), keys[0][1], keys[0][0],
             )  # fmt: skip
-
-    def requests(self, prompts: Iterable[Prompt], round_key: tuple[int, int]) -> list[GenerationRequest]:
-        """`group_size` requests per prompt; a seed depends on (seed, epoch, round, prompt, sample) alone."""
-        return [
-            GenerationRequest(p.prompt_id, i, p.input_ids, derived_seed(self.seed, *round_key, p.prompt_id, i))
-            for p in prompts
-            for i in range(self.group_size)
-        ]
 
     def _finish(self, group: Group) -> Group:
         """Advantages, in the order of the sample index (engines yield in the order of finishing)."""

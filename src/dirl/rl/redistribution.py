@@ -6,8 +6,10 @@ The state of one process is a dict of plain containers, see `dirl.data.rl.RLData
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import accumulate, chain, zip_longest
 from typing import Any, TypeVar
+
+import torch
 
 T = TypeVar("T")
 State = dict[str, Any]
@@ -52,16 +54,45 @@ def _streams(streams: Sequence[State], world_size: int) -> list[State]:
 
 
 def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
-    """The micro-batches of each step; divisors and counts are sums over the processes."""
+    """The micro-batches of each step; divisors and counts are sums over the processes.
+
+    Trajectories keep numbers of their own, and what holds parts of one trajectory stays together.
+    """
     dealt: list[list[State]] = [[] for _ in range(world_size)]
     for parts in zip(*(buffer["steps"] for buffer in buffers), strict=True):
         shares = [deal([[part[name]] for part in parts], world_size) for name in ("loss_divisor", "sequences")]
-        rows = deal([part["micro_batches"] for part in parts], world_size)
+        first = accumulate((_numbers(part["micro_batches"]) for part in parts), initial=0)
+        numbered = [_renumbered(part["micro_batches"], number) for number, part in zip(first, parts, strict=False)]
+        bundles = deal([_bundles(rows) for rows in numbered], world_size)
         for rank, (divisors, sequences) in enumerate(zip(*shares, strict=True)):
             step = {"loss_divisor": float(sum(divisors)), "sequences": sum(sequences)}
-            dealt[rank].append({"micro_batches": rows[rank], **step})
+            rows = list(chain.from_iterable(bundles[rank]))
+            dealt[rank].append({"micro_batches": rows, "token_budget": parts[0]["token_budget"], **step})
     (epoch,) = {buffer["epoch"] for buffer in buffers}
     return [{"epoch": epoch, "steps": steps} for steps in dealt]
+
+
+def _numbers(rows: Sequence[State]) -> int:
+    """How many numbers the trajectories of these rows take up."""
+    return max((int(row["trajectory_ids"].max()) + 1 for row in rows), default=0)
+
+
+def _renumbered(rows: Sequence[State], first: int) -> list[State]:
+    """The rows with their trajectories counted from `first`; -1 stays, of prompts."""
+    ids = [row["trajectory_ids"] for row in rows]
+    return [{**row, "trajectory_ids": torch.where(i < 0, i, i + first)} for row, i in zip(rows, ids, strict=True)]
+
+
+def _bundles(rows: Sequence[State]) -> list[list[State]]:
+    """The rows, those that share a trajectory in one list, in the order of the first of each."""
+    found: list[tuple[set[int], list[State]]] = []
+    for row in rows:
+        ids = set(row["trajectory_ids"].unique().tolist()) - {-1}
+        joined = [bundle for bundle in found if bundle[0] & ids]
+        whole = ids.union(*(bundle[0] for bundle in joined)), [*chain.from_iterable(b[1] for b in joined), row]
+        at = next((i for i, bundle in enumerate(found) if bundle[0] & ids), len(found))
+        found[at:] = [whole, *(bundle for bundle in found[at:] if not bundle[0] & ids)]
+    return [bundle for _, bundle in found]
 
 
 def _collections(collections: Sequence[State | None], world_size: int) -> list[State | None]:

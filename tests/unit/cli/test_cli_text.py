@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from dirl.cli.fit import DirlCLI
 from dirl.cli.main import parse_command
-from dirl.cli.text import UsageError, unmark
+from dirl.cli.parsers import PARSER_MODE, CommandParser
+from dirl.cli.text import UsageError, mark, parse_texts, unmark
 
 CONFIG = str(Path(__file__).parents[3] / "configs" / "debug" / "rl.yaml")
 NASTY = (
     *("Answer: x", "[1, 2]", "{a: b}", "- a", "# no comment", "&a", "*a", "'q'", '"q"', "1e3", "true", "x:"),
-    *("a\nb: c", "\t", "null and", "1", "--"),
+    *("a\nb: c", "\t", "null and", "1", "--", "?", ":\x85", "a\u2028b", "? b", ": "),
 )
 NAME = "--data.init_args.system_prompt"
 ESCAPED = {r"costs \${x}": "costs ${x}", r"\${a}: \${b}": "${a}: ${b}"}
@@ -89,6 +90,39 @@ def test_what_is_no_text_is_still_refused(capsys: pytest.CaptureFixture) -> None
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Co", "Cs"]), max_size=20)
+
+
+class Taker:
+    """Has texts for options."""
+
+    def __init__(self, text: str = "", texts: list[str] | None = None) -> None:
+        self.text, self.texts = text, texts
+
+
+def small_parser() -> CommandParser:
+    parser = CommandParser(parser_mode=PARSER_MODE)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--own", type=str, default="")
+    parser.add_subclass_arguments(Taker, "taker", default={"class_path": f"{__name__}.Taker"})
+    return parser
+
+
+@pytest.mark.property
+@given(TEXTS.filter(lambda text: "${" not in text and "\x00" not in text))
+def test_any_text_goes_through_a_small_parser_and_its_file(text: str) -> None:
+    """As the next test, where a case takes a hundredth of its time."""
+    if text in ("null", "Null", "NULL", "~"):
+        return
+    parser = small_parser()
+    found = parse_texts(parser.parse_args, [f"--own={text}", f"--taker.text={text}"])
+    assert (unmark(found.own), unmark(found.taker.init_args.text)) == (text, text)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        found.taker.init_args.texts = [mark(text)]
+        del found["config"]
+        path.write_text(parser.dump(found), encoding="utf-8")
+        again = unmark(parse_texts(parser.parse_args, [f"--config={path}"]))
+    assert (again.own, again.taker.init_args.text, again.taker.init_args.texts) == (text, text, [text])
 
 
 @pytest.mark.property

@@ -356,8 +356,8 @@ def packed(mask_token_id: int) -> PackedBatch:
         **dict(zip(("group_ids", "branch_ids", "block_ids", "view_ids"), places.unbind(1), strict=True)),
         target_ids=torch.where(noised, (ids + 5) % 13, IGNORE),
         loss_weights=torch.ones(count),
-        reference_logprobs=torch.zeros(count),
-        **floats,
+        trajectory_ids=torch.zeros_like(ids),
+        columns=floats,
     )
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,17 +61,57 @@ def test_groups_are_dealt_in_the_order_of_their_prompts() -> None:
     assert deal([[], []], 2) == [[], []]
 
 
-def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
-    def held(*steps: tuple[list[str], float, int]) -> dict:
-        made = [{"micro_batches": rows, "loss_divisor": d, "sequences": n} for rows, d, n in steps]
-        return state({"place": 0, "skip": []}, buffer={"epoch": 3, "steps": made})
+def held(steps: list[tuple[str, float, int]], ids: dict[str, list[int]] | None = None) -> dict:
+    """Rows of these names, each with one trajectory, or with those of `ids`."""
+    made = [
+        {
+            "micro_batches": [
+                {"name": name, "trajectory_ids": torch.tensor([-1, *(ids[name] if ids else [number])])}
+                for number, name in enumerate(rows)
+            ],
+            "loss_divisor": divisor,
+            "sequences": count,
+            "token_budget": 100,
+        }
+        for rows, divisor, count in steps
+    ]
+    return state({"place": 0, "skip": []}, buffer={"epoch": 3, "steps": made})
 
-    two = [held((["a", "c"], 5.0, 3), ([], 0.0, 0)), held((["b"], 2.0, 1), (["d"], 4.0, 2))]
+
+def names(step: dict) -> str:
+    return "".join(row["name"] for row in step["micro_batches"])
+
+
+def numbers(step: dict) -> dict[str, list[int]]:
+    return {row["name"]: row["trajectory_ids"].tolist() for row in step["micro_batches"]}
+
+
+def test_trajectories_of_different_processes_keep_different_numbers() -> None:
+    two = [held([("ac", 5.0, 3)], {"a": [0, 2], "c": [1]}), held([("b", 2.0, 1)], {"b": [0]})]
     two[1]["stream"]["place"] = 1
     (one,) = redistribute(two, 1)
-    assert one["buffer"] == held((["a", "b", "c"], 7.0, 4), (["d"], 4.0, 2))["buffer"]
+    assert numbers(one["buffer"]["steps"][0]) == {"a": [-1, 0, 2], "b": [-1, 3], "c": [-1, 1]}
+
+
+def test_rows_with_parts_of_one_trajectory_go_to_one_process() -> None:
+    """Of a and d there are parts in c, and of d in e; b and f stand alone."""
+    ids = {"a": [0], "b": [1], "c": [0, 2], "d": [2, 3], "e": [3], "f": [4]}
+    two = redistribute([held([("abcdef", 6.0, 5)], ids)], 2)
+    assert [names(rank["buffer"]["steps"][0]) for rank in two] == ["acdef", "b"]
+
+
+def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
+    two = [held([("ac", 5.0, 3), ("", 0.0, 0)]), held([("b", 2.0, 1), ("d", 4.0, 2)])]
+    two[1]["stream"]["place"] = 1
+    (one,) = redistribute(two, 1)
+    steps = one["buffer"]["steps"]
+    assert [(names(step), step["loss_divisor"], step["sequences"]) for step in steps] == [
+        ("abc", 7.0, 4),
+        ("d", 4.0, 2),
+    ]
+    assert {step["token_budget"] for step in steps} == {100}
     three = redistribute(two, 3)
-    assert [[step["micro_batches"] for step in rank["buffer"]["steps"]] for rank in three] == [
+    assert [[list(names(step)) for step in rank["buffer"]["steps"]] for rank in three] == [
         [["a"], ["d"]],
         [["b"], []],
         [["c"], []],

@@ -25,12 +25,13 @@ from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
 from dirl.rollout.lmdeploy.model import weight_shapes, write_model_folder
 from dirl.rollout.remote.weight_transfer import buckets
+from dirl.rollout.response import finished_trajectory, response_end
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 if TYPE_CHECKING:
     from lmdeploy.pytorch.engine.engine import Engine
 
-    from dirl.rollout.lmdeploy.sequences import Trace, Tracing
+    from dirl.rollout.lmdeploy.sequences import Tracing
 
 
 class LMDeployEngine(RolloutEngine):
@@ -297,7 +298,10 @@ class LMDeployEngine(RolloutEngine):
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
-            done.put(trajectory(request, trace, self.spec, params.max_response_tokens, self.policy_version))
+            end = response_end(trace.response_ids, self.spec.stop_token_ids, params.max_response_tokens)
+            assert end is not None, "LMDeploy ended a response that goes on"
+            version = self.policy_version
+            done.put(finished_trajectory(request, trace.response_ids, trace.step_map, trace.logprobs, end, version))
         except Exception as error:  # raised again where the trajectories are awaited
             done.put(error)
         finally:
@@ -345,20 +349,3 @@ class LMDeployEngine(RolloutEngine):
 def addresses(model: nn.Module) -> dict[str, int]:
     """Where each parameter lies, tied ones under both names."""
     return {name: value.data_ptr() for name, value in model.named_parameters(remove_duplicate=False)}
-
-
-def trajectory(request: GenerationRequest, trace: "Trace", spec: ModelSpec, limit: int, version: int) -> Trajectory:
-    """What the torch engine would return for this trace."""
-    stop = next((i + 1 for i, token in enumerate(trace.response_ids) if token in spec.stop_token_ids), None)
-    stopped = stop is not None and stop <= limit
-    return Trajectory(
-        prompt_id=request.prompt_id,
-        sample_index=request.sample_index,
-        prompt_ids=request.prompt_ids,
-        response_ids=tuple(trace.response_ids),
-        response_length=stop if stopped else limit,
-        step_map=tuple(trace.step_map),
-        behaviour_logprobs=tuple(trace.logprobs),
-        finish_reason="stop" if stopped else "length",
-        policy_version=version,
-    )

@@ -21,8 +21,9 @@ from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
 from dirl.models import register_models
 from dirl.rollout.engine import RolloutEngine, broken_logits
+from dirl.rollout.response import finished_trajectory, response_end
 from dirl.rollout.torch.slot_cache import SlotCache
-from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Trajectory
 
 
 class TorchEngine(RolloutEngine):
@@ -163,7 +164,7 @@ class TorchEngine(RolloutEngine):
 
     def _evict(self, active: "_Active") -> "_Active":
         """The last sequences move to the slots of finished ones: as few as can be, for a slot is a long copy."""
-        ended = [s.finish_reason is not None for s in active.sequences]
+        ended = [s.end is not None for s in active.sequences]
         count = ended.count(False)
         last = (i for i in range(count, len(ended)) if not ended[i])
         kept = [next(last) if ended[i] else i for i in range(count)]
@@ -183,8 +184,8 @@ class _Sequence:
     response_ids: list[int] = field(default_factory=list)
     step_map: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    response_length: int = 0
-    finish_reason: str | None = None
+    end: tuple[int, FinishReason] | None = None
+    """Its `response_end`; None while it is in the making."""
 
     def take_block(
         self, tokens: list[int], steps: list[int], logprobs: list[float], spec: ModelSpec, limit: int
@@ -195,24 +196,11 @@ class _Sequence:
         self.response_ids += tokens[head:]
         self.step_map += steps[head:]
         self.logprobs += logprobs[head:]
-        stops = (i + 1 for i in range(before, len(self.response_ids)) if self.response_ids[i] in spec.stop_token_ids)
-        stop = next(stops, None)
-        if stop is not None and stop <= limit:
-            self.response_length, self.finish_reason = stop, "stop"
-        elif len(self.response_ids) >= limit:
-            self.response_length, self.finish_reason = limit, "length"
+        self.end = response_end(self.response_ids, spec.stop_token_ids, limit, before)
 
     def trajectory(self, policy_version: int) -> Trajectory:
-        return Trajectory(
-            prompt_id=self.request.prompt_id,
-            sample_index=self.request.sample_index,
-            prompt_ids=self.request.prompt_ids,
-            response_ids=tuple(self.response_ids),
-            response_length=self.response_length,
-            step_map=tuple(self.step_map),
-            behaviour_logprobs=tuple(self.logprobs),
-            finish_reason=self.finish_reason,
-            policy_version=policy_version,
+        return finished_trajectory(
+            self.request, self.response_ids, self.step_map, self.logprobs, self.end, policy_version
         )
 
 
@@ -314,7 +302,7 @@ class _Active:
                 self.sequences[i].take_block(*block, spec, params.max_response_tokens)
         if written.any():
             self._open_blocks(written, spec)
-        return sorted((s for s in self.sequences if s.finish_reason is not None), key=lambda s: s.number)
+        return sorted((s for s in self.sequences if s.end is not None), key=lambda s: s.number)
 
     def _look(self) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, steps and log-probs [N, B] as they are on the device, and what `..._here` keeps: one copy in all."""

@@ -5,7 +5,6 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from dirl.models import SDARConfig, SDARMoeConfig, register_models
 from dirl.models.weight_files import one_expert_each
 from dirl.rollout import LMDeployEngine
-from dirl.rollout.lmdeploy.engine import trajectory
 from dirl.rollout.lmdeploy.loop_thread import LoopThread
 from dirl.rollout.lmdeploy.model import weight_shapes, write_model_folder
-from dirl.types import GenerationRequest, ModelSpec
 
 SHAPE = dict(
     vocab_size=20,
@@ -178,19 +175,3 @@ def test_experts_kept_together_are_handed_out_one_by_one_without_a_copy() -> Non
     torch.testing.assert_close(made[name + "1.up_proj.weight"], gate_up[1, 3:])
     torch.testing.assert_close(made[name + "0.down_proj.weight"], down[0])
     assert made[name + "0.up_proj.weight"].untyped_storage().data_ptr() == gate_up.untyped_storage().data_ptr()
-
-
-@pytest.mark.parametrize(
-    ("limit", "length", "reason"),
-    [(8, 3, "stop"), (3, 3, "stop"), (2, 2, "length")],
-    ids=["stop before the limit", "stop at the limit", "limit before the stop token"],
-)
-def test_a_trace_ends_at_the_earliest_of_stop_token_and_limit(limit: int, length: int, reason: str) -> None:
-    spec = ModelSpec(4, mask_token_id=9, stop_token_ids=(7, 8), pad_token_id=0, vocab_size=10)
-    trace = SimpleNamespace(response_ids=[1, 2, 8, 7], step_map=[2, 1, 1, 3], logprobs=[-0.5, -1.0, -1.5, -2.0])
-    made = trajectory(GenerationRequest("q", 5, (1, 1, 1, 1), seed=3), trace, spec, limit, version=6)
-    made.check(spec)
-    assert (made.response_length, made.finish_reason) == (length, reason)
-    assert (made.key, made.prompt_ids, made.policy_version) == (("q", 5), (1, 1, 1, 1), 6)
-    assert made.response_ids == (1, 2, 8, 7), "the tail after the stop token is kept"
-    assert (made.step_map, made.behaviour_logprobs) == ((2, 1, 1, 3), (-0.5, -1.0, -1.5, -2.0))
