@@ -233,7 +233,7 @@ def test_the_peak_of_a_real_row_through_the_model_is_planned_to_ten_per_cent(mod
     live.hold([*model.parameters(), *gradients(model), *batch.tensors().values()])
     with live:
         model(batch, GREEDY).logprobs.sum().backward()
-    shape, work = ModelShape.of(description.config), layout_work(batch)
+    shape, work = description.family.shape(description.config), layout_work(batch)
     share = work.scored / work.tokens
     setup = TrainingSetup(shape, "single", 1, False, mode, len(batch), share, head_chunk=128)
     assert planned_peak(setup) == pytest.approx(live.peak, rel=0.1)

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Literal, TypeVar
 
 import aiohttp
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url
 from dirl.rollout.remote.tls import client_tls
 from dirl.rollout.remote.update import ServerUpdate, Verdict
 from dirl.rollout.remote.weight_messages import Transport
-from dirl.rollout.remote.weight_transfer import Staging, buckets, entries_of
+from dirl.rollout.remote.weight_transfer import DTYPES, Staging, buckets, entries_of
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ LISTEN_S = 0.25
 
 class ServerEngine(RolloutEngine):
     """Spreads requests over servers that `lightning run serve` started.
+
+    Weights are sent in the dtype that all servers' engines have, in the trainer's where they differ.
 
     A server is lost when its connection breaks, when what it answers is wrong, or when it has made no progress for a
     while; its unfinished requests go to the others. It is tried again at the next weight update, and works again when
@@ -99,6 +102,7 @@ class ServerEngine(RolloutEngine):
         threading.Thread(target=run_loop, args=[self._loop], name="rollout servers", daemon=True).start()
         try:
             self._await(self._connect(key))
+            self.dtype = common_dtype(self.links)
         except BaseException:
             self.close()
             raise
@@ -108,7 +112,8 @@ class ServerEngine(RolloutEngine):
         self.policy_version = -1
         rank, ranks = rank_of_ranks()
         self._agree_on_the_run(ranks)
-        update = ServerUpdate(self.links[rank::ranks], policy_version, self.transport, self.push_timeout_s)
+        own = self.links[rank::ranks]
+        update = ServerUpdate(own, policy_version, self.transport, self.push_timeout_s, self.dtype)
         staging, begun = Staging(), False
         try:
             for bucket in buckets(weights, self.bucket_bytes):
@@ -232,6 +237,13 @@ class ServerEngine(RolloutEngine):
         for link in self.links:
             await link.drop_sender()
         await self._session.close()
+
+
+def common_dtype(links: Sequence[ServerLink]) -> torch.dtype | None:
+    """Of the engines of all servers that are there; None: they differ, and each casts what comes by itself."""
+    found = {link.health.dtype for link in links if link.alive}
+    name = found.pop() if len(found) == 1 else None
+    return None if name is None else DTYPES[name]
 
 
 def run_loop(loop: asyncio.AbstractEventLoop) -> None:
