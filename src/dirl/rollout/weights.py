@@ -28,8 +28,8 @@ def checked(
             raise ValueError(f"weight {name!r} has shape {tuple(value.shape)}, the engine {tuple(shapes[name])}")
         missing.discard(name)
         if value.is_floating_point():
-            # An infinity or a NaN never adds up to a finite number. Half precision is added up in fp32.
-            wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+            # An infinity or a NaN never adds up to a finite number; numbers that fp16 can hold may do so in fp16.
+            wide = torch.float32 if value.dtype == torch.float16 else None
             sums[name] = value.detach().sum(dtype=wide).isfinite()
         yield name, value
     if missing:
