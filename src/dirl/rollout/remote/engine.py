@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from typing import Literal, TypeVar
 
 import aiohttp
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -19,11 +18,11 @@ from dirl.rollout.engine import RolloutEngine, next_result
 from dirl.rollout.remote.api_key import authorization, read_api_key
 from dirl.rollout.remote.dispatch import Dispatch, engines_lost
 from dirl.rollout.remote.lease import run_name
-from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url
+from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url, common_dtype
 from dirl.rollout.remote.tls import client_tls
 from dirl.rollout.remote.update import ServerUpdate, Verdict
 from dirl.rollout.remote.weight_messages import Transport
-from dirl.rollout.remote.weight_transfer import DTYPES, Staging, buckets, entries_of
+from dirl.rollout.remote.weight_transfer import Staging, buckets, entries_of
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
@@ -237,13 +236,6 @@ class ServerEngine(RolloutEngine):
         for link in self.links:
             await link.drop_sender()
         await self._session.close()
-
-
-def common_dtype(links: Sequence[ServerLink]) -> torch.dtype | None:
-    """Of the engines of all servers that are there; None: they differ, and each casts what comes by itself."""
-    found = {link.health.dtype for link in links if link.alive}
-    name = found.pop() if len(found) == 1 else None
-    return None if name is None else DTYPES[name]
 
 
 def run_loop(loop: asyncio.AbstractEventLoop) -> None:
