@@ -58,7 +58,7 @@ test-gpu: $(LMDEPLOY_STAMP)  ## Run the tests that need a CUDA device (they skip
 	$(BIN)/python -m pytest tests/gpu
 
 bench: $(STAMP)  ## Benchmarks on CPU, about 12 minutes: tables, and JSON in benchmarks/results
-	for part in fill view_order engine scaling layouts; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit; done
+	for part in fill view_order engine scaling layouts push; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit; done
 
 bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minutes
 	for part in rates attention layouts; do $(BIN)/python -m benchmarks.gpu $$part || exit; done

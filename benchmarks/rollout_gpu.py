@@ -21,9 +21,10 @@ from benchmarks import record
 from benchmarks.device_clock import Deadline, pick_device, synchronize, timed
 from benchmarks.engine import make_requests
 from benchmarks.gpu_training import build, free
+from benchmarks.push import push
 from benchmarks.shapes import model_config, model_spec, named_shape, random_backbone
 from benchmarks.update import accumulate_gradient
-from dirl.models import BlockDiffusionLM
+from dirl.models import BlockDiffusionLM, family_of
 from dirl.models.tokenizer import new_tokenizer
 from dirl.objectives import DiPO
 from dirl.rl.steps import step_batch
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 _TITLES = {
     "speed": "rollouts of equal length, requests all at once",
-    "push": "new weights into the engine, and a plain copy of the same bytes on the device",
+    "push": "weights of an fp32 trainer into the engine, and a plain copy of what is pushed on the device",
     "step": "one RL step; seconds by part",
 }
 
@@ -122,34 +123,26 @@ def _speed(
 
 
 def measure_push(part: RolloutPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
-    """`update_weights` from tensors on the engine's device, in the dtype of the engine."""
+    """A push as a trainer makes it, from fp32 weights on the engine's device, beside a plain copy of what is pushed."""
     rows = []
     for path in part.engines:
         if deadline.passed(path):
             continue
         engine, _, weights = start(part, path, part.block_sizes[0], device)
-        tensors = list(weights.named_parameters())
-        push = timed(lambda: engine.update_weights(iter(tensors), 0), device)  # noqa: B023 - called at once
+        tensors = [(name, parameter.detach()) for name, parameter in weights.named_parameters()]
         copies = [torch.empty_like(tensor) for _, tensor in tensors]
-        copy = timed(lambda: _copy(tensors, copies), device)  # noqa: B023
-        size = sum(tensor.numel() * tensor.element_size() for _, tensor in tensors)
-        rows.append(
-            {
-                "engine": _name(path),
-                "GB": size / 1e9,
-                "push s": push.seconds,
-                "plain copy s": copy.seconds,
-                "times a copy": push.seconds / copy.seconds,
-            }
-        )
+        copy = timed(lambda: _copy(tensors, copies), device)  # noqa: B023 - called at once
+        del tensors, copies
+        row = {"engine": _name(path), **push(engine, weights.float(), device), "plain copy s": copy.seconds}
+        rows.append(row | {"times a copy": row["push s"] / copy.seconds})
         engine.close()
-        del engine, weights, tensors, copies
+        del engine, weights
         free(device)
     return rows
 
 
 @torch.no_grad()
-def _copy(tensors: list[tuple[str, nn.Parameter]], copies: list[Tensor]) -> None:
+def _copy(tensors: list[tuple[str, Tensor]], copies: list[Tensor]) -> None:
     for (_, source), target in zip(tensors, copies, strict=True):
         target.copy_(source)
 
@@ -168,7 +161,7 @@ def measure_step(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
         del weights
         model = build(named_shape(part.model), "full", False, device, size).float()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-        engine.update_weights(model.backbone.named_parameters(), 0)
+        engine.update_weights(family_of(model.backbone.config).weights(model.backbone, engine.dtype), 0)
         _step(part, engine, model, spec, optimizer, device)
         rows.append({"engine": _name(path), **_step(part, engine, model, spec, optimizer, device)})
         engine.close()
@@ -199,7 +192,8 @@ def _step(
     mark()
     _train(part, model, spec, optimizer, found, device)
     mark()
-    engine.update_weights(model.backbone.named_parameters(), engine.policy_version + 1)
+    weights = family_of(model.backbone.config).weights(model.backbone, engine.dtype)
+    engine.update_weights(weights, engine.policy_version + 1)
     mark()
     rollout, training, push = (b - a for a, b in itertools.pairwise(marks))
     peak = torch.cuda.max_memory_allocated() / 1e9 if device != "cpu" else 0.0

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from dirl.models import export_model
-from dirl.models.export import ExportDtype
+from dirl.models.export import ExportDtype, stored_as
 from dirl.models.folder import check_replaceable
 from dirl.models.weight_writer import check_size
 from dirl.modules.base import BlockDiffusionModule
@@ -63,12 +63,12 @@ class Export(L.Callback):
         if trainer.fast_dev_run:
             return
         path = Path(trainer.default_root_dir) / folder
-        weights = pl_module.full_weights()
+        weights = pl_module.full_weights(stored_as(pl_module.description, self.dtype))
         written = False
         try:
             if trainer.is_global_zero:
-                shapes = {name: value.shape for name, value in pl_module.model.backbone.named_parameters()}
-                export_model(path, pl_module.description, weights, shapes, self.dtype, self.max_shard_size)
+                shapes, description = pl_module.weight_shapes(), pl_module.description
+                export_model(path, description, weights, shapes, self.dtype, self.max_shard_size)
                 rank_zero_info(f"model written to {path}")
             written = True
         finally:

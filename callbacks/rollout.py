@@ -335,5 +335,6 @@ def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: RLModule)
     started = time.perf_counter()
     if engine.policy_version != trainer.global_step:
         with ended_together(trainer, pl_module, (EnginesLostError,)):
-            engine.update_weights(pl_module.full_weights(), trainer.global_step)
+            dtype = trainer.strategy.broadcast(engine.dtype)  # the ranks gather in one dtype, whatever each has seen
+            engine.update_weights(pl_module.full_weights(dtype), trainer.global_step)
     return time.perf_counter() - started

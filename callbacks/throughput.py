@@ -12,7 +12,7 @@ from dirl.batches import StepBatch
 from dirl.models.policy import scoring_plan
 from dirl.modules import RLModule, SFTModule
 from dirl.modules.base import BlockDiffusionModule
-from dirl.planning import ModelShape, Work, layout_work, training_flops
+from dirl.planning import Work, layout_work, training_flops
 from dirl.planning.peaks import peak_tflops as known_peak
 from dirl.ranges import positive
 
@@ -48,7 +48,7 @@ class Throughput(L.Callback):
         self.epoch = _EpochCount()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
-        self.shape = ModelShape.of(pl_module.description.config)
+        self.shape = pl_module.description.family.shape(pl_module.description.config)
         self.peak = self.peak_tflops if self.peak_tflops is not None else _peak_of(pl_module.device)
         self._begin_epoch(pl_module.device)
 

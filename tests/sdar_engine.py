@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from dirl.diffusion.sampling import uniform
 from dirl.models import SDARConfig, SDARForCausalLM, register_models
+from dirl.models.families import family_of
 from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -40,7 +41,7 @@ def spec_of(block_size: int, stops: tuple[int, ...] = STOPS) -> ModelSpec:
 def engine_of(model: PreTrainedModel, spec: ModelSpec, max_batch_size: int = 64, version: int = 0) -> TorchEngine:
     engine = TorchEngine(max_batch_size)
     engine.setup(model.config, None, spec, "cpu")
-    engine.update_weights(model.named_parameters(), version)
+    engine.update_weights(family_of(model.config).weights(model), version)
     return engine
 
 

@@ -131,9 +131,10 @@ class Pair:
     def set_up(self, engine: TorchEngine | LMDeployEngine) -> None:
         device = "cuda" if engine is self.engine else str(self.device)  # on a CPU, LMDeploy's stand-in answers to cuda
         engine.setup(self.description.config, self.description.tokenizer, self.description.spec, device)
+        engine.dtype = self.dtype  # the stand-in computes in fp32
 
     def update(self, engine: TorchEngine | LMDeployEngine, policy_version: int = 0) -> None:
-        engine.update_weights(self.backbone.named_parameters(), policy_version)
+        engine.update_weights(self.description.family.weights(self.backbone, engine.dtype), policy_version)
 
     def requests(self) -> list[GenerationRequest]:
         """Prompts of all lengths modulo the block size, each asked once, with seeds of 63 bits."""

@@ -10,7 +10,7 @@ from tests.unit.planning.test_planned_workload import trajectory
 from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules.layers import recompute_layers
 from dirl.packing.rows import pack
-from dirl.planning import ModelShape, layout_work
+from dirl.planning import layout_work
 from dirl.planning.memory import TrainingSetup, memory_by_moment, peak
 from dirl.types import DecodingParams
 
@@ -45,7 +45,7 @@ def measured_step(mode: str, mixed: bool) -> tuple[int, TrainingSetup]:
         optimizer.step()
         optimizer.zero_grad()
     used = torch.cuda.max_memory_allocated()
-    shape = ModelShape.of(description.config)
+    shape = description.family.shape(description.config)
     setup = TrainingSetup(shape, "single", 1, mixed, mode, len(batch), work.scored / work.tokens)
     return used, setup
 

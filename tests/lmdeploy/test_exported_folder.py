@@ -10,7 +10,6 @@ import torch
 from tests.unit.models.test_source import new_model, qwen_folder
 
 from dirl.models import PretrainedModel, save_model
-from dirl.models.weight_files import one_expert_each
 
 READ = """
 import sys, torch
@@ -58,7 +57,7 @@ def test_lmdeploy_reads_config_tokenizer_and_weights(moe: bool, tmp_path: Path) 
     assert seen["rope"] == {"rope_type": "default", "rope_theta": 1e6}
     assert seen["sizes"] == [16, 2, 8, description.config.vocab_size]
     assert seen["ids"] == description.tokenizer("1+2=", add_special_tokens=False)["input_ids"]
-    expected = dict(one_expert_each(backbone.named_parameters()))
+    expected = dict(description.family.weights(backbone))
     assert seen["weights"].keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(seen["weights"][name], value), name

@@ -48,6 +48,7 @@ class LMDeployHere(LMDeployEngine):
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         super().setup(config, tokenizer, spec, "cuda")
+        self.dtype = torch.float32  # of the model that stands in for LMDeploy's
 
 
 class StaleEngine(LMDeployHere):

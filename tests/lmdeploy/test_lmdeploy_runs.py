@@ -23,6 +23,7 @@ class LMDeployHere(LMDeployEngine):
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         assert device == "cpu"
         super().setup(config, tokenizer, spec, "cuda")
+        self.dtype = torch.float32  # of the model that stands in for LMDeploy's
 
 
 @pytest.mark.parametrize("options", [{}, {"sleep": True}, {"overlap": True}], ids=["", "sleep", "overlap"])

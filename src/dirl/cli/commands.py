@@ -20,8 +20,9 @@ from dirl.finite import dumps
 from dirl.models import ModelDescription, ModelSource, PretrainedModel, export_model
 from dirl.models.checkpoint_weights import CheckpointWeights
 from dirl.models.export import ExportDtype
+from dirl.models.families import ModelFamily
+from dirl.models.families.weights import empty_backbone, named_tensors, weight_shapes
 from dirl.models.folder import check_replaceable
-from dirl.models.weight_files import empty_backbone
 from dirl.models.weight_writer import check_size
 from dirl.outputs import check_new_file, check_new_folder
 from dirl.progress import bar
@@ -202,6 +203,7 @@ def export(
     dtype: ExportDtype = "source",
     max_shard_size: str = "5GB",
     overwrite: bool = False,
+    family: ModelFamily | None = None,
 ) -> None:
     """Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.
 
@@ -211,6 +213,7 @@ def export(
         dtype: of the stored weights; `source`: as the model that training began from was stored.
         max_shard_size: of a file of weights; a larger model is written as several.
         overwrite: an existing model is replaced.
+        family: of the model, where it is none of this package's; see its source.
     """
     check_size(max_shard_size, "max_shard_size")
     folder = Path(output)
@@ -218,11 +221,14 @@ def export(
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"output={output!r} holds a model already: name another folder, or add --overwrite=true")
     checkpoint = read(Path(ckpt_path).expanduser())  # every byte of it: a damaged one stops here
-    description = PretrainedModel(str(checkpoint.path)).describe()
+    description = PretrainedModel(str(checkpoint.path), family=family).describe()
     weights = CheckpointWeights(checkpoint.path)
-    backbone = empty_backbone(description.config, torch.float32)
-    shapes = {name: parameter.shape for name, parameter in backbone.named_parameters()}
-    read_one_by_one = ((name, weights.read(name)) for name in bar(shapes, desc="export"))
+    backbone = empty_backbone(description.family, description.config, torch.float32)
+    names = [name for name, _ in named_tensors(backbone)]
+    read_one_by_one = (
+        part for name in bar(names, desc="export") for part in description.family.split(name, weights.read(name))
+    )
+    shapes = weight_shapes(description.family, backbone)
     export_model(folder, description, read_one_by_one, shapes, dtype, max_shard_size)
     print(f"model of step {checkpoint.values['global_step']} written to {folder}")
 
@@ -269,5 +275,5 @@ def load_engine(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engine.setup(description.config, description.tokenizer, description.spec, device)
     backbone = source.build(description.config)
-    engine.update_weights(((name, p.detach()) for name, p in backbone.named_parameters()), 0)
+    engine.update_weights(description.family.weights(backbone, engine.dtype), 0)
     return description

@@ -3,10 +3,10 @@
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dirl.cli.fit import DirlCLI
+from dirl.planning.named_shapes import SHAPES
 from dirl.planning.plan import Plan, make_plan
 from dirl.planning.report import print_plan
 from dirl.planning.settings import Settings, parse_bytes, read_settings
-from dirl.planning.shape import SHAPES
 from dirl.planning.workload import Lengths
 
 

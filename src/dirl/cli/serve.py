@@ -71,7 +71,8 @@ def serve(
     description = source.describe()
     engine.setup(description.config, description.tokenizer, description.spec, str(where))
     if load_weights:
-        engine.update_weights(source.build(description.config).named_parameters(), 0)
+        backbone = source.build(description.config)
+        engine.update_weights(description.family.weights(backbone, engine.dtype), 0)
     server = EngineServer(engine, description.spec, where, key)
     asyncio.run(run_until_told(server, host, port, tls))
     if server.turns.busy:

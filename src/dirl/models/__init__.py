@@ -1,13 +1,18 @@
-"""The model: transformers' Qwen3 backbone under a block mask, scored at chosen positions."""
+"""The model: a backbone of transformers under a block mask, scored at chosen positions."""
 
 from dirl.models.export import export_model, save_model
+from dirl.models.families import ModelFamily, family_of, register_family, register_models
+from dirl.models.families.qwen3 import SDARConfig, SDARForCausalLM
+from dirl.models.families.qwen3_moe import SDARMoeConfig, SDARMoeForCausalLM
 from dirl.models.policy import BlockDiffusionLM, Scores
-from dirl.models.sdar import SDARConfig, SDARForCausalLM, SDARMoeConfig, SDARMoeForCausalLM, register_models
+from dirl.models.shape import ModelShape
 from dirl.models.source import ModelDescription, ModelSource, NewModel, PretrainedModel
 
 __all__ = [
     "BlockDiffusionLM",
     "ModelDescription",
+    "ModelFamily",
+    "ModelShape",
     "ModelSource",
     "NewModel",
     "PretrainedModel",
@@ -17,6 +22,8 @@ __all__ = [
     "SDARMoeForCausalLM",
     "Scores",
     "export_model",
+    "family_of",
+    "register_family",
     "register_models",
     "save_model",
 ]

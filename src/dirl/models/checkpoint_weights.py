@@ -25,10 +25,10 @@ class CheckpointWeights(WeightFiles):
     """
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
-        self.folder, self.dtype = path, dtype
+        self.folder, self.dtype = path, dtype  # the names are the backbone's own: no family puts them together
         self._state = None if path.is_dir() else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, shape: torch.Size | None = None) -> Tensor:
         value = self._from_shards(f"state_dict.{PREFIX}{name}") if self._state is None else self._from_file(name)
         return value if self.dtype is None else value.to(self.dtype)
 

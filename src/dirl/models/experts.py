@@ -21,11 +21,11 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Rows [S, K] sorted by expert, matrices [E, N, K], end of each expert's stretch [E] int32 -> [S, N]."""
 
 
-def choose_experts(config: PreTrainedConfig, experts: Experts, model: str) -> None:
+def choose_experts(config: PreTrainedConfig, experts: Experts, model: str, has_experts: bool) -> None:
     """Write the choice into the config of `model`; every model that is built from it then computes alike."""
     if experts not in get_args(Experts):
         raise ValueError(f"experts={experts!r}: use one of {', '.join(get_args(Experts))}")
-    if getattr(config, "num_experts", 0):
+    if has_experts:
         config._experts_implementation = experts_implementation(experts)
     elif experts != "auto":
         raise ValueError(f"experts={experts!r}: model {model!r} has no experts; leave the option out")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dirl.models.families import family_of
+from dirl.models.families.weights import named_tensors, weight_shapes
 from dirl.models.folder import replace_folder
 from dirl.models.model_files import dtype_name, model_files
 from dirl.models.source import ModelDescription
@@ -27,17 +29,22 @@ def export_model(
     """Write weights, config, tokenizer and code beside `folder`, then put them in its place in one step.
 
     Args:
-        weights: the backbone's, by transformers name, in the order of `shapes`; one at a time is enough.
+        weights: as `ModelFamily.weights` gives them, in the order of `shapes`; one at a time is enough.
         shapes: of all of them.
         dtype: `source`: as the model that the description is of was stored.
 
     Raises:
         ValueError: a weight is not finite; what lay at `folder` is then still there, and so after any error.
     """
-    name = dtype_name(description.config.dtype or torch.float32) if dtype == "source" else dtype
-    stored = getattr(torch, name)
+    stored = stored_as(description, dtype)
     files = model_files(description.config, description.tokenizer, description.carried, stored)
     replace_folder(Path(folder), lambda new: _write(new, files, weights, shapes, stored, max_shard_size))
+
+
+def stored_as(description: ModelDescription, dtype: ExportDtype) -> torch.dtype:
+    """What the weights of an export are stored as."""
+    name = dtype_name(description.config.dtype or torch.float32) if dtype == "source" else dtype
+    return getattr(torch, name)
 
 
 def save_model(
@@ -51,12 +58,14 @@ def save_model(
     Args:
         state_dict: weights in place of the backbone's own.
     """
-    own = {name: value.detach() for name, value in backbone.named_parameters()}
-    weights = own if state_dict is None else {name: state_dict[name] for name in own}
-    shapes = {name: value.shape for name, value in weights.items()}
-    stored = next(iter(weights.values())).dtype
+    family = family_of(backbone.config)
+    own = dict(named_tensors(backbone)) if state_dict is None else state_dict
+    values = {name: own[name].detach() for name, _ in named_tensors(backbone)}
+    weights = (part for name, value in values.items() for part in family.split(name, value))
+    stored = next(iter(values.values())).dtype
     files = model_files(backbone.config, tokenizer, dtype=stored)
-    replace_folder(Path(folder), lambda new: _write(new, files, weights.items(), shapes, stored))
+    shapes = weight_shapes(family, backbone)
+    replace_folder(Path(folder), lambda new: _write(new, files, weights, shapes, stored))
 
 
 def _write(

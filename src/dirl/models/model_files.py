@@ -3,7 +3,6 @@
 import json
 import tempfile
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import cached_file
 
-ARCHITECTURES = {"sdar": "SDARForCausalLM", "sdar_moe": "SDARMoeForCausalLM"}
-BLOCK_DIFFUSION = {"qwen3": "sdar", "qwen3_moe": "sdar_moe"}
-"""A Qwen3 that was trained on blocks is an SDAR; by its old name, all others would run it causally."""
+from dirl.models.families import family_of
+
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 """Names of transformers 5 alone -> names that 4.57 has as well."""
 GENERATION = "generation_config.json"
@@ -39,7 +39,8 @@ def model_files(
     """
     own_code = {name: content for name, content in carried.items() if name.endswith(".py")}
     values = config_values(config, dtype, keep_auto_map=bool(own_code))
-    found = {**_tokenizer_files(tokenizer), **(own_code or _our_code())}
+    ours = family_of(config).code(exported_type(config))
+    found = {**_tokenizer_files(tokenizer), **(own_code or (ours.files if ours else {}))}
     found["config.json"] = _json(values)
     found[GENERATION] = _json(_generation_values(config, carried.get(GENERATION)))
     return found
@@ -48,8 +49,8 @@ def model_files(
 def config_values(config: PreTrainedConfig, dtype: torch.dtype | None, keep_auto_map: bool) -> dict[str, Any]:
     """What config.json says: each value under every name that a reader may look for."""
     values = json.loads(config.to_json_string(use_diff=True))
-    kind = values["model_type"] = BLOCK_DIFFUSION.get(config.model_type, config.model_type)
-    values["architectures"] = [ARCHITECTURES[kind]]
+    kind = values["model_type"] = exported_type(config)
+    values["architectures"] = [architecture(kind)]
     values["dtype"] = values["torch_dtype"] = dtype_name(dtype or config.dtype or torch.float32)
     for older, name in config.attribute_map.items():
         values[older] = values[name]  # 4.57 reads num_experts alone, and takes 128 without a word where it is missing
@@ -59,11 +60,20 @@ def config_values(config: PreTrainedConfig, dtype: torch.dtype | None, keep_auto
         values["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
     values.setdefault("sliding_window", None)  # LMDeploy asks for it
     if not keep_auto_map:
-        values["auto_map"] = {
-            "AutoConfig": f"configuration_sdar.{'SDARMoeConfig' if kind == 'sdar_moe' else 'SDARConfig'}",
-            "AutoModelForCausalLM": f"modeling_sdar.{ARCHITECTURES[kind]}",
-        }
+        values.pop("auto_map", None)
+        if (code := family_of(config).code(kind)) is not None:
+            values["auto_map"] = dict(code.auto_map)
     return values
+
+
+def architecture(model_type: str) -> str:
+    """The class that transformers has for a model type."""
+    return MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model_type]].__name__
+
+
+def exported_type(config: PreTrainedConfig) -> str:
+    """The model type under which a model of this config is exported."""
+    return family_of(config).exported_as.get(config.model_type, config.model_type)
 
 
 def files_to_carry(path: str, config: PreTrainedConfig) -> dict[str, bytes]:
@@ -73,7 +83,7 @@ def files_to_carry(path: str, config: PreTrainedConfig) -> dict[str, bytes]:
         path: folder or hub name. The code is not run.
     """
     wanted = [GENERATION]
-    if config.model_type in ARCHITECTURES:
+    if exported_type(config) == config.model_type:
         targets = (getattr(config, "auto_map", None) or {}).values()
         wanted += sorted({f"{target.split('.')[0]}.py" for target in targets if "--" not in target})
     found: dict[str, bytes] = {}
@@ -89,11 +99,6 @@ def files_to_carry(path: str, config: PreTrainedConfig) -> dict[str, bytes]:
 
 def dtype_name(dtype: torch.dtype | str) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _our_code() -> dict[str, bytes]:
-    folder = resources.files("dirl.models.remote_code")
-    return {name: (folder / name).read_bytes() for name in ("configuration_sdar.py", "modeling_sdar.py")}
 
 
 def _tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from dirl.attention import build_mask
 from dirl.attention.backend import Backend
 from dirl.batches import IGNORE, PackedBatch
+from dirl.models.families import Parts
 from dirl.models.head import selection_factors, target_scores
 from dirl.types import DecodingParams, Likelihood, ModelSpec
 
@@ -57,17 +58,28 @@ class BlockDiffusionLM(nn.Module):
     """A transformers backbone under the block mask of a packed row.
 
     Args:
-        backbone: Qwen3-shaped causal LM with `attn_implementation="dirl"`.
+        backbone: causal LM of a known family, with `attn_implementation="dirl"`.
         spec: block size and token ids.
         attention: auto, flex, segments or dense; see `dirl.attention.build_mask`.
         head_chunk: scored positions that meet the vocabulary at a time; None: what 2 GiB hold.
+        parts: where the backbone has its modules, as its family says.
     """
 
     def __init__(
-        self, backbone: PreTrainedModel, spec: ModelSpec, attention: Backend = "auto", head_chunk: int | None = None
+        self,
+        backbone: PreTrainedModel,
+        spec: ModelSpec,
+        attention: Backend = "auto",
+        head_chunk: int | None = None,
+        parts: Parts = Parts(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__()
         self.backbone, self.spec, self.attention, self.head_chunk = backbone, spec, attention, head_chunk
+        self.parts = parts
+
+    def part(self, name: str) -> nn.Module:
+        """The backbone's decoder, layers, norm, embedding, head or rotary embedding."""
+        return self.parts.of(self.backbone, name)
 
     def forward(
         self,
@@ -110,7 +122,7 @@ class BlockDiffusionLM(nn.Module):
         Returns:
             log-probabilities [N], entropies [N] and log F [M] of `Scores`.
         """
-        weight, options = self.backbone.lm_head.weight, (self.spec.banned, params, self.head_chunk)
+        weight, options = self.part("head").weight, (self.spec.banned, params, self.head_chunk)
         logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
         if rejected is None:
             return logprobs, entropies, logprobs.new_zeros(0)
@@ -119,7 +131,7 @@ class BlockDiffusionLM(nn.Module):
 
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """[T, D] last hidden states of a packed row."""
-        output = self.backbone.model(
+        output = self.part("decoder")(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
             block_mask=build_mask(batch.layout, self.attention),

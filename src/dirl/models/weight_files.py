@@ -3,39 +3,37 @@
 A process that keeps a shard of the model then never holds more of it than the layer at hand.
 """
 
-import copy
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from dirl.attention import ATTENTION_NAME
 from dirl.finite import check_weight
+from dirl.models.families import ModelFamily
+from dirl.models.families.weights import named_tensors
 
 BROKEN_SOURCE = "nothing can be made with such a model; read another copy or an earlier checkpoint"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class WeightFiles:
-    """The tensors of a Hugging Face folder, by the names that transformers' Qwen3 and Qwen3-MoE have for them.
+    """The tensors of a Hugging Face folder, by the names that the backbone of a family has for them.
 
     Args:
         dtype: of what is read; None: as stored.
     """
 
-    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        self.folder, self.dtype = folder, dtype
+    def __init__(self, folder: Path, family: ModelFamily, dtype: torch.dtype | None = None) -> None:
+        self.folder, self.family, self.dtype = folder, family, dtype
         self.file_of = _file_of(folder)
         self.open = cache(lambda file: safe_open(folder / file, "pt", device="cpu"))  # each reads a header of all names
 
     def fill(self, module: nn.Module, prefix: str = "") -> None:
-        """Give the module's weights on the meta device their values, on the host.
+        """Give the module's weights and stored buffers on the meta device their values, on the host.
 
         Args:
             prefix: name of the module in the whole model, with a dot at its end.
@@ -43,55 +41,40 @@ class WeightFiles:
         Raises:
             ValueError: a tensor is not there, of another shape, or holds numbers that are not finite.
         """
-        for name, parameter in list(module.named_parameters()):
-            if parameter.is_meta:
-                value = check_weight(prefix + name, self.read(prefix + name), str(self.folder), BROKEN_SOURCE)
-                if value.shape != parameter.shape:
-                    raise ValueError(
-                        f"{self.folder}: {prefix}{name} has shape {tuple(value.shape)}, the model's config says "
-                        f"{tuple(parameter.shape)}; the files belong to another config.json"
-                    )
-                owner, _, leaf = name.rpartition(".")
-                setattr(module.get_submodule(owner), leaf, nn.Parameter(value, parameter.requires_grad))
+        for name, empty in list(named_tensors(module)):
+            if not empty.is_meta:
+                continue
+            value = check_weight(prefix + name, self.read(prefix + name, empty.shape), str(self.folder), BROKEN_SOURCE)
+            self._check_shape(prefix + name, value.shape, empty.shape)
+            weight = isinstance(empty, nn.Parameter)
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(value, empty.requires_grad) if weight else value)
 
-    def read(self, name: str) -> Tensor:
-        """One tensor of the model; the experts of a layer are put together where the files hold each of them."""
+    def read(self, name: str, shape: torch.Size) -> Tensor:
+        """One tensor of the backbone, put together where the files keep it in parts."""
         if name in self.file_of:
             return self._stored(name)
-        if found := _EXPERTS.fullmatch(name):
-            return self._experts(found["layer"], found["kind"])
-        raise ValueError(f"{self.folder}: no tensor {name!r} in its safetensors files; the model needs it")
-
-    def _experts(self, layer: str, kind: str) -> Tensor:
-        """[experts, out, in] from one matrix for each expert and projection."""
-        projections = ("gate_proj", "up_proj") if kind == "gate_up_proj" else ("down_proj",)
-        experts = []
-        while f"{layer}.{len(experts)}.{projections[0]}.weight" in self.file_of:
-            expert = f"{layer}.{len(experts)}"
-            experts.append(torch.cat([self._stored(f"{expert}.{projection}.weight") for projection in projections]))
-        if not experts:
-            raise ValueError(f"{self.folder}: no tensor {layer}.{kind!r} nor its single experts in the files")
-        return torch.stack(experts)
+        parts = [part for part, _ in self.family.split(name, torch.empty(shape, device="meta"))]
+        for part in parts:
+            if part not in self.file_of:
+                raise ValueError(f"{self.folder}: no tensor {part!r} in its safetensors files; the model needs it")
+        whole = torch.empty(shape, dtype=self._stored(parts[0]).dtype)
+        for part, view in self.family.split(name, whole):
+            value = self._stored(part)
+            self._check_shape(part, value.shape, view.shape)
+            view.copy_(value)
+        return whole
 
     def _stored(self, name: str) -> Tensor:
         value = self.open(self.file_of[name]).get_tensor(name)
-        return value if self.dtype is None else value.to(self.dtype)
+        return value if self.dtype is None or not value.is_floating_point() else value.to(self.dtype)
 
-
-_EXPERTS = re.compile(r"(?P<layer>.*\.mlp\.experts)\.(?P<kind>gate_up_proj|down_proj)")
-
-
-def one_expert_each(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Experts that transformers keeps together, [E, 2I, D] and [E, D, I], as views under the names of checkpoints."""
-    for name, value in weights:
-        owner, _, kind = name.rpartition(".")
-        if not owner.endswith(".experts"):
-            yield name, value
-            continue
-        for index, expert in enumerate(value):
-            parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
-            for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
-                yield f"{owner}.{index}.{part}.weight", matrix
+    def _check_shape(self, name: str, found: torch.Size, wanted: torch.Size) -> None:
+        if found != wanted:
+            raise ValueError(
+                f"{self.folder}: {name} has shape {tuple(found)}, the model's config says {tuple(wanted)}; the files "
+                "belong to another config.json"
+            )
 
 
 def holds_weight_files(folder: Path) -> bool:
@@ -106,19 +89,6 @@ def stored_dtype(folder: Path) -> torch.dtype:
     name = min(file_of)
     with safe_open(folder / file_of[name], "pt", device="cpu") as file:
         return file.get_slice(name)[:1].dtype
-
-
-def empty_backbone(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The backbone with its weights on the meta device, its few buffers on the host."""
-    config = copy.deepcopy(config)  # the dtype is written into it
-    with torch.device("meta"):
-        backbone = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION_NAME)
-    with torch.device("cpu"):
-        rotary = type(backbone.model.rotary_emb)(config=config)
-    backbone.model.rotary_emb = rotary
-    left = [name for name, buffer in backbone.named_buffers() if buffer.is_meta]
-    assert not left, f"buffers without values: {left}"
-    return backbone
 
 
 def _file_of(folder: Path) -> dict[str, str]:

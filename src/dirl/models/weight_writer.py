@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dirl.finite import check_weight
-from dirl.models.weight_files import INDEX, one_expert_each
+from dirl.models.weight_files import INDEX
 
 MAX_SHARD = "5GB"
 
@@ -27,25 +27,26 @@ def write_weights(
     """Write a model's weights into a folder that has none; what is on the host at a time is one file's worth.
 
     Args:
-        weights: by transformers name, in the order of `shapes`; the experts of a layer together, stored one by one.
+        weights: as `ModelFamily.weights` gives them, in the order of `shapes`.
         shapes: of all of them.
-        dtype: of what is stored.
+        dtype: of what is stored; floating-point buffers too.
 
     Raises:
         ValueError: a weight is not finite, after the cast.
         OSError: the disk is full, or the like.
     """
-    empty = ((name, torch.empty(shape, dtype=dtype, device="meta")) for name, shape in shapes.items())
+    empty = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
     planned = split_state_dict_into_shards_factory(
-        dict(one_expert_each(empty)),
+        empty,
         get_storage_size=lambda tensor: tensor.nbytes,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=max_shard_size,
     )
     waiting: dict[str, dict[str, Tensor]] = {file: {} for file in planned.filename_to_tensors}
-    for name, value in one_expert_each(weights):
+    for name, value in weights:
+        stored = value.detach().to(dtype) if value.is_floating_point() else value.detach()
         file = planned.tensor_to_filename[name]
-        waiting[file][name] = _alone(finite(name, value.detach().to(dtype)).cpu().contiguous())
+        waiting[file][name] = _alone(finite(name, stored).cpu().contiguous())
         if len(waiting[file]) == len(planned.filename_to_tensors[file]):
             _save(waiting.pop(file), folder / file)
     assert not waiting, f"weights that never came: {list(waiting)}"

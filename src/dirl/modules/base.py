@@ -16,16 +16,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
 from dirl.checkpoints.resumable import KEY, Resumable
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.checkpoint_weights import FILES, packed
+from dirl.models.families.weights import Named, empty_backbone, weight_shapes
 from dirl.models.model_files import model_files
 from dirl.models.policy import ScoringPlan, scoring_plan
-from dirl.models.weight_files import empty_backbone
 from dirl.modules.backward import backward, say_if_too_long
 from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, cast_weights, check_checkpointing, compile_layers, recompute_layers
@@ -140,12 +139,12 @@ class BlockDiffusionModule(Resumable):
                 cast_weights(backbone, dtype)
         else:
             files.dtype = dtype or files.dtype
-            backbone = empty_backbone(description.config, files.dtype or torch.float32)
+            backbone = empty_backbone(description.family, description.config, files.dtype or torch.float32)
         backbone.train(not frozen).requires_grad_(not frozen)
-        recompute_layers(backbone.model.layers, self.activation_checkpointing)
+        model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk, description.family.parts)
+        recompute_layers(model.part("layers"), self.activation_checkpointing)
         if self.compile_layers:
-            compile_layers(backbone.model.layers)
-        model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk)
+            compile_layers(model.part("layers"))
         if self.sharding_mesh is not None:
             shard(model, self.sharding_mesh, self.mixed, files, on_host)
         return model
@@ -258,16 +257,18 @@ class BlockDiffusionModule(Resumable):
     def largest_over_ranks(self, value: int) -> int:
         return int(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="max"))
 
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The backbone's parameters by transformers name, one gathered at a time; call it on all ranks."""
+    def full_weights(self, dtype: torch.dtype | None = None) -> Iterator[Named]:
+        """`ModelFamily.weights` of the backbone, cast to the dtype before they are gathered; call it on all ranks."""
         reshard(self.model)
-        for name, parameter in self.model.backbone.named_parameters():
-            value = parameter.detach()
-            yield name, value.full_tensor() if isinstance(value, DTensor) else value
+        yield from self.description.family.weights(self.model.backbone, dtype)
+
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """Of `full_weights`, by name."""
+        return weight_shapes(self.description.family, self.model.backbone)
 
     def expected_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the weights in a checkpoint, by name, without building the model."""
-        backbone = empty_backbone(self.description.config, torch.float32)
+        backbone = empty_backbone(self.description.family, self.description.config, torch.float32)
         return {f"model.backbone.{name}": tuple(value.shape) for name, value in backbone.state_dict().items()}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

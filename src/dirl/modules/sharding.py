@@ -13,6 +13,7 @@ from torch.distributed.fsdp import (
 )
 
 from dirl.models import BlockDiffusionLM
+from dirl.models.families.weights import named_tensors
 from dirl.models.weight_files import WeightFiles
 
 
@@ -35,18 +36,18 @@ def shard(
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy() if on_host and mesh.device_type == "cuda" else OffloadPolicy(),
     }
-    for index, layer in enumerate(model.backbone.model.layers):
+    for index, layer in enumerate(model.part("layers")):
         if files is not None:
-            files.fill(layer, f"model.layers.{index}.")
+            files.fill(layer, f"{model.parts.layers}.{index}.")
         fully_shard(layer, **options)
     if files is not None:
         files.fill(model.backbone)
         model.backbone.tie_weights()
-        left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+        left = [name for name, value in named_tensors(model) if value.is_meta]
         assert not left, f"weights without values: {left}"
     # By itself: its reduction comes next after the head's, whose buffer FSDP2 keeps until the next reduction.
-    fully_shard(model.backbone.model.norm, reshard_after_forward=False, **options)
-    if model.backbone.lm_head.weight is model.backbone.model.embed_tokens.weight:
+    fully_shard(model.part("norm"), reshard_after_forward=False, **options)
+    if model.part("head").weight is model.part("embedding").weight:
         _shard_tied(model, options)
     else:
         _shard_untied(model, options)
@@ -61,7 +62,7 @@ def reshard(model: BlockDiffusionLM) -> None:
 
 
 def _shard_untied(model: BlockDiffusionLM, options: dict) -> None:
-    embedding, head = model.backbone.model.embed_tokens, model.backbone.lm_head
+    embedding, head = model.part("embedding"), model.part("head")
     fully_shard(embedding, **options)
     embedding.set_unshard_in_backward(False)  # its gradient asks for the ids alone
     fully_shard(head, reshard_after_forward=False, **options)  # the backward begins with it
@@ -74,9 +75,9 @@ def _shard_tied(model: BlockDiffusionLM, options: dict) -> None:
     Either use is a forward pass of the group, which is given back when the head's backward has ended. The gradient is
     reduced once, at the end: autograd adds the embedding's part to the head's before it hands it on.
     """
-    backbone, first = model.backbone, model.backbone.model.layers[0]
+    backbone, first = model.backbone, model.part("layers")[0]
     fully_shard(backbone, reshard_after_forward=False, **options)
-    _run_within(backbone, backbone.model.embed_tokens, "forward")
+    _run_within(backbone, model.part("embedding"), "forward")
     _run_within(backbone, model, "at_head")
     first.set_modules_to_backward_prefetch([first])  # of none: the table would be gathered beside this layer's work
 

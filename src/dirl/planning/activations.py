@@ -1,4 +1,4 @@
-"""Bytes per token that autograd keeps for the backward pass of transformers' Qwen3 layers, tensor by tensor.
+"""Bytes per token that autograd keeps for the backward pass of transformers' Llama-shaped layers, tensor by tensor.
 
 Eager layers under FlexAttention, which keeps its inputs, its output and one fp32 number per query and head.
 `compile_layers` keeps less: what is counted here is then an upper bound.
@@ -7,9 +7,9 @@ Eager layers under FlexAttention, which keeps its inputs, its output and one fp3
 from dataclasses import dataclass
 from typing import Literal
 
+from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing
 from dirl.planning.flops import recomputed_layers
-from dirl.planning.shape import ModelShape
 
 Compute = Literal["fp32", "autocast", "fsdp_bf16"]
 """Of the layers: fp32; bf16 by autocast over fp32 weights; bf16 by FSDP2, residual stream and norms included."""
@@ -73,9 +73,11 @@ def layer_bytes(shape: ModelShape, compute: Compute) -> float:
     dense, sparse = _mlp_bytes(shape, compute), _experts_bytes(shape, compute) if shape.sparse_layers else 0
     mlp = (shape.dense_layers * dense + shape.sparse_layers * sparse) / shape.num_hidden_layers
     norms = 2 * _norm_bytes(shape.hidden_size, 1, residual_bytes(compute))
-    per_head = _norm_bytes(shape.query_size, shape.num_attention_heads, size) + _norm_bytes(
-        shape.key_size, shape.num_key_value_heads, size
-    )
+    per_head = 0
+    if shape.head_norms:
+        per_head = _norm_bytes(shape.query_size, shape.num_attention_heads, size) + _norm_bytes(
+            shape.key_size, shape.num_key_value_heads, size
+        )
     attention = size * (2 * shape.query_size + 2 * shape.key_size) + 4 * shape.num_attention_heads
     return norms + _input_bytes(shape, compute, 3) + per_head + attention + mlp
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dirl.planning.shape import ModelShape
+from dirl.models.shape import ModelShape
 
 LOGIT_BYTES = 22
 """The torch engine, for each masked position and vocabulary entry: logits in half precision, and five fp32 tables."""

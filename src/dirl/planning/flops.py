@@ -7,9 +7,9 @@ objective needs, not those that a padded or dense implementation would spend.
 from dataclasses import dataclass, fields
 
 from dirl.batches import IGNORE, PackedBatch
+from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing
 from dirl.planning.pairs import visible_pairs
-from dirl.planning.shape import ModelShape
 
 
 @dataclass(frozen=True)

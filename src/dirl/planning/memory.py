@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dirl.models.chunked_head import CHUNK_BYTES
+from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing
 from dirl.planning.activations import Compute, activation_bytes, element_bytes, residual_bytes
 from dirl.planning.engines import EngineMemory
 from dirl.planning.flops import recomputed_layers
-from dirl.planning.shape import ModelShape
 
 StrategyName = Literal["single", "ddp", "fsdp2"]
 Part = Literal[
@@ -110,8 +110,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
         parts |= {"engine weights": engine.resident_weights, "KV cache": engine.resident_cache}
     resting = {**always, "optimizer state": moved, "engine weights": engine.weights}
     moments["rollout"] = {**resting, "KV cache": engine.cache, "engine: logits": engine.logits}
-    gathered = 4.0 * setup.shape.embedding_parameters if setup.strategy == "fsdp2" else 0.0
-    moments["push"] = {**resting, "KV cache": engine.resident_cache, "casts, gathered layers": gathered}
+    moments["push"] = {**resting, "KV cache": engine.resident_cache, "casts, gathered layers": _pushed(setup, engine)}
     return moments
 
 
@@ -200,6 +199,15 @@ def _copies_at_end(setup: TrainingSetup, at_work: float) -> float:
     if setup.strategy == "fsdp2":
         return table * (8.0 if shards == 1 else _gathered_bytes(setup) + 4.0 + 4.0 / shards)
     return max(0.0, 4.0 * table - at_work) + (2.0 * setup.shape.layer_parameters if setup.mixed else 0.0)
+
+
+def _pushed(setup: TrainingSetup, engine: EngineMemory) -> float:
+    """The largest weight on its way: gathered from its shards, or cast to the engine's dtype, which goes first. An
+    engine that takes no memory of this device is given the trainer's dtype at worst."""
+    shape = setup.shape
+    size = engine.weights / shape.parameters or 4.0
+    largest = max(shape.embedding_parameters, 2 * shape.experts * shape.expert_size * shape.hidden_size)
+    return size * largest if setup.strategy == "fsdp2" or size < 4 else 0.0
 
 
 def _gathered_bytes(setup: TrainingSetup) -> float:

@@ -1,5 +1,6 @@
-"""A parsed config read as what a plan needs; nothing of it is instantiated but the source of a new model."""
+"""A parsed config read as what a plan needs; nothing of it is instantiated but the model's source."""
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,14 +8,17 @@ from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig
+from jsonargparse import Namespace
+from transformers import PreTrainedConfig
 
 from dirl.diffusion.noise import NoiseConfig
-from dirl.models import NewModel, register_models
+from dirl.models import ModelSource
+from dirl.models.families import family_of
+from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.objectives import Objective
 from dirl.planning.memory import StrategyName
-from dirl.planning.shape import SHAPES, ModelShape, named_or_file
+from dirl.planning.named_shapes import SHAPES, named_or_file
 
 Config = Mapping[str, Any]
 STRATEGIES: dict[str, StrategyName] = {
@@ -73,7 +77,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
 
     Args:
         devices: in all; None: as many as the config says.
-        model_config: stands for the model of the config; see `dirl.planning.shape.named_or_file`.
+        model_config: stands for the model of the config; see `dirl.planning.named_shapes.named_or_file`.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
     learns = resolve_name(model["class_path"]).makes_rollouts
@@ -125,36 +129,42 @@ def _strategy(value: object, devices: int) -> tuple[StrategyName, Config]:
     return STRATEGIES[name], {**options, **(options.get("dict_kwargs") or {})}
 
 
-def _model(source: Config, model_config: str | None) -> tuple[ModelShape, int, bool]:
+def _model(config: Config, model_config: str | None) -> tuple[ModelShape, int, bool]:
     """Shape, block size, and whether the model's dtype has two bytes."""
-    name, options = _class_name(source), source["init_args"]
+    source: ModelSource = _instance(config)
     half = True
     if model_config is not None:
         shape, known = named_or_file(model_config)
-    elif name == "NewModel":
-        description = NewModel(**options).describe()
-        shape, known, half = ModelShape.of(description.config), options["block_size"], options["dtype"] != "float32"
-    elif name == "PretrainedModel":
-        register_models()
-        config = _reachable(options["path"])
-        shape, known = ModelShape.of(config), getattr(config, "block_size", None)
-        half = config.dtype in (torch.bfloat16, torch.float16)
     else:
-        raise ValueError(f"model source {name!r} is unknown to plan: give its shape with --model_config")
-    block_size = options.get("block_size") or known
+        found = _reachable(source)
+        family = family_of(found)
+        family.check(found, found.name_or_path or found.model_type)
+        shape, known = family.shape(found), getattr(found, "block_size", None)
+        half = found.dtype in (torch.bfloat16, torch.float16)
+    block_size = getattr(source, "block_size", None) or known
     if block_size is None:
         raise ValueError("block_size: the model's config has none; set --model.init_args.source.init_args.block_size")
     return shape, block_size, half
 
 
-def _reachable(path: str) -> Any:
+def _reachable(source: ModelSource) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
+        return source.read_config()
+    except OSError as error:
         raise ValueError(
-            f"the config of the model {path!r} is neither here nor on the hub: give its shape with --model_config, a "
-            f"config.json or one of {', '.join(SHAPES)}"
+            f"the config of the model {getattr(source, 'path', source)!r} is neither here nor on the hub: give its "
+            f"shape with --model_config, a config.json or one of {', '.join(SHAPES)}"
         ) from error
+
+
+def _instance(value: Any) -> Any:
+    """The object that a class path and its options stand for; anything else is what it is."""
+    value = value.as_dict() if isinstance(value, Namespace) else value
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    module, _, name = value["class_path"].rpartition(".")
+    options = {key: _instance(option) for key, option in (value.get("init_args") or {}).items()}
+    return getattr(importlib.import_module(module), name)(**options)
 
 
 def _engine(engine: Config | None) -> tuple[str, Config]:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -38,6 +39,9 @@ class RolloutEngine(ABC):
     room: int | None = None
     """Positions that a prompt and its response may have, where the options say so; None: known later, or no limit."""
 
+    dtype: torch.dtype | None = None
+    """Of its weights, from `setup` on: who pushes casts before it gathers or sends. None: they come as they are."""
+
     still_wanted: Callable[[], None] = staticmethod(lambda: None)
     """Called between two forwards of `generate`, or a few times a second; it raises what ends the generation."""
 
@@ -47,9 +51,10 @@ class RolloutEngine(ABC):
 
     @abstractmethod
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        """Take the backbone's full weights by transformers name, one tensor at a time.
+        """Take the backbone's full weights as `ModelFamily.weights` gives them, one tensor at a time.
 
-        Raises ValueError if a name is unknown, missing, or of another shape.
+        Raises ValueError if a name is unknown, missing, or of another shape, or a number is not finite
+        (`dirl.rollout.weights.checked`). An update that fails leaves `policy_version` at -1.
         """
 
     @abstractmethod

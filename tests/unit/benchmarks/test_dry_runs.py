@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import engine, fill, gpu, gpu_training, layouts, record, rollout_gpu, scaling
+from benchmarks import engine, fill, gpu, gpu_training, layouts, push, record, rollout_gpu, scaling
 from benchmarks.device_clock import Deadline, Timing
 from benchmarks.fresh_process import in_fresh_process, measured
 from benchmarks.shapes import TOYS, model_spec
@@ -148,3 +148,10 @@ def test_outside_a_checkout_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert record._commit() == "unknown"
+
+
+def test_a_push_to_an_engine_in_bf16_is_half_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path))
+    push.main(["--model", "tiny"])
+    rows = json.loads((tmp_path / "push.json").read_text())["rows"]
+    assert [row["of the trainer's"] for row in rows] == [1, 0.5, 1, 0.5]

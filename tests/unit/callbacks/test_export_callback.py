@@ -10,6 +10,8 @@ from dirl.callbacks import Export
 from tests.tiny import TinyModel
 from torch import Tensor
 
+from dirl.models.families.weights import weight_shapes
+
 
 class Rank:
     """A rank's trainer and module, in as far as the callback asks them; `gathered` counts what it took part in."""
@@ -22,10 +24,13 @@ class Rank:
         self.gathered, self.said = 0, []
         self.first_wrote = first_wrote
 
-    def full_weights(self) -> Iterator[tuple[str, Tensor]]:
-        for name, value in self.model.backbone.named_parameters():
+    def full_weights(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        for name, value in self.description.family.weights(self.model.backbone, dtype):
             self.gathered += 1
-            yield name, value.detach()
+            yield name, value
+
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        return weight_shapes(self.description.family, self.model.backbone)
 
     def broadcast(self, value: bool) -> bool:
         self.said.append(value)

@@ -18,8 +18,9 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBl
 
 from dirl.models import PretrainedModel, SDARMoeConfig, SDARMoeForCausalLM, register_models, save_model
 from dirl.models.experts import _ZeroIdleGradient, choose_experts, experts_implementation
+from dirl.models.families import family_of
+from dirl.models.families.weights import empty_backbone
 from dirl.models.tokenizer import new_tokenizer
-from dirl.models.weight_files import empty_backbone
 from dirl.modules.layers import Checkpointing, compile_layers, recompute_layers
 
 SHAPE = dict(
@@ -42,7 +43,7 @@ TOKENS = 40
 def layer(experts: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Qwen3MoeSparseMoeBlock:
     """Router and experts, with the same weights for every way to compute them."""
     config = SDARMoeConfig(**(SHAPE | changes))
-    choose_experts(config, experts, "tiny")
+    choose_experts(config, experts, "tiny", has_experts=True)
     block = Qwen3MoeSparseMoeBlock(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -337,7 +338,7 @@ def test_the_sources_choice_is_that_of_every_model_built_from_its_config(
 ) -> None:
     source = PretrainedModel(folder_of(tmp_path, kind), experts=experts)
     config = source.describe().config
-    for backbone in (source.build(config), empty_backbone(config, torch.float32)):
+    for backbone in (source.build(config), empty_backbone(family_of(config), config, torch.float32)):
         for decoder in backbone.model.layers:
             assert decoder.mlp.experts.config._experts_implementation == f"dirl_{experts}"
     with Operations() as operations, torch.no_grad():

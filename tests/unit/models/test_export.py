@@ -30,9 +30,9 @@ from dirl.batches import Layout
 from dirl.checkpoints.reading import Contents
 from dirl.models import ModelDescription, NewModel, PretrainedModel, export_model, folder, save_model
 from dirl.models.checkpoint_weights import FILES, packed, unpacked
+from dirl.models.families.weights import empty_backbone, weight_shapes
 from dirl.models.folder import check_replaceable, exchange, replace_folder
 from dirl.models.model_files import model_files
-from dirl.models.weight_files import empty_backbone
 from dirl.models.weight_writer import write_weights
 
 BLOCK = 4
@@ -46,9 +46,8 @@ def exported(path: Path, source: NewModel | PretrainedModel, **options: Any) -> 
 
 
 def export(path: Path, description: ModelDescription, backbone: PreTrainedModel, **options: Any) -> None:
-    weights = {name: value.detach() for name, value in backbone.named_parameters()}
-    shapes = {name: value.shape for name, value in weights.items()}
-    export_model(path, description, weights.items(), shapes, **options)
+    shapes = weight_shapes(description.family, backbone)
+    export_model(path, description, description.family.weights(backbone), shapes, **options)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -382,7 +381,7 @@ def test_the_files_beside_the_weights_do_not_depend_on_what_became_of_the_model(
     description = source.describe()
     before = model_files(description.config, description.tokenizer, description.carried)
     source.build(description.config)
-    empty_backbone(description.config, torch.float32)
+    empty_backbone(description.family, description.config, torch.float32)
     assert model_files(description.config, description.tokenizer, description.carried) == before
     assert set(before) >= {"config.json", "generation_config.json", "tokenizer.json", "modeling_sdar.py"}
 

@@ -24,11 +24,10 @@ from transformers import (
 
 from dirl.attention.backend import Backend
 from dirl.batches import IGNORE, PackedBatch
-from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, register_models, save_model
-from dirl.models.sdar import SDARMoeConfig, SDARMoeForCausalLM
+from dirl.models import BlockDiffusionLM, NewModel, PretrainedModel, family_of, register_models, save_model
+from dirl.models.families.qwen3_moe import SDARMoeConfig, SDARMoeForCausalLM
 from dirl.models.special_tokens import unknown_ids
 from dirl.models.tokenizer import new_tokenizer
-from dirl.models.weight_files import one_expert_each
 from dirl.types import DecodingParams, ModelSpec
 
 ALPHABET = "0123456789+= "
@@ -168,7 +167,7 @@ def test_the_official_sdar_config_loads_without_remote_code(tmp_path: Path) -> N
     end, pad = vocab["<|im_end|>"], vocab["<|endoftext|>"]
     assert description.spec == ModelSpec(4, vocab["<|MASK|>"], (end, pad), pad, len(vocab))
     model = source.build(description.config)
-    assert type(model).__module__ == "dirl.models.sdar"
+    assert type(model).__module__ == "dirl.models.families.qwen3"
     assert_equal_weights(model, published)
     assert model.config.rope_parameters["rope_theta"] == 1000000
     frequencies = 1000000.0 ** -(torch.arange(0, 8, 2) / 8)
@@ -204,7 +203,7 @@ def test_a_published_sdar_moe_with_its_experts_one_by_one_loads_as_it_is(tmp_pat
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
     config.save_pretrained(tmp_path)
     description.tokenizer.save_pretrained(tmp_path)
-    separate = {name: value.contiguous() for name, value in one_expert_each(model.state_dict().items())}
+    separate = {name: value.contiguous() for name, value in family_of(config).weights(model)}
     assert "model.layers.1.mlp.experts.3.up_proj.weight" in separate
     save_file(separate, tmp_path / "model.safetensors", metadata={"format": "pt"})
     source = PretrainedModel(str(tmp_path), block_size=4)

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from dirl.models import BlockDiffusionLM, SDARConfig, SDARMoeConfig, register_models
 from dirl.models.policy import ScoringPlan
@@ -84,7 +84,7 @@ def build(shape: ModelShape, dtype: torch.dtype = torch.float32, attention: str 
     register_models()
     AttentionInterface.register("rehearsal", fused_attention)
     sizes = {name: getattr(shape, name) for name in SIZES}
-    kind = SDARConfig
+    kind = SDARConfig if shape.head_norms else LlamaConfig
     if shape.experts:
         kind = SDARMoeConfig
         sizes |= {"num_experts": shape.experts, "num_experts_per_tok": shape.experts_per_token}

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
+from dirl.models.families import family_of
 from dirl.modules.layers import recompute_layers
 from dirl.planning import ModelShape, Work, training_flops
 from dirl.planning.flops import forward_flops
@@ -78,5 +79,5 @@ def test_an_8b_forward_is_two_flops_for_each_parameter_and_token() -> None:
     with fake_tensors():
         model = build(ModelShape(4096, 12288, 1, 32, 8, 128, 1000, False, dense_layers=1))
         products = sum(p.numel() for p in model.model.layers.parameters() if p.dim() == 2)
-    shape = ModelShape.of(model.config)
+    shape = family_of(model.config).shape(model.config)
     assert forward_flops(shape, Work(tokens=5)).dense == 2 * 5 * products

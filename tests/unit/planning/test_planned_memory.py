@@ -36,6 +36,15 @@ def shallow(name: str, layers: int, vocab_size: int | None = None) -> ModelShape
     return replace(shape, num_hidden_layers=layers, dense_layers=layers, vocab_size=vocab_size or shape.vocab_size)
 
 
+@pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
+def test_kept_activations_are_exact_without_norms_of_queries_and_keys(compute: Compute) -> None:
+    shape = replace(shallow("sdar-8b", 3, vocab_size=64), head_norms=False)
+    with fake_tensors():
+        kept = kept_per_token(shape, compute, "none", (4096, 8192))
+    planned = activation_bytes(shape, compute, "none")
+    assert kept == pytest.approx(planned.kept + planned.once, rel=1e-3)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
 @pytest.mark.parametrize("name", ["sdar-1.7b", "sdar-8b"])
@@ -233,7 +242,7 @@ def test_the_peak_of_a_real_row_through_the_model_is_planned_to_ten_per_cent(mod
     live.hold([*model.parameters(), *gradients(model), *batch.tensors().values()])
     with live:
         model(batch, GREEDY).logprobs.sum().backward()
-    shape, work = ModelShape.of(description.config), layout_work(batch)
+    shape, work = description.family.shape(description.config), layout_work(batch)
     share = work.scored / work.tokens
     setup = TrainingSetup(shape, "single", 1, False, mode, len(batch), share, head_chunk=128)
     assert planned_peak(setup) == pytest.approx(live.peak, rel=0.1)

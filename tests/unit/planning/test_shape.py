@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from tests.unit.planning.rehearsal import build, fake_tensors
 
+from dirl.models.families import family_of
 from dirl.planning import SHAPES, ModelShape
-from dirl.planning.shape import named_or_file
+from dirl.planning.named_shapes import named_or_file
 
 SMALL = ModelShape(32, 64, 3, 4, 2, 8, 100, False, dense_layers=3)
 TIED = ModelShape(32, 48, 2, 4, 4, 16, 100, True, dense_layers=2)
@@ -22,7 +23,7 @@ def test_a_model_of_the_shape_has_as_many_parameters(shape: ModelShape) -> None:
     layers = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
     assert max(layers) == shape.layer_parameters
     assert shape.root_parameters == shape.parameters - sum(layers)
-    assert ModelShape.of(model.config) == shape
+    assert family_of(model.config).shape(model.config) == shape
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,19 @@ def test_the_torch_engine_refuses_them(value: float, temperature: float, strateg
 
 
 @pytest.mark.parametrize("where", ["embed_tokens.weight", "layers.1.mlp.up_proj.weight", "norm.weight"])
-def test_weights_that_are_not_finite_give_no_answer(where: str) -> None:
-    """A whole tensor of them used to answer token 0 everywhere."""
+def test_weights_that_are_not_finite_are_refused_and_give_no_answer(where: str) -> None:
+    """A whole tensor of them used to answer token 0 everywhere. Past the check, the logits are caught."""
     model = tiny_model()
+    engine = engine_of(model, spec_of(4))
     with torch.no_grad():
         dict(model.model.named_parameters())[where].fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match=rf"policy version 1: 'model.{where}' \(1 in all\) holds numbers"):
+        engine.update_weights(model.named_parameters(), 1)
+    with pytest.raises(ValueError, match="no weights yet"):
+        answers(engine, requests_for([(1, 2, 4)]), DecodingParams(max_response_tokens=8))
+    engine.policy_version = 1
     with pytest.raises(NotFiniteError, match="logits are not finite"):
-        answers(engine_of(model, spec_of(4)), requests_for([(1, 2, 4)]), DecodingParams(max_response_tokens=8))
+        answers(engine, requests_for([(1, 2, 4)]), DecodingParams(max_response_tokens=8))
 
 
 def test_a_trainer_hears_it_from_a_server_and_does_not_ask_the_next() -> None:
@@ -59,8 +65,8 @@ def test_a_trainer_hears_it_from_a_server_and_does_not_ask_the_next() -> None:
     engine = ServerEngine([s.url for s in servers])
     try:
         engine.setup(None, None, SPEC, "cpu")
-        broken = [(name, torch.full_like(value, torch.nan)) for name, value in WEIGHTS.named_parameters()]
-        engine.update_weights(broken, 3)
+        large = {"model.norm.weight": 1e37, "model.embed_tokens.weight": 1e3}  # finite, and their product is not
+        engine.update_weights([(name, value * large.get(name, 1)) for name, value in WEIGHTS.named_parameters()], 3)
         with pytest.raises(ValueError, match=r"logits are not finite, with the weights of policy version 3.*says http"):
             list(engine.generate(requests(2, 2), PARAMS))
         engine.update_weights(WEIGHTS.named_parameters(), 4)
@@ -69,6 +75,21 @@ def test_a_trainer_hears_it_from_a_server_and_does_not_ask_the_next() -> None:
         engine.close()
         for server in servers:
             server.stop()
+
+
+def test_a_trainer_hears_from_a_server_that_its_weights_are_not_finite() -> None:
+    server = served(torch_engine())
+    engine = ServerEngine([server.url])
+    try:
+        engine.setup(None, None, SPEC, "cpu")
+        broken = [(name, torch.full_like(value, torch.inf)) for name, value in WEIGHTS.named_parameters()]
+        with pytest.raises(ValueError, match=r"weights of policy version 3: 'model.embed_tokens.weight' .*says http"):
+            engine.update_weights(broken, 3)
+        engine.update_weights(WEIGHTS.named_parameters(), 4)
+        assert len(list(engine.generate(requests(2, 2), PARAMS))) == 4
+    finally:
+        engine.close()
+        server.stop()
 
 
 def test_ids_without_a_token_are_never_drawn() -> None:

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dirl.models import register_models
-from dirl.models.weight_files import one_expert_each
+from dirl.models.families import family_of
+from dirl.models.families.weights import empty_backbone, weight_shapes
 from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
-from dirl.rollout.lmdeploy.model import weight_shapes, write_model_folder
+from dirl.rollout.lmdeploy.model import check_served, write_model_folder
 from dirl.rollout.remote.weight_transfer import buckets
 from dirl.rollout.response import finished_trajectory, response_end
+from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 if TYPE_CHECKING:
@@ -92,12 +93,15 @@ class LMDeployEngine(RolloutEngine):
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self._check_settings(spec, device)
         check_lmdeploy()
-        register_models()
+        family = family_of(config)
         with warnings_alone():
             from dirl.rollout.lmdeploy.sequences import Tracing
 
+            check_served(config)
+
         self.spec, self.device = spec, torch.device(device)
-        self.shapes = weight_shapes(config)
+        self.dtype = getattr(torch, self.dtype_name)
+        self.shapes = weight_shapes(family, empty_backbone(family, config, self.dtype))
         self.tracing = Tracing(spec)
         self.policy_version = -1
         self._sessions = itertools.count(1)
@@ -115,13 +119,10 @@ class LMDeployEngine(RolloutEngine):
                 self._loop.call(self._start, self._folder.name, self.spec.block_size)
                 self._loop.call(self._shorten)
             self._loop.call(self._wake, "weights")
-            missing = set(self.shapes)
-            for bucket in buckets(one_expert_each(self._known(weights, missing)), self.bucket_mb << 20):
+            for bucket in buckets(checked(weights, self.shapes, policy_version), self.bucket_mb << 20):
                 ready = torch.cuda.Event()
                 ready.record(torch.cuda.current_stream(self.device))  # the engine copies on a stream of its own
                 self._loop.call(self._load, bucket, ready)
-            if missing:
-                raise ValueError(f"the weight update left out {sorted(missing)}; an update must carry all weights")
             self._loop.call(self._finish_update)
             self.policy_version = policy_version
         if not self._checked:
@@ -320,17 +321,6 @@ class LMDeployEngine(RolloutEngine):
         return error
 
     # End of what runs there.
-
-    def _known(self, weights: Iterable[tuple[str, Tensor]], missing: set[str]) -> Iterator[tuple[str, Tensor]]:
-        for name, value in weights:
-            if name not in self.shapes:
-                raise ValueError(f"weight {name!r} is unknown to the engine's model")
-            if self.shapes[name] != value.shape:
-                raise ValueError(
-                    f"weight {name!r} has shape {tuple(value.shape)}, the engine {tuple(self.shapes[name])}"
-                )
-            missing.discard(name)
-            yield name, value
 
     def _check_groups(self) -> None:
         """Equal prompts with different seeds, drawn from a flat distribution, cannot give equal samples by chance."""

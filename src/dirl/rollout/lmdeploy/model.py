@@ -1,25 +1,29 @@
-"""A transformers model as LMDeploy wants it: the folder it starts from, and the names of its weights."""
+"""The folder that LMDeploy starts from, for a model that it serves."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from dirl.models.model_files import architecture, exported_type
 
 
-def weight_shapes(config: PreTrainedConfig) -> dict[str, torch.Size]:
-    """Parameter shapes by transformers name, without allocating any."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(type(config).from_dict(config.to_dict()))
-    return {name: parameter.shape for name, parameter in model.named_parameters()}
+def check_served(config: PreTrainedConfig) -> None:
+    """Raise ValueError unless LMDeploy runs the model as one of blocks; any other it would run causally."""
+    from lmdeploy.pytorch.configurations.sdar import SDARModelConfigBuilder
+
+    if not SDARModelConfigBuilder.condition(SimpleNamespace(model_type=exported_type(config))):
+        raise ValueError(
+            f"LMDeploy knows no block-diffusion model of model_type={config.model_type!r}: use dirl.rollout.TorchEngine"
+        )
 
 
 def write_model_folder(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
-    """The folder that LMDeploy starts from: config and tokenizer, no weights."""
+    """Config and tokenizer, no weights."""
     values = config.to_dict()
-    moe = hasattr(config, "num_experts")
-    values["model_type"], values["dtype"] = ("sdar_moe" if moe else "sdar"), dtype
-    values["architectures"] = ["SDARMoeForCausalLM" if moe else "SDARForCausalLM"]
+    values["model_type"], values["dtype"] = exported_type(config), dtype
+    values["architectures"] = [architecture(values["model_type"])]
     values.setdefault("sliding_window", None)
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     tokenizer.save_pretrained(folder)

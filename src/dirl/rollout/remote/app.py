@@ -21,6 +21,7 @@ from dirl.rollout.remote.lease import Lease
 from dirl.rollout.remote.weight_messages import HEARTBEAT_S as WEIGHTS_HEARTBEAT_S
 from dirl.rollout.remote.weight_messages import MESSAGE_BYTES
 from dirl.rollout.remote.weight_receiver import WeightReceiver
+from dirl.rollout.remote.weight_transfer import dtype_name
 from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Rest, dumps, loads
 from dirl.types import ModelSpec
 
@@ -87,6 +88,7 @@ class EngineServer:
             busy=self.turns.busy,
             spec=self.spec,
             cuda_devices=self.gpus,
+            dtype=None if engine.dtype is None else dtype_name(engine.dtype),
         )
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:

@@ -18,7 +18,7 @@ from dirl.rollout.engine import RolloutEngine, next_result
 from dirl.rollout.remote.api_key import authorization, read_api_key
 from dirl.rollout.remote.dispatch import Dispatch, engines_lost
 from dirl.rollout.remote.lease import run_name
-from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url
+from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url, common_dtype
 from dirl.rollout.remote.tls import client_tls
 from dirl.rollout.remote.update import ServerUpdate, Verdict
 from dirl.rollout.remote.weight_messages import Transport
@@ -36,6 +36,8 @@ LISTEN_S = 0.25
 
 class ServerEngine(RolloutEngine):
     """Spreads requests over servers that `lightning run serve` started.
+
+    Weights are sent in the dtype that all servers' engines have, in the trainer's where they differ.
 
     A server is lost when its connection breaks, when what it answers is wrong, or when it has made no progress for a
     while; its unfinished requests go to the others. It is tried again at the next weight update, and works again when
@@ -99,6 +101,7 @@ class ServerEngine(RolloutEngine):
         threading.Thread(target=run_loop, args=[self._loop], name="rollout servers", daemon=True).start()
         try:
             self._await(self._connect(key))
+            self.dtype = common_dtype(self.links)
         except BaseException:
             self.close()
             raise
@@ -108,7 +111,8 @@ class ServerEngine(RolloutEngine):
         self.policy_version = -1
         rank, ranks = rank_of_ranks()
         self._agree_on_the_run(ranks)
-        update = ServerUpdate(self.links[rank::ranks], policy_version, self.transport, self.push_timeout_s)
+        own = self.links[rank::ranks]
+        update = ServerUpdate(own, policy_version, self.transport, self.push_timeout_s, self.dtype)
         staging, begun = Staging(), False
         try:
             for bucket in buckets(weights, self.bucket_bytes):

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import aiohttp
+import torch
 
 from dirl.rollout.remote.lease import busy
 from dirl.rollout.remote.weight_sender import WeightSender
+from dirl.rollout.remote.weight_transfer import DTYPES
 from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Rest, dumps, loads
 from dirl.types import ModelSpec, Trajectory
 
@@ -172,6 +174,13 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
         raise ValueError(f"engine.urls: {url!r} is no address of a server; write one like http://127.0.0.1:8100")
     return url.rstrip("/")
+
+
+def common_dtype(links: Sequence[ServerLink]) -> torch.dtype | None:
+    """Of the engines of all servers that are there; None: they differ, and each casts what comes by itself."""
+    found = {link.health.dtype for link in links if link.alive}
+    name = found.pop() if len(found) == 1 else None
+    return None if name is None else DTYPES[name]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dirl.rollout.remote.cuda_ipc import visible_gpus
 from dirl.rollout.remote.link import ServerLink, ServerLostError
 from dirl.rollout.remote.weight_messages import Transport
 from dirl.rollout.remote.weight_sender import WeightSender
-from dirl.rollout.remote.weight_transfer import TensorEntry
+from dirl.rollout.remote.weight_transfer import TensorEntry, dtype_name
 from dirl.rollout.remote.wire import Health
 
 BROKEN = (ServerLostError, aiohttp.ClientError, OSError, RuntimeError)
@@ -37,12 +37,19 @@ class ServerUpdate:
 
     Args:
         links: the servers that this process pushes to.
+        dtype: of the engines that the weights are cast for; None: of whichever.
     """
 
     def __init__(
-        self, links: Sequence[ServerLink], policy_version: int, transport: Transport | Literal["auto"], timeout_s: float
+        self,
+        links: Sequence[ServerLink],
+        policy_version: int,
+        transport: Transport | Literal["auto"],
+        timeout_s: float,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.links, self.policy_version, self.transport, self.timeout_s = links, policy_version, transport, timeout_s
+        self.dtype = None if dtype is None else dtype_name(dtype)
         self.verdicts: dict[str, Verdict] = {}
 
     @property
@@ -72,6 +79,10 @@ class ServerUpdate:
             health = await link.check()
         except (ServerLostError, ValueError) as error:  # a server that returned with another model stays out
             await self._leave(link, Verdict(None, lost=str(error)))
+            return
+        if self.dtype is not None and health.dtype != self.dtype:
+            reason = f"its engine's dtype is {health.dtype}, this run pushes {self.dtype}: start it with that dtype"
+            await self._leave(link, Verdict(None, lost=reason))
             return
         transport = choose_transport(self.transport, device, link.url, health)
         await self._guarded(link, self._open(link, transport, device))

@@ -9,7 +9,14 @@ from torch import Tensor
 
 Named = tuple[str, Tensor]
 
-DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+FLOATS = torch.float64, torch.float32, torch.bfloat16, torch.float16
+WHOLE = torch.int64, torch.int32, torch.bool  # of buffers
+DTYPES = {dtype_name(dtype): dtype for dtype in (*FLOATS, *WHOLE)}
 ALIGNMENT = 16
 """Bytes. Every tensor of a bucket begins at a multiple of it, so that its bytes can be viewed as its dtype."""
 
@@ -46,7 +53,7 @@ def buckets(weights: Iterable[Named], limit: int) -> Iterator[list[Named]]:
 
 
 def entries_of(bucket: list[Named]) -> list[TensorEntry]:
-    return [TensorEntry(name, str(v.dtype).removeprefix("torch."), tuple(v.shape)) for name, v in bucket]
+    return [TensorEntry(name, dtype_name(v.dtype), tuple(v.shape)) for name, v in bucket]
 
 
 class Staging:

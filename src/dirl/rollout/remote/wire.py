@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from dirl import finite
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Both ends must have the same."""
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ class Health:
     spec: ModelSpec
     cuda_devices: tuple[str, ...]
     """UUIDs of the GPUs that the server sees."""
+    dtype: str | None
+    """Of the engine's weights; None: as they come."""
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dirl.attention import ATTENTION_NAME, visible
+from dirl.attention import visible
 from dirl.batches import Layout
 from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
-from dirl.models import register_models
+from dirl.models.families import family_of
+from dirl.models.families.weights import named_tensors
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.rollout.torch.slot_cache import SlotCache
+from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Trajectory
 
 
@@ -48,30 +50,24 @@ class TorchEngine(RolloutEngine):
         """Forwards over blocks since `setup`, prefills not counted."""
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
-        register_models()
-        self.spec = spec
+        self.family, self.spec = family_of(config), spec
         self.device = torch.device(device if self.device_name == "auto" else self.device_name)
-        dtype = config.dtype if self.dtype_name == "auto" else getattr(torch, self.dtype_name)
+        known = config.dtype or torch.get_default_dtype()
+        self.dtype = known if self.dtype_name == "auto" else getattr(torch, self.dtype_name)
         with torch.random.fork_rng(devices=[]), self.device:
             own = copy.deepcopy(config)  # transformers writes the dtype into it
-            model = AutoModelForCausalLM.from_config(own, attn_implementation=ATTENTION_NAME, dtype=dtype)
+            model = self.family.build(own, self.dtype)
         self.model = model.to(self.device).eval().requires_grad_(False)
+        self.shape = self.family.shape(own)
         self.cache: SlotCache | None = None
         self.policy_version, self.forwards = -1, 0
 
     @torch.no_grad()
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
-        own = dict(self.model.named_parameters())
-        missing = set(own)
-        for name, value in weights:
-            if name not in own:
-                raise ValueError(f"weight {name!r} is unknown to the engine's model")
-            if own[name].shape != value.shape:
-                raise ValueError(f"weight {name!r} has shape {tuple(value.shape)}, the engine {tuple(own[name].shape)}")
+        self.policy_version = -1
+        own = dict(part for name, value in named_tensors(self.model) for part in self.family.split(name, value))
+        for name, value in checked(weights, {name: view.shape for name, view in own.items()}, policy_version):
             own[name].copy_(value)
-            missing.discard(name)
-        if missing:
-            raise ValueError(f"the weight update left out {sorted(missing)}; an update must carry all weights")
         self.policy_version = policy_version
 
     @torch.no_grad()
@@ -103,7 +99,7 @@ class TorchEngine(RolloutEngine):
         longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
         length = -(-longest // size) * size
         slots = min(self.max_batch_size, max(len(requests), 1))
-        self.cache = SlotCache(self.model.config, slots, length, self.device, self.model.dtype)
+        self.cache = SlotCache(self.shape, slots, length, self.device, self.model.dtype)
 
     def _admit(self, active: "_Active", waiting: deque[GenerationRequest]) -> "_Active":
         """Fill the free slots; equal prompts are prefilled once."""
@@ -135,7 +131,7 @@ class TorchEngine(RolloutEngine):
         active.written = ~masked.any(1)
         if not len(row):
             return
-        logits = self.model.lm_head(hidden[row, column])
+        logits = self._part("head")(hidden[row, column])
         active.broken = torch.zeros_like(masked).index_put((row, column), ~finite_rows(logits))
         z = scaled_logits(logits, spec.banned, params.temperature)
         noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
@@ -150,13 +146,16 @@ class TorchEngine(RolloutEngine):
         keys = positions if key_positions is None else key_positions
         allowed = visible(self._clean_layout(positions)[..., :, None], self._clean_layout(keys)[..., None, :])
         mask = (allowed[:, None] if allowed.dim() == 3 else allowed[None, None]).expand(len(input_ids), -1, -1, -1)
-        return self.model.model(
+        return self._part("decoder")(
             input_ids=input_ids,
             position_ids=positions.expand(input_ids.shape),
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
+
+    def _part(self, name: str) -> nn.Module:
+        return self.family.parts.of(self.model, name)
 
     def _clean_layout(self, positions: Tensor) -> Layout:
         zero = torch.zeros_like(positions)

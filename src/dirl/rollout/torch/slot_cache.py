@@ -7,18 +7,19 @@ kept contiguous, so that attention reads a view and not a copy.
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+
+from dirl.models.shape import ModelShape
 
 
 class SlotCache:
     """Room for `slots` sequences of `length` tokens; transformers' layers call `update`."""
 
     def __init__(
-        self, config: PreTrainedConfig, slots: int, length: int, device: torch.device | str, dtype: torch.dtype
+        self, shape: ModelShape, slots: int, length: int, device: torch.device | str, dtype: torch.dtype
     ) -> None:
-        shape = (config.num_hidden_layers, slots, config.num_key_value_heads, length, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        sizes = (shape.num_hidden_layers, slots, shape.num_key_value_heads, length, shape.head_dim)
+        self.keys = torch.zeros(sizes, device=device, dtype=dtype)
+        self.values = torch.zeros(sizes, device=device, dtype=dtype)
         self._write_rows = self._write_positions = self._prompt_of_slot = None
         self._span = 0
 

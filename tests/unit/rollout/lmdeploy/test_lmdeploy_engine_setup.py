@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from tests.tiny import TinyModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from dirl.models import SDARConfig, SDARMoeConfig, register_models
-from dirl.models.weight_files import one_expert_each
 from dirl.rollout import LMDeployEngine
 from dirl.rollout.lmdeploy.loop_thread import LoopThread
-from dirl.rollout.lmdeploy.model import weight_shapes, write_model_folder
+from dirl.rollout.lmdeploy.model import write_model_folder
 
 SHAPE = dict(
     vocab_size=20,
@@ -140,38 +139,3 @@ def test_writing_the_folder_leaves_the_config_as_it_is(tmp_path: Path) -> None:
     before = config.to_dict()
     folder_of(config, tmp_path)
     assert config.to_dict() == before and config.model_type == "qwen3"
-
-
-# ----------------------------------------------------------------------------------------------- weights
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_weight_shapes_are_those_of_the_trainers_parameters(tied: bool) -> None:
-    source = TinyModel(4, tied=tied)
-    config = source.describe().config
-    own = {name: parameter.shape for name, parameter in source.build(config).named_parameters()}
-    assert weight_shapes(config) == own
-    assert ("lm_head.weight" in own) == (not tied)
-
-
-def test_weight_shapes_of_experts_are_those_of_a_real_model() -> None:
-    register_models()
-    config = SDARMoeConfig(**SHAPE, **EXPERTS)
-    own = {name: p.shape for name, p in AutoModelForCausalLM.from_config(config).named_parameters()}
-    assert weight_shapes(config) == own
-    assert any("experts" in name for name in own), "the engine finds experts by this word"
-
-
-def test_experts_kept_together_are_handed_out_one_by_one_without_a_copy() -> None:
-    gate_up, down = torch.arange(2 * 6 * 4.0).view(2, 6, 4), torch.arange(2 * 4 * 3.0).view(2, 4, 3)
-    name = "model.layers.0.mlp.experts."
-    others = [("model.norm.weight", torch.ones(4)), ("model.layers.0.mlp.gate.weight", torch.ones(2, 4))]
-    made = dict(one_expert_each([others[0], (name + "gate_up_proj", gate_up), (name + "down_proj", down), others[1]]))
-    assert made.keys() == {
-        *(other for other, _ in others),
-        *(f"{name}{e}.{part}_proj.weight" for e in (0, 1) for part in ("gate", "up", "down")),
-    }
-    torch.testing.assert_close(made[name + "1.gate_proj.weight"], gate_up[1, :3])
-    torch.testing.assert_close(made[name + "1.up_proj.weight"], gate_up[1, 3:])
-    torch.testing.assert_close(made[name + "0.down_proj.weight"], down[0])
-    assert made[name + "0.up_proj.weight"].untyped_storage().data_ptr() == gate_up.untyped_storage().data_ptr()

@@ -13,7 +13,7 @@ from dirl.types import DecodingParams
 
 CALL = Call("x", "host:1-abc", 3, {"a": requests(1, 1)[0]}, DecodingParams("sequential", denoising_steps=2, top_p=0.5))
 LINE = Line(7, "ü\n", respond(requests(1, 1)[0], 3))
-HEALTH = Health(PROTOCOL, "x", "TorchEngine", True, -1, None, 5, 2, SPEC, ("GPU-1",))
+HEALTH = Health(PROTOCOL, "x", "TorchEngine", True, -1, None, 5, 2, SPEC, ("GPU-1",), "float32")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_weights_that_are_not_the_models_are_refused(spoil: Callable[[dict], dic
     engine = engine_of(tiny_model(), spec_of(4))
     with pytest.raises(ValueError, match=message):
         engine.update_weights(spoil(dict(tiny_model().named_parameters())).items(), 1)
-    assert engine.policy_version == 0, "the version of a refused update is not carried"
+    assert engine.policy_version == -1, "half an update is no policy: nothing samples from it"
 
 
 def test_generating_before_weights_is_an_error() -> None:

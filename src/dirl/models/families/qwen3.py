@@ -1,0 +1,45 @@
+"""Qwen3, and SDAR: Qwen3's architecture and weight names under `model_type: sdar`.
+
+Registering config and model class is enough to load official checkpoints without remote code.
+"""
+
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
+
+from dirl.models.families.base import ModelFamily
+from dirl.models.families.code import RemoteCode, sdar_files
+from dirl.models.shape import ModelShape
+
+VOCABULARY = 151_936
+
+
+class SDARConfig(Qwen3Config):
+    """Qwen3Config with `block_size` and `mask_token_id`; `rope_theta` alone is accepted as in the official config."""
+
+    model_type = "sdar"
+
+
+class SDARForCausalLM(Qwen3ForCausalLM):
+    config_class = SDARConfig
+
+
+class Qwen3Family(ModelFamily):
+    """Dense; exported as SDAR, which a Qwen3 that was trained on blocks is."""
+
+    model_types = ("sdar", "qwen3")
+    exported_as = {"qwen3": "sdar"}  # noqa: RUF012 - ClassVar in the base class
+    named_shapes = {  # noqa: RUF012
+        "sdar-1.7b": ModelShape(2048, 6144, 28, 16, 8, 128, VOCABULARY, True, dense_layers=28),
+        "sdar-4b": ModelShape(2560, 9728, 36, 32, 8, 128, VOCABULARY, True, dense_layers=36),
+        "sdar-8b": ModelShape(4096, 12288, 36, 32, 8, 128, VOCABULARY, False, dense_layers=36),
+    }
+
+    def shape(self, config: PreTrainedConfig) -> ModelShape:
+        return ModelShape.dense(config)
+
+    def register(self) -> None:
+        AutoConfig.register("sdar", SDARConfig, exist_ok=True)
+        AutoModelForCausalLM.register(SDARConfig, SDARForCausalLM, exist_ok=True)
+
+    def code(self, model_type: str) -> RemoteCode:
+        config, model = "configuration_sdar.SDARConfig", "modeling_sdar.SDARForCausalLM"
+        return RemoteCode({"AutoConfig": config, "AutoModelForCausalLM": model}, sdar_files())

@@ -1,0 +1,66 @@
+"""The weights of a backbone one at a time: which there are, in which dtype they travel, whole or without values."""
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from dirl.models.families.base import ModelFamily
+
+Named = tuple[str, Tensor]
+
+
+def named_tensors(module: nn.Module) -> Iterator[Named]:
+    """What checkpoints hold, by transformers name: parameters, each once, then the buffers that belong to them."""
+    yield from module.named_parameters()
+    yield from stored_buffers(module)
+
+
+def stored_buffers(module: nn.Module) -> Iterator[Named]:
+    """Buffers that are part of a checkpoint; those that are computed from the config are not."""
+    for prefix, owner in module.named_modules():
+        for name, value in owner.named_buffers(recurse=False):
+            if name not in owner._non_persistent_buffers_set:
+                yield f"{prefix}.{name}" if prefix else name, value
+
+
+def cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A weight in the dtype in which it will be used, without its gradient; of a shard, the shard alone.
+
+    None leaves it as it is, and so does a dtype that is wider: it would add bytes and no information. Buffers keep
+    their dtype: what a model computes in fp32 on purpose is among them.
+    """
+    weight = isinstance(value, nn.Parameter) and value.is_floating_point()
+    narrower = weight and dtype is not None and dtype.itemsize <= value.dtype.itemsize
+    return value.detach().to(dtype) if narrower else value.detach()
+
+
+def gathered(value: Tensor) -> Tensor:
+    """The whole of a tensor whose shards lie on several ranks, which all have to call this."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def weight_shapes(family: "ModelFamily", backbone: nn.Module) -> dict[str, torch.Size]:
+    """Of `family.weights`, by the same names and in the same order; nothing is gathered."""
+    empty = ((name, torch.empty(value.shape, device="meta")) for name, value in named_tensors(backbone))
+    return {part: view.shape for name, value in empty for part, view in family.split(name, value)}
+
+
+def empty_backbone(family: "ModelFamily", config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A backbone with its weights and stored buffers on the meta device; the buffers of the config have values."""
+    config = copy.deepcopy(config)  # the dtype is written into it
+    with torch.device("meta"):
+        backbone = family.build(config, dtype)
+    owner, _, name = family.parts.rotary.rpartition(".")
+    with torch.device("cpu"):
+        rotary = type(family.parts.of(backbone, "rotary"))(config=config)
+    setattr(backbone.get_submodule(owner), name, rotary)
+    awaited = dict(stored_buffers(backbone))
+    left = [name for name, buffer in backbone.named_buffers() if buffer.is_meta and name not in awaited]
+    assert not left, f"buffers without values: {left}"
+    return backbone
