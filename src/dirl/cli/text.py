@@ -15,6 +15,7 @@ from jsonargparse._optionals import get_omegaconf_loader
 
 NULLS = ("null", "Null", "NULL", "~")
 _EXPECTED_TEXT = re.compile(r"Expected a <class 'str'>")
+_TEXT_KEY = re.compile(r"Parser key \"([^\"]+)\":\s*Expected a <class 'str'>")
 _KEY = re.compile(r"NestedArg\(key='([^']+)'")
 
 
@@ -142,8 +143,8 @@ def _lost_text(arg: str) -> list[str]:
 
 def _as_text(args: list[str], report: str) -> list[str] | None:
     """The arguments with the value that the report is about as a text; None if there is none such."""
-    key = _KEY.search(report)
-    if key is None or not _EXPECTED_TEXT.search(report):
+    key = _TEXT_KEY.search(report) or (_EXPECTED_TEXT.search(report) and _KEY.search(report))
+    if key is None:
         return None
     for index, arg in enumerate(args):
         name, equals, value = arg.partition("=")
