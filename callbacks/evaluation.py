@@ -45,7 +45,10 @@ class Evaluate(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
-            raise ValueError("the Evaluate callback needs dirl.data.rl.RLDataModule with data.val set")
+            raise ValueError(
+                "the Evaluate callback needs dirl.data.rl.RLDataModule with prompts to evaluate on: set data.val, or "
+                "take a task that has some"
+            )
         description = pl_module.description
         params = {f"evaluate.decoding.{name}": params for name, params in self.decoding.items()}
         rollout = next((c for c in trainer.callbacks if isinstance(c, Rollout)), None)

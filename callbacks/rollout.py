@@ -28,6 +28,7 @@ from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.lengths import check_positions
 from dirl.seeds import run_seed
 from dirl.stopping import request
+from dirl.tasks import Task
 from dirl.trajectory_files import write_trajectories
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Rollout(L.Callback):
     """Regenerates the groups of the RL DataModule at the start of every epoch.
 
     Args:
-        rewards: their weighted sum is the reward.
+        rewards: their weighted sum is the reward; None: those of the task.
         engine: makes the trajectories. In configs it has a key of its own, `engine`.
         correct: name of the reward that says what is correct (above 0), for accuracies and dynamic sampling; None: the
             first that judges, as `accuracy` and `exact_answer` do and `boxed` and `length` do not.
@@ -65,7 +66,7 @@ class Rollout(L.Callback):
 
     def __init__(
         self,
-        rewards: list[Reward],
+        rewards: list[Reward] | None = None,
         engine: RolloutEngine | None = None,
         dynamic_sampling: bool = False,
         max_rounds: int = 4,
@@ -87,8 +88,9 @@ class Rollout(L.Callback):
         if max_empty_rollouts < 0:
             raise ValueError(f"rollout.max_empty_rollouts={max_empty_rollouts}: use 0 to end at the first, or more")
         self.engine = engine
-        self.scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
-        self.correct = self.scorer.correctness.name
+        self._scoring = (reward_workers, reward_timeout_s, on_reward_error, correct)
+        self.scorer = None if rewards is None else Scorer(rewards, *self._scoring)
+        self.correct = correct if self.scorer is None else self.scorer.correctness.name
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
         self.advantage, self.overlap = advantage, overlap
         self.save_trajectories, self.seed = save_trajectories, run_seed(seed, "rollout.seed")
@@ -96,6 +98,19 @@ class Rollout(L.Callback):
         """What is logged of the rollout of the epoch under way."""
         self._logged = self._said_uniform = False
         self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
+
+    def score_by(self, task: Task) -> None:
+        """With the task's rewards, if no others were given."""
+        if self.scorer is not None:
+            return
+        rewards = task.rewards()
+        if not rewards:
+            raise ValueError(
+                f"rollout.rewards: none are given, and the task ({type(task).__name__}) names none; name at least one, "
+                "e.g. [{class_path: dirl.rewards.Accuracy}]"
+            )
+        self.scorer = Scorer(rewards, *self._scoring)
+        self.correct = self.scorer.correctness.name
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, RLModule) or not isinstance(trainer.datamodule, RLDataModule):
@@ -105,6 +120,7 @@ class Rollout(L.Callback):
         if self.engine is None:
             raise ValueError("engine: none is given, so nothing makes rollouts; put configs/engine/torch.yaml on top")
         self._check_settings(pl_module)
+        self.score_by(trainer.datamodule.task)
         if self.save_trajectories is not None and trainer.is_global_zero:
             check_writable(Path(trainer.default_root_dir) / self.save_trajectories, "rollout.save_trajectories")
         trainer.datamodule.ahead = CollectionAhead()
@@ -323,7 +339,8 @@ class Rollout(L.Callback):
             trainer.datamodule.ahead.close()
         if self.engine is not None:
             self.engine.close()
-        self.scorer.close()
+        if self.scorer is not None:
+            self.scorer.close()
 
 
 def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: RLModule) -> float:

@@ -19,7 +19,13 @@ HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes
 FOLDERS = ("recipe", "laptop", "debug", "demo")
 WHOLE = sorted([ROOT / "sft.yaml", ROOT / "rl.yaml", *(p for d in FOLDERS for p in (ROOT / d).glob("*.yaml"))])
 RECIPES = {config: "rl" if "\nengine:" in config.read_text() else "sft" for config in WHOLE}
-ON_TOP = {"model": ("sft", "rl"), "engine": ("rl",), "objective": ("rl",), "strategy": ("sft", "rl")}
+ON_TOP = {
+    "model": ("sft", "rl"),
+    "engine": ("rl",),
+    "objective": ("rl",),
+    "strategy": ("sft", "rl"),
+    "task": ("rl",),
+}
 PARTS = [
     (part, recipe)
     for kind, stages in ON_TOP.items()
@@ -64,6 +70,11 @@ def options_of(callback: Callback) -> dict[str, object]:
     return {k: v for k, v in vars(callback).items() if isinstance(v, plain_types) and "dir" not in k}
 
 
+def correct_by(callback: Callback) -> dict[str, object]:
+    """What says what is correct follows from the rewards."""
+    return {"correct": callback.scorer.correctness.name} if isinstance(callback, Rollout) else {}
+
+
 @pytest.mark.parametrize(("part", "recipe"), PARTS, ids=name)
 def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
     part: Path, recipe: Path, tmp_path: Path
@@ -76,12 +87,15 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
         assert type(after.model.source).__name__ in text
     assert [type(c) for c in after.trainer.callbacks] == [type(c) for c in before.trainer.callbacks]
     for one, other in zip(before.trainer.callbacks, after.trainer.callbacks, strict=True):
-        assert options_of(one) == options_of(other)
+        assert options_of(one) | correct_by(other) == options_of(other)
         if isinstance(one, Rollout):
             assert isinstance(other.engine, RolloutEngine)
             assert type(other.engine).__name__ in (text if part.parent.name == "engine" else recipe.read_text())
-            assert [type(r) for r in other.scorer.rewards] == [type(r) for r in one.scorer.rewards]
+            rewards = after.datamodule.task.rewards() if part.parent.name == "task" else one.scorer.rewards
+            assert [type(r) for r in other.scorer.rewards] == [type(r) for r in rewards]
     if isinstance(after.model, RLModule):
+        named = type(after.datamodule.task).__name__
+        assert named in text if part.parent.name == "task" else named == "Files"
         assert vars(after.model.objective) == vars(before.model.objective) | CHANGED.get(part.stem, {})
 
 
@@ -128,6 +142,21 @@ def test_sft_has_no_objective_and_refuses_one(tmp_path: Path) -> None:
         DirlCLI([*args, own], run=False)
 
 
+def test_a_task_takes_the_place_of_files_on_the_command_line(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    own = ["--task=dirl.tasks.Countdown", "--task.seed=5", "--data.train=null"]
+    cli = DirlCLI([*args, *own], run=False)
+    assert (type(cli.datamodule.task).__name__, cli.datamodule.task.seed) == ("Countdown", 5)
+    (rollout,) = [c for c in cli.trainer.callbacks if isinstance(c, Rollout)]
+    assert [r.name for r in rollout.scorer.rewards] == ["exact_answer", "length"], "the config's own are kept"
+
+
+def test_a_task_is_refused_where_nothing_uses_it(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "sft.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(ValueError, match="task: in the config, and SFTModule makes no rollouts; remove it"):
+        DirlCLI([*args, "--task=dirl.tasks.Countdown"], run=False)
+
+
 def test_a_key_set_to_null_is_off(tmp_path: Path) -> None:
     args = ["--config", str(ROOT / "demo" / "rl.yaml"), f"--trainer.default_root_dir={tmp_path}"]
     callbacks = DirlCLI([*args, "--export=null", "--evaluate=null"], run=False).trainer.callbacks
@@ -172,6 +201,17 @@ def test_the_callbacks_of_a_user_stand_between_those_of_the_keys(tmp_path: Path)
             "model: {init_args: {objective: {class_path: dirl.objectives.DiPO}}}\n",
             "model.init_args.objective: the objective has a key of its own",
         ),
+        (
+            "data: {init_args: {task: {class_path: dirl.tasks.Sudoku}}}\n",
+            "data.init_args.task: the task has a key of its own: write it under `task`",
+        ),
+        (
+            "task: {class_path: dirl.tasks.Sudoku}\ndata: {init_args: {system_prompt: Solve.}}\n",
+            r"data.train='data/rl.jsonl', data.system_prompt='Solve.': given, and so is task=Sudoku, .*; write "
+            "--data.train=null --data.system_prompt=null, or set the task to null",
+        ),
+        ("data: {init_args: {train: null}}\n", "data.train and task: neither is given"),
+        ("rollout: {rewards: null}\n", r"rollout.rewards: none are given, and the task \(Files\) names none"),
         ("engine: null\n", "engine: not in the config, and RLModule learns from rollouts"),
         ("rollout: null\nengine: null\n", "engine, rollout: not in the config"),
     ],

@@ -110,10 +110,10 @@ class DirlCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """TensorBoard and CSV unless the config names loggers (or false); one kind of progress bar; throughput."""
         trainer = self._get(self.config_init, "trainer")
-        keys = {name: self._get(self.config_init, name) for name in ("engine", "objective", *CALLBACKS)}
+        keys = {name: self._get(self.config_init, name) for name in ("task", "engine", "objective", *CALLBACKS)}
         if trainer["enable_checkpointing"] is False:
             keys["checkpoint"] = None
-        callbacks = trainer["callbacks"] = callbacks_of(keys, self.model, trainer["callbacks"] or [])
+        callbacks = trainer["callbacks"] = callbacks_of(keys, self.model, self.datamodule, trainer["callbacks"] or [])
         if not any(isinstance(c, Guard) for c in callbacks):
             callbacks.insert(0, Guard())  # its checkpoint is written before others close engines
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):

@@ -1,4 +1,4 @@
-"""Top-level keys of `fit` for what a run has one of: its engine, and each of the project's callbacks by name.
+"""Top-level keys of `fit` for what a run has one of: its task, its engine, and each of the project's callbacks by name.
 
 A list of callbacks can only be replaced or appended to; a key can be set, changed in one option, or set to null by any
 further config and on the command line: `--config configs/engine/torch.yaml`, `--rollout.dynamic_sampling true`.
@@ -14,9 +14,11 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
+from dirl.data.rl import RLDataModule
 from dirl.modules import BlockDiffusionModule
 from dirl.objectives import Objective
 from dirl.rollout import RolloutEngine
+from dirl.tasks import Task
 
 CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
     "rollout": (Rollout, "RL: rewards, filters and how the groups of each epoch are made."),
@@ -29,7 +31,7 @@ CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
 }
 """In the order in which they are called."""
 OBJECTIVE = {"class_path": "dirl.objectives.DiPO"}
-OF_RL = ("engine", "objective", "rollout", "evaluate")
+OF_RL = ("task", "engine", "objective", "rollout", "evaluate")
 MOVED = {f"dirl.callbacks.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()}
 MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()
           for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
@@ -49,6 +51,7 @@ MOVED_OPTIONS = {"model.init_args.loss": "objective.init_args", "model.loss": "o
 
 
 def add_keys(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--task", type=Task | None, default=None, help="RL: what is learned, in place of data.train.")
     parser.add_argument("--engine", type=RolloutEngine | None, default=None, help="RL: what makes the trajectories.")
     parser.add_argument("--objective", type=Objective | None, default=OBJECTIVE, help="RL: what a step learns from.")
     for name, (cls, about) in CALLBACKS.items():
@@ -71,6 +74,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
         raise ValueError(
             "model.init_args.objective: the objective has a key of its own: write it under `objective`, at the top"
         )
+    if (config["data"] or {}).get("init_args", {}).get("task"):
+        raise ValueError("data.init_args.task: the task has a key of its own: write it under `task`, at the top")
 
 
 def drop_default_objective(config: Any) -> None:
@@ -125,8 +130,13 @@ def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str) -> No
         _check_node(value, (*place, key.value), path)
 
 
-def callbacks_of(config: Mapping[str, Any], module: BlockDiffusionModule, given: Sequence[L.Callback]) -> list[Any]:
-    """The callbacks of a run: those of the keys around those of the user."""
+def callbacks_of(
+    config: Mapping[str, Any],
+    module: BlockDiffusionModule,
+    data: L.LightningDataModule | None,
+    given: Sequence[L.Callback],
+) -> list[Any]:
+    """The callbacks of a run: those of the keys around those of the user. What has a key is handed on."""
     if module.makes_rollouts:
         missing = [name for name in ("engine", "rollout") if not config[name]]
         if missing:
@@ -136,6 +146,9 @@ def callbacks_of(config: Mapping[str, Any], module: BlockDiffusionModule, given:
             )
         config["rollout"].engine = config["engine"]
         module.objective = config["objective"] or module.objective
+        if isinstance(data, RLDataModule):
+            data.take(config["task"])
+            config["rollout"].score_by(data.task)
     elif unused := [name for name in OF_RL if config[name]]:
         raise ValueError(
             f"{', '.join(unused)}: in the config, and {type(module).__name__} makes no rollouts; remove it, or set it "

@@ -30,13 +30,13 @@ from dirl.types import Prompt, Trajectory
 
 log = logging.getLogger(__name__)
 
-NO_FILES: dict[str, tuple[str | None, ...]] = {
-    "train": (None,),
-    "val": (None,),
-    "question_column": ("question", None),
-    "answer_column": ("ground_truth_answer", None),
-    "system_prompt": (None,),
-    "prompt_template": (None,),
+NO_FILES = {
+    "train": None,
+    "val": None,
+    "question_column": "question",
+    "answer_column": "ground_truth_answer",
+    "system_prompt": None,
+    "prompt_template": None,
 }
 """Options that stand for a task of files, and what they are where none is meant."""
 
@@ -142,11 +142,12 @@ class RLDataModule(L.LightningDataModule):
 
     def take(self, task: Task | None) -> None:
         """Learn this task, or, with None, the files of the own options; ValueError for both or neither."""
-        given = [f"data.{name}={value!r}" for name, value in self.files.items() if value not in NO_FILES[name]]
+        given = [name for name, value in self.files.items() if value != NO_FILES[name]]
         if task is not None and given:
+            unset = " ".join(f"--data.{name}={NO_FILES[name] or 'null'}" for name in given)
             raise ValueError(
-                f"{', '.join(given)}: given, and so is task={type(task).__name__}, which has data of its own; set to "
-                "null all of them (columns to nothing else than their default), or the task"
+                f"{', '.join(f'data.{name}={self.files[name]!r}' for name in given)}: given, and so is "
+                f"task={type(task).__name__}, which has data of its own; write {unset}, or set the task to null"
             )
         if task is None and self.files["train"] is None:
             raise ValueError(
