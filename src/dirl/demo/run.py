@@ -3,8 +3,6 @@
 It runs the same commands that a user would: two `fit`s with the configs of `dirl/configs/demo`.
 """
 
-import csv
-import json
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +11,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from dirl.demo.data import TaskFiles, write_task_files
-from dirl.demo.pictures import denoising_picture, denoising_text, learning_curves
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
 from dirl.models import PretrainedModel
+from dirl.report.curves import learning_curves
+from dirl.report.denoising import denoising_picture
+from dirl.report.denoising_text import denoising_text
+from dirl.report.run_logs import before_and_after, columns, evaluations
 from dirl.rollout import TorchEngine
 from dirl.tasks import Arithmetic, Countdown, GeneratedTask, Sudoku
 from dirl.types import DecodingParams, GenerationRequest
@@ -44,7 +45,7 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     fit("rl", folder, rl_options(task, data, seed, folder))
     finished = time.perf_counter()
 
-    results = before_and_after(folder)
+    results = before_and_after(folder / "rl")
     draw_curves(folder, results)
     picture = draw_answer(task, data, folder, console)
     console.rule("result")
@@ -101,40 +102,12 @@ def rl_options(task: GeneratedTask, data: TaskFiles, seed: int, folder: Path) ->
     }
 
 
-def before_and_after(folder: Path) -> dict[str, dict[str, float]]:
-    """Held-out metrics at the first and the last evaluation of stage 2, by decoding."""
-    history = json.loads(newest(folder / "rl", "evaluation.json").read_text(encoding="utf-8"))
-    results = {}
-    for decoding in ("sampled", "greedy"):
-        for label, row in (("before RL", history[0]), ("after RL", history[-1])):
-            prefix = f"eval/{decoding}/"
-            results[f"{decoding}, {label}"] = {
-                k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)
-            }
-    return results
-
-
 def draw_curves(folder: Path, results: dict[str, dict[str, float]]) -> None:
-    history = json.loads(newest(folder / "rl", "evaluation.json").read_text(encoding="utf-8"))
-    points = [{"step": row["step"], "accuracy": row["eval/sampled/accuracy"]} for row in history]
+    points = [{"step": row["step"], "accuracy": row["eval/sampled/accuracy"]} for row in evaluations(folder / "rl")]
     sft = columns(folder / "sft", {"train/loss": "loss", "val/nelbo_per_token": "validation_nelbo"})
     names = {"rollout/reward": "reward", "rollout/tokens_per_step": "tokens_per_step", "train/entropy": "entropy"}
     levels = {label: results[f"sampled, {label}"]["accuracy"] for label in ("before RL", "after RL")}
     learning_curves(folder / "curves.png", sft, columns(folder / "rl", names) + points, levels)
-
-
-def columns(root: Path, names: dict[str, str]) -> list[dict[str, float]]:
-    """Rows of a run's metrics.csv with the columns of interest, renamed."""
-    with newest(root, "metrics.csv").open(encoding="utf-8") as file:
-        rows = [
-            {new: row.get(old) for old, new in names.items()} | {"step": row["step"]} for row in csv.DictReader(file)
-        ]
-    return [{k: float(v) for k, v in row.items() if v not in (None, "")} for row in rows]
-
-
-def newest(root: Path, name: str) -> Path:
-    """The file of the latest run: folders are numbered version_0, version_1, ..."""
-    return max(root.glob(f"logs/version_*/{name}"), key=lambda path: int(path.parent.name.removeprefix("version_")))
 
 
 def draw_answer(task: GeneratedTask, data: TaskFiles, folder: Path, console: Console) -> Path:

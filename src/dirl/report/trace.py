@@ -1,0 +1,38 @@
+"""The trace of one answer as it is shown: its denoising steps in order, its tokens as short runs of characters."""
+
+from collections.abc import Sequence
+
+SYMBOLS = {" ": "␣", "\n": "↵", "\t": "→", "\r": "↵"}
+SPECIAL = "⊣"
+LONGEST_TOKEN = 8
+
+
+def denoising_steps(
+    step_map: Sequence[int], block_size: int, first_block_offset: int
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """The (block, step) of each forward in order, and for each position the index of the one that committed it.
+
+    Blocks are counted from 0, steps from 1 within a block.
+    """
+    if not 0 <= first_block_offset < block_size:
+        raise ValueError(
+            f"first_block_offset={first_block_offset} is not within 0..{block_size - 1}; use len(prompt) % B"
+        )
+    blocks = [(position + first_block_offset) // block_size for position in range(len(step_map))]
+    last: dict[int, int] = {}
+    for block, step in zip(blocks, step_map, strict=True):
+        last[block] = max(step, last.get(block, 0))
+    steps = [(block, step) for block, most in last.items() for step in range(1, most + 1)]
+    return steps, [steps.index(pair) for pair in zip(blocks, step_map, strict=True)]
+
+
+def visible(token: str) -> str:
+    """One short run of printable characters for any token; special tokens like <|im_end|> become one sign."""
+    if token.startswith("<") and token.endswith(">") and len(token) > 2:
+        return SPECIAL
+    return shorten("".join(SYMBOLS.get(character, character) for character in token), LONGEST_TOKEN)
+
+
+def shorten(text: str, length: int) -> str:
+    text = text.replace("\n", SYMBOLS["\n"])
+    return text if len(text) <= length else text[: length - 1] + "…"
