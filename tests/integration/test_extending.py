@@ -1,5 +1,6 @@
 """What docs/extending.md shows runs as it is written there."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from tests.integration.test_runs import fit, rl_args
 from tests.integration.toy import metrics
 
 from dirl.cli.plan import read_plan
+from dirl.data.prompts import PromptEncoder
+from dirl.models import NewModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
@@ -17,6 +20,13 @@ def code(name: str) -> str:
     """The block of Python that defines this class."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (found,) = [block for block in blocks if f"\nclass {name}(" in block]
+    return found
+
+
+def yaml_of(key: str) -> str:
+    """The block of YAML that sets this key."""
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = [block for block in blocks if block.startswith(f"{key}:")]
     return found
 
 
@@ -39,6 +49,22 @@ def test_an_objective_trains_by_its_class_path(tmp_path: Path, module_of_user: s
     assert scored[1][:2] == scored[1][2:4], "every pass sees the same views"
     assert all(metrics(half, "train/gained"))
     assert len(code("PartOfTheViews").splitlines()) <= 45
+
+
+def test_a_task_trains_by_its_class_path_with_its_rewards_and_is_evaluated(tmp_path: Path, module_of_user: str) -> None:
+    overlay = tmp_path / "task.yaml"
+    overlay.write_text(yaml_of("task").replace("my_tasks", module_of_user), encoding="utf-8")
+    evaluate = "--evaluate={decoding: {greedy: {temperature: 0, max_response_tokens: 8}}, every_n_epochs: 1}"
+    root = fit(tmp_path / "run", *rl_args(tmp_path), "--config", overlay, "--data.train=null", evaluate)
+    assert metrics(root, "rollout/reward/accuracy") == [0, 0]
+    assert len(metrics(root, "eval/greedy/accuracy")) >= 2
+    assert len(code("CountLetters").split("class ")[1].splitlines()) <= 20
+
+
+def test_columns_of_a_task_beside_question_and_truth_reach_the_rewards(module_of_user: str) -> None:
+    task = importlib.import_module(module_of_user).CountLetters(letters="ra")
+    prompts = task.prompts("val", PromptEncoder(NewModel().describe(), max_tokens=100))
+    assert [(p.ground_truth, p.info["letter"]) for p in prompts][:2] == [("1", "r"), ("2", "a")]
 
 
 def test_the_plan_asks_an_objective_for_its_views(tmp_path: Path, module_of_user: str) -> None:
