@@ -74,16 +74,15 @@ class PromptEncoder:
                 if row.truth is None:
                     counts.without_truth += 1
                     continue
-                question = fill(template, row.question)
-                ids = _ids(self.description, question, system_prompt, self.chat_template_kwargs, where)
+                asked = fill(template, row.question), system_prompt, self.chat_template_kwargs
+                ids = _ids(self.description, *asked, where)
             except ValueError as error:
                 if self.on_bad_row == "error":
                     raise
                 counts.bad, first_bad = counts.bad + 1, first_bad or str(error)
                 continue
             if fit_prompt(ids, self.max_tokens, self.overflow, counts, where) is not None:
-                text = row.question if isinstance(row.question, str) else row.question[-1]["content"]
-                prompts.append(Prompt(str(index), tuple(ids), text, row.truth, row.info))
+                prompts.append(Prompt(str(index), tuple(ids), _text(row.question), row.truth, row.info))
         self._check_left(prompts, first_bad, name)
         return prompts
 
@@ -109,6 +108,10 @@ def _ids(
     ids = encode_prompt(description.tokenizer, question, system_prompt, **options)
     check_ids(ids, description.spec.banned, description.tokenizer, where)
     return ids
+
+
+def _text(question: str | list[dict[str, Any]]) -> str:
+    return question if isinstance(question, str) else question[-1]["content"]
 
 
 class PromptStream(Iterator[Prompt]):
