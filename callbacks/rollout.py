@@ -311,7 +311,7 @@ class Rollout(L.Callback):
         }
         for reason in (reason for reason, given in reasons.items() if given):
             check_stale(reason, pl_module.objective, pl_module.decoding)
-        if self.overlap and getattr(self.engine, "sleep", False):
+        if self.overlap and self.engine.sleep:
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -12,8 +12,8 @@ from dirl.models.chunked_head import CHUNK_BYTES
 from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing
 from dirl.planning.activations import Compute, activation_bytes, element_bytes, residual_bytes
-from dirl.planning.engines import EngineMemory
 from dirl.planning.flops import recomputed_layers
+from dirl.rollout.memory import EngineMemory
 
 StrategyName = Literal["single", "ddp", "fsdp2"]
 Part = Literal[

@@ -9,9 +9,9 @@ import gc
 import itertools
 import queue
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models.families import family_of
 from dirl.models.families.weights import empty_backbone, weight_shapes
+from dirl.models.shape import ModelShape
 from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
 from dirl.rollout.lmdeploy.model import check_served, write_model_folder
+from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.remote.weight_transfer import buckets
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.rollout.weights import checked
@@ -89,6 +91,19 @@ class LMDeployEngine(RolloutEngine):
     @property
     def progress(self) -> int:
         return 0 if self.tracing is None else self.tracing.forwards
+
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        weights = 2.0 * shape.parameters
+        page = int(options["page_tokens"]) * key_value_bytes(shape, 2)
+        blocks = int(options["kv_blocks"])
+        share = float(options["kv_memory_share"])
+        cache = float(blocks * page) if blocks else max(0.0, share * (rollout.free - weights))
+        logits = float(int(options["max_batch_size"]) * rollout.block_size * shape.vocab_size * LOGIT_BYTES)
+        asleep = 0.0 if options["sleep"] else 1.0
+        tokens = int(cache // key_value_bytes(shape, 2))
+        note = f"KV cache: {tokens} tokens, room for {tokens // rollout.longest} of the longest sequences"
+        return EngineMemory(weights, cache, logits, weights * asleep, cache * asleep, note)
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self._check_settings(spec, device)

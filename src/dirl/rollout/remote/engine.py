@@ -4,17 +4,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.models.shape import ModelShape
 from dirl.ranges import positive
 from dirl.rollout.engine import RolloutEngine, next_result
+from dirl.rollout.memory import NO_ENGINE, EngineMemory, RolloutSize
 from dirl.rollout.remote.api_key import authorization, read_api_key
 from dirl.rollout.remote.dispatch import Dispatch, engines_lost
 from dirl.rollout.remote.lease import run_name
@@ -91,6 +93,10 @@ class ServerEngine(RolloutEngine):
         self.run: str | None = None
         """The name of this run, which servers are held by; the same on all ranks, from the first push on."""
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        return NO_ENGINE
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         """Wait for the servers; go on without some of them, with a warning, but not without all."""

@@ -7,9 +7,9 @@ in a step, for the blocks of all sequences together, and knows from then on what
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
 from dirl.models.families import family_of
 from dirl.models.families.weights import named_tensors
+from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits
+from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.rollout.torch.slot_cache import SlotCache
 from dirl.rollout.weights import checked
@@ -48,6 +50,17 @@ class TorchEngine(RolloutEngine):
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
         self.forwards = 0
         """Forwards over blocks since `setup`, prefills not counted."""
+
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        sizes = {"auto": 2 if rollout.half_weights else 4, "float32": 4}
+        size = sizes.get(options["dtype"], 2)
+        slots = min(int(options["max_batch_size"]), rollout.requests)
+        length = -(-rollout.longest // rollout.block_size) * rollout.block_size
+        weights = float(size * shape.parameters)
+        cache = float(slots * length * key_value_bytes(shape, size))
+        logits = float(slots * rollout.block_size * shape.vocab_size * LOGIT_BYTES)
+        return EngineMemory(weights, cache, logits, weights, 0.0, f"KV cache: {slots} sequences of {length} tokens")
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self.family, self.spec = family_of(config), spec
