@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar
@@ -21,8 +20,10 @@ from dirl.rollout.remote.api_key import authorization, read_api_key
 from dirl.rollout.remote.dispatch import Dispatch, engines_lost
 from dirl.rollout.remote.lease import run_name
 from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url, common_dtype
+from dirl.rollout.remote.ranks import everyones, rank_of_ranks
 from dirl.rollout.remote.tls import client_tls
 from dirl.rollout.remote.update import ServerUpdate, Verdict
+from dirl.rollout.remote.waiting import wait_for
 from dirl.rollout.remote.weight_messages import Transport
 from dirl.rollout.remote.weight_transfer import Staging, buckets, entries_of
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
@@ -30,8 +31,6 @@ from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FIRST_WORD_S, WORD_S = 1.0, 10.0
-"""When a wait for servers says what it waits for: at first, and then every so often."""
 LISTEN_S = 0.25
 """How often the silence of servers is added up."""
 
@@ -250,56 +249,3 @@ def run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
-
-
-async def wait_for(links: Sequence[ServerLink], timeout_s: float) -> None:
-    """Until all servers are there, or the time is over; ValueError if one can never serve this run."""
-    deadline = time.monotonic() + timeout_s
-    telling = asyncio.create_task(tell_who_is_missing(links, timeout_s))
-    try:
-        await asyncio.gather(*(first_check(link, deadline) for link in links))
-    finally:
-        telling.cancel()
-
-
-async def tell_who_is_missing(links: Sequence[ServerLink], timeout_s: float) -> None:
-    """A line after a second, and then every so many, on the first rank."""
-    waited = 0.0
-    while True:
-        pause = FIRST_WORD_S if not waited else WORD_S
-        await asyncio.sleep(pause)
-        waited += pause
-        missing = "; ".join(f"{link.url}: {link.reason}" for link in links if not link.alive)
-        if missing and rank_of_ranks()[0] == 0:
-            log.warning("waiting for rollout servers, %.0f of at most %g s: %s", waited, timeout_s, missing)
-
-
-async def first_check(link: ServerLink, deadline: float) -> None:
-    """Wait for a server until the deadline; ValueError if it can never serve this run."""
-    while True:
-        try:
-            await link.check()
-        except ServerLostError as error:
-            link.reason = str(error)
-            if time.monotonic() > deadline:
-                return
-            await asyncio.sleep(min(1.0, max(deadline - time.monotonic(), 0.05)))
-        else:
-            link.alive = True
-            return
-
-
-def rank_of_ranks() -> tuple[int, int]:
-    """Which process of the trainer this is, and of how many."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def everyones(verdicts: dict[str, Verdict], ranks: int) -> dict[str, Verdict]:
-    """The verdicts of all ranks."""
-    if ranks == 1:
-        return verdicts
-    gathered: list[dict[str, Verdict]] = [{}] * ranks
-    dist.all_gather_object(gathered, verdicts)
-    return {url: verdict for part in gathered for url, verdict in part.items()}
