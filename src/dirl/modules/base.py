@@ -229,10 +229,17 @@ class BlockDiffusionModule(Resumable):
         optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
         scheduler.step()
         self.update = "made"
-        shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
+        self._log_step(step, micro_batches, total, norm, lr, time.perf_counter() - started)
+        return True
+
+    def _log_step(
+        self, step: StepBatch, rows: list[PackedBatch], total: Tensor, norm: Tensor, lr: float, seconds: float
+    ) -> None:
+        """Of an optimizer step that was made; on all ranks, with all rows of this one."""
         packed = float(sum(len(batch) for batch in step.micro_batches))
-        room = float(sum(max(len(batch), step.token_budget) for batch in micro_batches))
+        room = float(sum(max(len(batch), step.token_budget) for batch in rows))
         packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()
+        shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
         self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
@@ -240,10 +247,9 @@ class BlockDiffusionModule(Resumable):
                 "train/packed_tokens": packed,
                 "train/skipped_steps": float(self.guard.in_all),
                 "data/fill_rate": packed / room,
-                "time/step_s": time.perf_counter() - started,
+                "time/step_s": seconds,
             }
         )
-        return True
 
     def equal_micro_batches(self, step: StepBatch) -> list[PackedBatch]:
         """Filled up with empty ones to the largest number on any rank: sharded forwards are collectives."""
