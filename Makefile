@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu demo lint wheel clean force
+.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu demo help-texts lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minute
 
 demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
 	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)
+
+help-texts: $(STAMP)  ## Write the help texts of the commands anew, src/dirl/cli/help
+	$(BIN)/python -m dirl.cli.help
 
 lint: $(STAMP)  ## Check style and formatting
 	$(BIN)/ruff check .
