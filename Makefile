@@ -71,14 +71,15 @@ demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown o
 help-texts: $(STAMP)  ## Write the help texts of the commands anew, src/dirl/cli/help
 	$(BIN)/python -m dirl.cli.help
 
-lint: $(STAMP)  ## Check style and formatting
+lint: $(STAMP)  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 wheel: $(STAMP)  ## Build dist/dirl-*.whl
 	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## Remove .venv and everything built
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

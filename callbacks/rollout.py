@@ -174,6 +174,7 @@ class Rollout(L.Callback):
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
         push_s = 0.0
+        assert self.engine is not None, "`setup` refuses a run without"
         with ended_together(trainer, pl_module):
             collection = data.ahead.take(epoch)
         if collection is None:

@@ -4,6 +4,7 @@ A step is what a user counts: in RL a rollout with all its updates, in SFT an op
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dirl.planning.flops import Flops, Work, forward_flops, training_flops
 from dirl.planning.memory import (
@@ -132,7 +133,7 @@ def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoa
     return sequence, group_load(sequence, members, data["token_budget"], share)
 
 
-def _reference(settings: Settings) -> str:
+def _reference(settings: Settings) -> Literal["none", "device", "host"]:
     if not settings.kl:
         return "none"
     return "host" if settings.model.get("reference_on_host") else "device"

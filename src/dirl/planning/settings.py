@@ -54,7 +54,7 @@ class Settings:
     @property
     def checkpointing(self) -> Checkpointing:
         value = self.model["activation_checkpointing"]
-        mode = {True: "full", False: "none"}.get(value, value)
+        mode: Any = {True: "full", False: "none"}.get(value, value)  # until it has been checked
         check_checkpointing(mode)
         return mode
 
@@ -119,7 +119,7 @@ def _devices(trainer: Config) -> int:
     return per_host * int(trainer["num_nodes"])
 
 
-def _strategy(value: object, devices: int) -> tuple[StrategyName, Config]:
+def _strategy(value: str | Config, devices: int) -> tuple[StrategyName, Config]:
     if value == "auto":
         return ("single" if devices == 1 else "ddp"), {}
     name, options = (value, {}) if isinstance(value, str) else (_class_name(value), value.get("init_args") or {})

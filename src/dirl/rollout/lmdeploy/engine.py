@@ -97,7 +97,7 @@ class LMDeployEngine(RolloutEngine):
         self.tracing: Tracing | None = None
 
     @property
-    def progress(self) -> int:
+    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return 0 if self.tracing is None else self.tracing.forwards
 
     @classmethod
@@ -205,6 +205,7 @@ class LMDeployEngine(RolloutEngine):
 
         sizes = (self.max_batch_size, self.kv_memory_share, self.kv_blocks, self.page_tokens, self.prefill_tokens)
         config = engine_config(block_size, self.dtype_name, self.cuda_graphs, *sizes)
+        assert self.tracing is not None, "`setup` has made it"
         collection = gc.get_threshold()
         with changed(self.tracing):
             self.engine = Engine(folder, config)

@@ -140,6 +140,7 @@ class ServerEngine(RolloutEngine):
             raise ValueError("the servers have no weights yet: call update_weights before generate")
         results: SimpleQueue[Trajectory | None] = SimpleQueue()
         dispatch = Dispatch(self.links, requests, params, self.policy_version, self.requests_in_flight, results.put)
+        assert self._loop is not None, "`setup` has made it"
         running = asyncio.run_coroutine_threadsafe(dispatch.run(), self._loop)
         running.add_done_callback(lambda _: results.put(None))
         try:
@@ -168,10 +169,11 @@ class ServerEngine(RolloutEngine):
         self._loop, self.links = None, []
 
     @property
-    def progress(self) -> int:
+    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return sum(link.signs for link in self.links)
 
     def _await(self, work: Coroutine[None, None, T]) -> T:
+        assert self._loop is not None, "`setup` has made it"
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _agree_on_the_run(self, ranks: int) -> None:

@@ -110,7 +110,7 @@ def loads(cls: type[T], text: str | bytes) -> T:
 def read(hint: Any, value: Any, where: str) -> Any:
     """`value`, parsed from JSON, as the type that `hint` says."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _read_dataclass(hint, value, where)
     if origin in (typing.Union, types.UnionType):  # of one type and None
         return None if value is None else read(next(a for a in args if a is not types.NoneType), value, where)
@@ -134,7 +134,7 @@ def read(hint: Any, value: Any, where: str) -> Any:
     return _expect(type(value) is hint, value, where, hint.__name__)
 
 
-def _read_dataclass(cls: type[T], value: Any, where: str) -> T:
+def _read_dataclass(cls: Any, value: Any, where: str) -> Any:
     hints = _hints(cls)
     _expect(isinstance(value, dict), value, where, "an object")
     needed = {f.name for f in dataclasses.fields(cls) if _has_no_default(f)}

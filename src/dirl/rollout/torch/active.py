@@ -36,6 +36,7 @@ class InTheMaking:
         self.end = response_end(self.response_ids, spec.stop_token_ids, limit, before)
 
     def trajectory(self, policy_version: int) -> Trajectory:
+        assert self.end is not None, "still in the making"
         return finished_trajectory(
             self.request, self.response_ids, self.step_map, self.logprobs, self.end, policy_version
         )

@@ -65,10 +65,11 @@ class TorchEngine(RolloutEngine):
         self.family, self.spec = family_of(config), spec
         self.device = torch.device(device if self.device_name == "auto" else self.device_name)
         known = config.dtype or torch.get_default_dtype()
-        self.dtype = known if self.dtype_name == "auto" else getattr(torch, self.dtype_name)
+        dtype = known if self.dtype_name == "auto" else self.dtype_name
+        self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         with torch.random.fork_rng(devices=[]), self.device:
             own = copy.deepcopy(config)  # transformers writes the dtype into it
-            model = self.family.build(own, self.dtype)
+            model: nn.Module = self.family.build(own, self.dtype)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.shape = self.family.shape(own)
         self.cache: SlotCache | None = None
@@ -111,7 +112,9 @@ class TorchEngine(RolloutEngine):
         longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
         length = -(-longest // size) * size
         slots = min(self.max_batch_size, max(len(requests), 1))
-        self.cache = SlotCache(self.shape, slots, length, self.device, self.model.dtype)
+        dtype = self.model.dtype
+        assert isinstance(dtype, torch.dtype)
+        self.cache = SlotCache(self.shape, slots, length, self.device, dtype)
 
     def _admit(self, active: Active, waiting: deque[GenerationRequest]) -> Active:
         """Fill the free slots; equal prompts are prefilled once."""
