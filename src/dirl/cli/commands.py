@@ -10,9 +10,8 @@ from typing import Literal
 import torch
 
 from dirl.checkpoints.reading import read
-from dirl.data.chat import FitCounts
 from dirl.data.prompt_template import check_template
-from dirl.data.prompts import load_prompts
+from dirl.data.prompts import PromptEncoder
 from dirl.data.reading import OnBadRow
 from dirl.evaluation import evaluate as run_evaluation
 from dirl.evaluation.report import print_metrics
@@ -30,6 +29,7 @@ from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.lengths import check_positions
 from dirl.rollout.sample import sample
+from dirl.tasks import Files
 from dirl.trajectory_files import write_trajectories
 from dirl.types import DecodingParams, Prompt
 
@@ -66,23 +66,13 @@ class PromptData:
         check_template(self.prompt_template)
 
     def load(self, description: ModelDescription) -> list[Prompt]:
-        counts = FitCounts()
-        prompts = load_prompts(
-            self.path,
-            description,
-            split=self.split,
-            max_tokens=self.max_prompt_tokens,
-            overflow=self.overflow,
-            columns=(self.question_column, self.answer_column),
-            system_prompt=self.system_prompt,
-            chat_template_kwargs=self.chat_template_kwargs,
-            counts=counts,
-            quiet=False,
-            template=self.prompt_template,
-            on_bad_row=self.on_bad_row,
-        )
-        if counts.left_out:
-            print(f"{self.path}: {counts}")
+        limits = (self.max_prompt_tokens, self.overflow, self.chat_template_kwargs, self.on_bad_row)
+        encode = PromptEncoder(description, *limits, quiet=False)
+        columns = (self.question_column, self.answer_column)
+        files = Files(None, self.path, *columns, self.system_prompt, self.prompt_template, val_split=self.split)
+        prompts = files.prompts("val", encode)
+        if encode.counts.left_out:
+            print(f"{self.path}: {encode.counts}")
         return prompts[: self.limit]
 
 

@@ -1,8 +1,9 @@
-"""Prompts: read, put into the chat template, and streamed in a seeded order that all ranks share."""
+"""Prompts: put into the chat template, and streamed in a seeded order that all ranks share."""
 
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from dirl.data.chat import FitCounts, encode_prompt, fit_prompt
 from dirl.data.encoding import check_ids, check_on_bad_row
 from dirl.data.prompt_template import check_template, fill
-from dirl.data.reading import OnBadRow, read_rows
+from dirl.data.reading import OnBadRow, Row, Rows
 from dirl.data.schemas import prompt_row
 from dirl.models import ModelDescription
 from dirl.progress import bar
@@ -19,57 +20,81 @@ from dirl.types import Prompt
 log = logging.getLogger(__name__)
 
 
-def load_prompts(
-    source: str | list[str],
-    description: ModelDescription,
-    split: str,
-    max_tokens: int,
-    overflow: Literal["drop", "error"] = "drop",
-    columns: tuple[str, str] = ("question", "ground_truth_answer"),
-    system_prompt: str | None = None,
-    chat_template_kwargs: dict | None = None,
-    counts: FitCounts | None = None,
-    quiet: bool = True,
-    template: str | None = None,
-    on_bad_row: OnBadRow = "error",
-) -> list[Prompt]:
-    """All prompts of a source that are within the limit and have a truth. The prompt id is the row's number.
+@dataclass
+class PromptEncoder:
+    """Turns the rows of a task into prompts for one model, within the limits of a run.
 
     Args:
-        template: what is put round each question, see `dirl.data.prompt_template`.
+        description: of the model.
+        max_tokens: longest prompt, chat template included.
+        overflow: longer ones are dropped and counted, or an error.
+        chat_template_kwargs: for the tokenizer's template.
         on_bad_row: an error, or the row is skipped and counted.
-
-    Raises:
-        ValueError: of the first bad row with file and line, or no prompt is left.
+        quiet: neither a progress bar nor a warning of skipped rows.
     """
-    check_template(template)
-    check_on_bad_row(on_bad_row)
-    rows, counts = read_rows(source, split), FitCounts() if counts is None else counts
-    prompts, first_bad = [], ""
-    for index in bar(range(len(rows)), desc=f"tokenise {split} prompts", shown=not quiet, leave=False):
-        where = rows.where(index)
-        try:
-            row = prompt_row(rows[index], where, *columns)
-            if row.truth is None:
-                counts.without_truth += 1
+
+    description: ModelDescription
+    max_tokens: int
+    overflow: Literal["drop", "error"] = "drop"
+    chat_template_kwargs: dict | None = None
+    on_bad_row: OnBadRow = "error"
+    quiet: bool = True
+    counts: FitCounts = field(default_factory=FitCounts)
+    """What became of all rows so far."""
+
+    def __post_init__(self) -> None:
+        check_on_bad_row(self.on_bad_row)
+
+    def __call__(
+        self,
+        rows: Rows | Sequence[Row],
+        columns: tuple[str, str] = ("question", "ground_truth_answer"),
+        system_prompt: str | None = None,
+        template: str | None = None,
+        name: str | Sequence[str] = "the task",
+    ) -> list[Prompt]:
+        """All prompts that are within the limit and have a truth. The prompt id is the row's number.
+
+        Args:
+            rows: with question and truth in `columns`.
+            system_prompt: put before every question.
+            template: what is put round each question, see `dirl.data.prompt_template`.
+            name: of the source, for messages.
+
+        Raises:
+            ValueError: of the first bad row with its place, or no prompt is left.
+        """
+        check_template(template)
+        prompts, first_bad, counts = [], "", self.counts
+        where_of = getattr(rows, "where", lambda index: f"{name}, row {index + 1}")
+        for index in bar(range(len(rows)), desc="tokenise prompts", shown=not self.quiet, leave=False):
+            where = where_of(index)
+            try:
+                row = prompt_row(rows[index], where, *columns)
+                if row.truth is None:
+                    counts.without_truth += 1
+                    continue
+                question = fill(template, row.question)
+                ids = _ids(self.description, question, system_prompt, self.chat_template_kwargs, where)
+            except ValueError as error:
+                if self.on_bad_row == "error":
+                    raise
+                counts.bad, first_bad = counts.bad + 1, first_bad or str(error)
                 continue
-            ids = _ids(description, fill(template, row.question), system_prompt, chat_template_kwargs, where)
-        except ValueError as error:
-            if on_bad_row == "error":
-                raise
-            counts.bad, first_bad = counts.bad + 1, first_bad or str(error)
-            continue
-        if fit_prompt(ids, max_tokens, overflow, counts, where) is not None:
-            text = row.question if isinstance(row.question, str) else row.question[-1]["content"]
-            prompts.append(Prompt(str(index), tuple(ids), text, row.truth, row.info))
-    if first_bad and not quiet:
-        log.warning("%d rows of %s are skipped, the first: %s", counts.bad, source, first_bad)
-    if not prompts:
-        raise ValueError(
-            f"{source!r}: no prompt within max_prompt_tokens={max_tokens} is left ({counts}): raise it or mend the data"
-            + (f"; the first bad row: {first_bad}" if first_bad else "")
-        )
-    return prompts
+            if fit_prompt(ids, self.max_tokens, self.overflow, counts, where) is not None:
+                text = row.question if isinstance(row.question, str) else row.question[-1]["content"]
+                prompts.append(Prompt(str(index), tuple(ids), text, row.truth, row.info))
+        self._check_left(prompts, first_bad, name)
+        return prompts
+
+    def _check_left(self, prompts: list[Prompt], first_bad: str, name: str | Sequence[str]) -> None:
+        if first_bad and not self.quiet:
+            log.warning("%d rows of %s are skipped, the first: %s", self.counts.bad, name, first_bad)
+        if not prompts:
+            raise ValueError(
+                f"{name!r}: no prompt within max_prompt_tokens={self.max_tokens} is left ({self.counts}): raise it or "
+                "mend the data" + (f"; the first bad row: {first_bad}" if first_bad else "")
+            )
 
 
 def _ids(

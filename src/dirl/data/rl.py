@@ -14,7 +14,7 @@ from dirl.checkpoints.settings import check_same
 from dirl.data.chat import FitCounts
 from dirl.data.encoding import check_on_bad_row
 from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptStream, load_prompts, prompts_digest
+from dirl.data.prompts import PromptEncoder, PromptStream, prompts_digest
 from dirl.data.reading import OnBadRow
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
@@ -25,16 +25,28 @@ from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
 from dirl.rl.redistribution import redistribute
 from dirl.seeds import run_seed
+from dirl.tasks import Files, Split, Task
 from dirl.types import Prompt, Trajectory
 
 log = logging.getLogger(__name__)
+
+NO_FILES: dict[str, tuple[str | None, ...]] = {
+    "train": (None,),
+    "val": (None,),
+    "question_column": ("question", None),
+    "answer_column": ("ground_truth_answer", None),
+    "system_prompt": (None,),
+    "prompt_template": (None,),
+}
+"""Options that stand for a task of files, and what they are where none is meant."""
 
 
 class RLDataModule(L.LightningDataModule):
     """Questions with checkable answers, and how a rollout is cut into optimizer steps.
 
     Args:
-        train: file, folder, list of them, or hub name.
+        train: file, folder, list of them, or hub name: short for a task of `dirl.tasks.Files`, of which this has the
+            options (`val`, both columns, `system_prompt`, `prompt_template`). None: a task is given.
         val: the same for evaluation; None: no evaluation.
         prompts_per_rollout: groups per rollout (one Lightning epoch), over all ranks.
         group_size: responses per prompt.
@@ -53,11 +65,12 @@ class RLDataModule(L.LightningDataModule):
         prompt_template: what is asked, with `{question}` in it: rewards look for answers in a form that the model must
             be told of. None: the question alone.
         on_bad_row: a row that cannot be used is an error, or is skipped and counted.
+        task: what is learned. In configs it has a key of its own, `task`.
     """
 
     def __init__(
         self,
-        train: str | list[str],
+        train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         prompts_per_rollout: int = 128,
         group_size: int = 8,
@@ -75,6 +88,7 @@ class RLDataModule(L.LightningDataModule):
         seed: int | None = None,
         prompt_template: str | None = None,
         on_bad_row: OnBadRow = "error",
+        task: Task | None = None,
     ) -> None:
         super().__init__()
         check_template(prompt_template)
@@ -99,14 +113,23 @@ class RLDataModule(L.LightningDataModule):
                 f"data.steps_per_rollout={steps_per_rollout} exceeds prompts_per_rollout={prompts_per_rollout}: "
                 "every optimizer step needs a group"
             )
-        self.train, self.val = train, val
+        self.files = {
+            "train": train,
+            "val": val,
+            "question_column": question_column,
+            "answer_column": answer_column,
+            "system_prompt": system_prompt,
+            "prompt_template": prompt_template,
+        }
+        self.task: Task | None = None
+        if task is not None or train is not None:
+            self.take(task)
         self.prompts_per_rollout, self.group_size, self.passes = prompts_per_rollout, group_size, passes
         self.steps_per_rollout = steps_per_rollout
         self.token_budget, self.share_prompt = token_budget, share_prompt
         self.max_prompt_tokens, self.overflow, self.max_val_prompts = max_prompt_tokens, overflow, max_val_prompts
-        self.columns, self.system_prompt = (question_column, answer_column), system_prompt
         self.chat_template_kwargs, self.seed = chat_template_kwargs, run_seed(seed, "data.seed")
-        self.prompt_template, self.on_bad_row = prompt_template, on_bad_row
+        self.on_bad_row = on_bad_row
         self.buffer = RolloutBuffer(steps_per_rollout, passes)
         self.counts: dict[str, FitCounts] = {}
         self._gloo: torch.distributed.ProcessGroup | None = None
@@ -117,15 +140,32 @@ class RLDataModule(L.LightningDataModule):
         """The next epoch's rollout, with `Rollout.overlap`."""
         self._before: tuple | None = None
 
+    def take(self, task: Task | None) -> None:
+        """Learn this task, or, with None, the files of the own options; ValueError for both or neither."""
+        given = [f"data.{name}={value!r}" for name, value in self.files.items() if value not in NO_FILES[name]]
+        if task is not None and given:
+            raise ValueError(
+                f"{', '.join(given)}: given, and so is task={type(task).__name__}, which has data of its own; set to "
+                "null all of them (columns to nothing else than their default), or the task"
+            )
+        if task is None and self.files["train"] is None:
+            raise ValueError(
+                "data.train and task: neither is given, so there is nothing to learn; name a file, folder or hub "
+                "dataset by data.train, or a task, e.g. by configs/task/arithmetic.yaml on top"
+            )
+        self.task = task or Files(**self.files)
+
     def setup(self, stage: str) -> None:
+        if self.task is None:
+            self.take(None)
         check_sampler(self.trainer)
         trainer, description = self.trainer, self.trainer.lightning_module.description
         if stage == "fit" and not hasattr(self, "stream"):
-            prompts = self._prompts("train", self.train, description)
+            prompts = self._prompts("train", description)
             self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
             self._check_sizes(len(prompts), trainer.world_size)
-        if self.val is not None and not self.val_prompts:
-            self.val_prompts = self._prompts("val", self.val, description)[: self.max_val_prompts]
+        if not self.val_prompts:
+            self.val_prompts = self._prompts("val", description)[: self.max_val_prompts]
 
     def groups_per_rank(self, world_size: int) -> int:
         return self.prompts_per_rollout // world_size
@@ -206,25 +246,27 @@ class RLDataModule(L.LightningDataModule):
         if available < self.prompts_per_rollout:
             raise ValueError(
                 f"data.prompts_per_rollout={self.prompts_per_rollout} exceeds the {available} prompts of "
-                f"data.train={self.train!r}: use fewer per rollout or more data"
+                f"{self._named('train')}: use fewer per rollout or more data"
             )
 
-    def _prompts(self, split: str, source: str | list[str], description: ModelDescription) -> list[Prompt]:
-        counts = self.counts[split] = FitCounts()
-        prompts = load_prompts(
-            source,
+    def _prompts(self, split: Split, description: ModelDescription) -> list[Prompt]:
+        encode = PromptEncoder(
             description,
-            split="train" if split == "train" else "test",
-            max_tokens=self.max_prompt_tokens,
-            overflow=self.overflow,
-            columns=self.columns,
-            system_prompt=self.system_prompt,
-            chat_template_kwargs=self.chat_template_kwargs,
-            counts=counts,
+            self.max_prompt_tokens,
+            self.overflow,
+            self.chat_template_kwargs,
+            self.on_bad_row,
             quiet=not bars_shown(self.trainer),
-            template=self.prompt_template,
-            on_bad_row=self.on_bad_row,
         )
+        prompts, counts = self.task.prompts(split, encode), encode.counts
+        self.counts[split] = counts
+        if not prompts and split == "train":
+            raise ValueError(f"{self._named(split)}: no prompt to train on; give the task some, or name another")
         if counts.left_out and self.trainer.is_global_zero:
-            log.warning("data.%s=%s, max_prompt_tokens=%d: %s", split, source, self.max_prompt_tokens, counts)
+            log.warning("%s, max_prompt_tokens=%d: %s", self._named(split), self.max_prompt_tokens, counts)
         return prompts
+
+    def _named(self, split: Split) -> str:
+        """Where the prompts are from, for messages."""
+        own = isinstance(self.task, Files) and self.files["train"] is not None
+        return f"data.{split}={self.files[split]!r}" if own else f"task={type(self.task).__name__}, {split}"

@@ -12,14 +12,16 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from dirl.demo.data import TaskFiles, write_task_files
 from dirl.demo.pictures import denoising_picture, denoising_text, learning_curves
-from dirl.demo.tasks import Task, TaskFiles, load_task, write_task_data
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
 from dirl.models import PretrainedModel
 from dirl.rollout import TorchEngine
+from dirl.tasks import Arithmetic, Countdown, GeneratedTask, Sudoku
 from dirl.types import DecodingParams, GenerationRequest
 
+TASKS: dict[str, type[GeneratedTask]] = {task.name: task for task in (Arithmetic, Countdown, Sudoku)}
 SHOWN = ("accuracy", "tokens_per_step", "response_length", "truncated")
 
 
@@ -27,11 +29,12 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     """Run all of it in `folder`; returns {sampled/greedy before/after: metrics}, which it also prints."""
     console = Console()
     started = time.perf_counter()
-    task = load_task(task_name)
-    data = write_task_data(task, folder / "data", seed, sft_examples=20_000, rl_prompts=2_000, eval_prompts=200)
-    validation = write_task_data(task, folder / "data" / "validation", seed + 10_000, 256, 1, 1)
+    task = TASKS[task_name](seed=seed, train_prompts=2_000, val_prompts=200, solutions=20_000)
+    of_sft = TASKS[task_name](seed=seed + 10_000, train_prompts=1, val_prompts=1, solutions=256)
+    data = write_task_files(task, folder / "data")
+    validation = write_task_files(of_sft, folder / "data" / "validation")
     console.print(
-        f"[bold]{task.name}[/]: the teacher of the SFT data is right in {data.teacher_accuracy:.0%} of its solutions"
+        f"[bold]{task.name}[/]: the teacher of the SFT data is right in {task.teacher_accuracy:.0%} of its solutions"
     )
 
     console.rule("stage 1: SFT")
@@ -67,7 +70,9 @@ def fit(stage: str, folder: Path, options: dict[str, object]) -> None:
     main(["fit", "--config", str(folder / f"{stage}.yaml")])
 
 
-def sft_options(task: Task, data: TaskFiles, validation: TaskFiles, seed: int, folder: Path) -> dict[str, object]:
+def sft_options(
+    task: GeneratedTask, data: TaskFiles, validation: TaskFiles, seed: int, folder: Path
+) -> dict[str, object]:
     return {
         "seed_everything": seed,
         "trainer.default_root_dir": folder / "sft",
@@ -79,12 +84,12 @@ def sft_options(task: Task, data: TaskFiles, validation: TaskFiles, seed: int, f
     }
 
 
-def rl_options(task: Task, data: TaskFiles, seed: int, folder: Path) -> dict[str, object]:
+def rl_options(task: GeneratedTask, data: TaskFiles, seed: int, folder: Path) -> dict[str, object]:
     decoding = {"temperature": 1.0, "max_response_tokens": task.max_response_tokens}
     return {
         "seed_everything": seed,
         "trainer.default_root_dir": folder / "rl",
-        "rollout.rewards": [{"class_path": task.reward}],
+        "rollout.rewards": [{"class_path": f"dirl.rewards.{task.reward.__name__}"}],
         "rollout.seed": seed,
         "evaluate.decoding": {"sampled": decoding, "greedy": {**decoding, "temperature": 0.0}},
         "model.init_args.source.init_args.path": folder / "sft" / "model",
@@ -132,7 +137,7 @@ def newest(root: Path, name: str) -> Path:
     return max(root.glob(f"logs/version_*/{name}"), key=lambda path: int(path.parent.name.removeprefix("version_")))
 
 
-def draw_answer(task: Task, data: TaskFiles, folder: Path, console: Console) -> Path:
+def draw_answer(task: GeneratedTask, data: TaskFiles, folder: Path, console: Console) -> Path:
     """Sample a few answers of the trained model; the one of most denoising steps as a picture and in the terminal."""
     from dirl.cli.commands import PromptData, load_engine
 

@@ -1,4 +1,4 @@
-r"""Demo task: the sum of two two-digit numbers, worked column by column.
+r"""Task: the sum of two two-digit numbers, worked column by column.
 
 47+85 is solved as 7+5=12;4+8+1=13;\boxed{132}
 
@@ -12,12 +12,13 @@ parameters then spends its few hundred steps on the sums and not on finding its 
 import random
 from collections.abc import Sequence
 
-from dirl.demo.tasks import BOX_ALPHABET, Problem, Task, boxed, boxed_answer
+from dirl import rewards
+from dirl.tasks.generated import BOX_ALPHABET, GeneratedTask, Problem, boxed, boxed_answer
 
 COLUMNS = 2
 
 
-class Arithmetic(Task):
+class Arithmetic(GeneratedTask):
     """The teacher's mistakes are columns off by one, each column alike and on its own.
 
     With the default rate a column is right with probability 0.74, so the right sum is always by far the most
@@ -26,7 +27,7 @@ class Arithmetic(Task):
 
     name = "arithmetic"
     alphabet = "0123456789+=;" + BOX_ALPHABET
-    reward = "dirl.rewards.ExactAnswer"
+    reward = rewards.ExactAnswer
     max_question_characters = len("99+99")
     max_solution_characters = len(r"9+9=19;9+9+1=19;\boxed{199}")
 

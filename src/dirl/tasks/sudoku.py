@@ -1,4 +1,4 @@
-r"""Demo task: 4x4 Sudoku with 4 to 7 blanks and one solution.
+r"""Task: 4x4 Sudoku with 4 to 7 blanks and one solution.
 
 12.434.22143.321 has the blanks `.`, row by row, and is solved as \boxed{1234341221434321}
 """
@@ -7,19 +7,20 @@ import itertools
 import json
 import random
 
-from dirl.demo.tasks import BOX_ALPHABET, Problem, Task, boxed, boxed_answer
+from dirl import rewards
+from dirl.tasks.generated import BOX_ALPHABET, GeneratedTask, Problem, boxed, boxed_answer
 
 DIGITS = "1234"
 BLANK = "."
 BLANKS = (4, 7)
 
 
-class Sudoku(Task):
+class Sudoku(GeneratedTask):
     """A mistaken teacher fills one or two of the blanks with another digit."""
 
     name = "sudoku"
     alphabet = DIGITS + BLANK + BOX_ALPHABET
-    reward = "dirl.rewards.Sudoku4"
+    reward = rewards.Sudoku4
     max_question_characters = 16
     max_solution_characters = len(r"\boxed{}") + 16
 

@@ -1,5 +1,6 @@
-"""The demo's tasks: right answers checked by other means, mistakes that are real, files that do not leak."""
+"""Generated tasks: right answers checked by other means, mistakes that are real, rows that do not leak."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -7,10 +8,16 @@ import re
 
 import pytest
 
-from dirl.demo.arithmetic import worked_sum
-from dirl.demo.countdown import values, worked_expression
-from dirl.demo.sudoku import solution_count
-from dirl.demo.tasks import TASKS, load_task, write_task_data
+from dirl.data.prompts import PromptEncoder
+from dirl.models import NewModel
+from dirl.rewards import RewardSample
+from dirl.tasks import Arithmetic, Countdown, Sudoku
+from dirl.tasks.arithmetic import worked_sum
+from dirl.tasks.countdown import values, worked_expression
+from dirl.tasks.sudoku import solution_count
+
+TASKS = (Arithmetic, Countdown, Sudoku)
+DIGESTS = {"arithmetic": "92b40894490925a5", "countdown": "f416f4380659d4d7", "sudoku": "11a90b12550d927b"}
 
 SAMPLES = 2000
 
@@ -34,9 +41,9 @@ def is_right(name: str, question: str, answer: str) -> bool:
     return full and all(given in (".", digit) for given, digit in zip(question, answer, strict=True))
 
 
-@pytest.fixture(params=sorted(TASKS))
+@pytest.fixture(params=TASKS, ids=lambda task: task.name)
 def task(request):
-    return load_task(request.param)
+    return request.param()
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def test_the_task_judges_its_teacher_as_the_question_does(task, lessons):
 
 
 def test_a_teacher_without_mistakes_gives_the_solution(task):
-    perfect, rng = load_task(task.name, mistake_rate=0.0), random.Random(1)
+    perfect, rng = type(task)(mistake_rate=0.0), random.Random(1)
     for problem in (task.problem(rng) for _ in range(50)):
         assert perfect.teacher(problem, rng) == problem.solution
 
@@ -80,14 +87,9 @@ def test_lengths_stay_within_bounds_that_are_reached(task, lessons):
     assert task.max_prompt_tokens % 4 == 0 and task.max_prompt_tokens > task.max_question_characters
 
 
-def test_a_reward_of_that_name_exists_and_agrees(task, lessons):
-    """The class path works, and the ground truth is in the form that the reward reads."""
-    from importlib import import_module
-
-    from dirl.rewards import RewardSample
-
-    module, _, name = task.reward.rpartition(".")
-    reward = getattr(import_module(module), name)()
+def test_its_reward_says_what_is_correct(task, lessons):
+    (reward,) = task.rewards()
+    assert reward.judges
     for index, (problem, solution) in enumerate(lessons[:40]):
         sample = RewardSample("p", index, problem.question, solution, problem.ground_truth, 30, 20, 40, 4)
         assert reward(sample) == is_right(task.name, problem.question, box(solution))
@@ -124,7 +126,7 @@ def test_every_slip_makes_the_sum_wrong():
 
 def test_steps_of_countdown_are_true_and_end_in_the_boxed_value():
     """A mistaken teacher computes well and misses the target."""
-    task, rng = load_task("countdown"), random.Random(4)
+    task, rng = Countdown(), random.Random(4)
     for _ in range(SAMPLES):
         _, first, second, boxed = task.teacher(task.problem(rng), rng).split(";")
         for step in (first, second):
@@ -134,7 +136,7 @@ def test_steps_of_countdown_are_true_and_end_in_the_boxed_value():
 
 
 def test_countdown_first_says_what_each_last_operator_would_need():
-    task, rng = load_task("countdown"), random.Random(5)
+    task, rng = Countdown(), random.Random(5)
     for _ in range(300):
         problem = task.problem(rng)
         last, target = (int(n) for n in re.fullmatch(r"\d,\d,(\d)->(\d\d)", problem.question).groups())
@@ -156,7 +158,7 @@ def test_any_three_numbers_leave_a_way_to_miss_every_target():
 
 
 def test_sudoku_has_one_solution_and_the_wanted_blanks():
-    task, rng = load_task("sudoku"), random.Random(3)
+    task, rng = Sudoku(), random.Random(3)
     questions = [task.problem(rng).question for _ in range(500)]
     assert {question.count(".") for question in questions} == {4, 5, 6, 7}
     assert all(solution_count(question) == 1 for question in questions)
@@ -181,63 +183,74 @@ def test_solutions_are_counted_by_hand_worked_numbers():
     assert solution_count("12343412" + "." * 8) == 4  # 2, 4 in columns 1 and 3; 1, 3 in 2 and 4
 
 
-def test_files_hold_what_they_promise(task, tmp_path):
-    files = write_task_data(task, tmp_path / "new" / "data", seed=5, sft_examples=400, rl_prompts=60, eval_prompts=30)
-    sft, rl, held_out = (
-        [json.loads(line) for line in path.read_text().splitlines()] for path in (files.sft, files.rl, files.eval)
-    )
+def parts(task):
+    return task.conversations(), task.rows("train"), task.rows("val")
+
+
+def test_rows_are_what_they_promise(task):
+    task = type(task)(seed=5, solutions=400, train_prompts=60, val_prompts=30)
+    sft, rl, held_out = parts(task)
     assert [len(rows) for rows in (sft, rl, held_out)] == [400, 60, 30]
     assert all([m["role"] for m in row["messages"]] == ["user", "assistant"] for row in sft)
     pairs = [tuple(m["content"] for m in row["messages"]) for row in sft]
     assert all(set(row) == {"question", "ground_truth_answer"} for row in rl + held_out)
     right = sum(is_right(task.name, question, box(solution)) for question, solution in pairs) / 400
-    assert files.teacher_accuracy == right
+    assert task.teacher_accuracy == right
 
 
-def test_held_out_questions_are_nowhere_else(tmp_path):
+def test_prompts_are_the_rows_in_the_chat_template_within_the_limit(task):
+    description = NewModel(alphabet=task.alphabet).describe()
+    small = type(task)(train_prompts=20, val_prompts=10)
+    for split in ("train", "val"):
+        rows, prompts = small.rows(split), small.prompts(split, PromptEncoder(description, task.max_prompt_tokens))
+        assert [p.prompt_id for p in prompts] == [str(index) for index in range(len(rows))]
+        assert [p.question for p in prompts] == [row["question"] for row in rows]
+        assert [p.ground_truth for p in prompts] == [row["ground_truth_answer"] for row in rows]
+
+
+def test_a_template_says_what_is_asked():
+    description = NewModel(alphabet=Arithmetic.alphabet).describe()
+    task = Arithmetic(val_prompts=1, prompt_template="={question}=")
+    (prompt,) = task.prompts("val", PromptEncoder(description, 32))
+    assert f"<|user|>={prompt.question}=<|im_end|>" in description.tokenizer.decode(prompt.input_ids)
+
+
+def test_held_out_questions_are_nowhere_else():
     """Countdown has 4572 questions: with 2000 held out, 1500 others would meet some of them by chance."""
-    files = write_task_data(
-        load_task("countdown"), tmp_path, seed=0, sft_examples=3000, rl_prompts=1500, eval_prompts=2000
-    )
-    rl, held_out = (
-        [json.loads(line)["question"] for line in path.read_text().splitlines()] for path in (files.rl, files.eval)
-    )
-    sft = {json.loads(line)["messages"][0]["content"] for line in files.sft.read_text().splitlines()}
-    assert len(set(held_out)) == 2000 and len(set(rl)) == 1500
-    assert not set(held_out) & (set(rl) | sft)
+    sft, rl, held_out = parts(Countdown(solutions=3000, train_prompts=1500, val_prompts=2000))
+    rl, held_out = ({row["question"] for row in rows} for rows in (rl, held_out))
+    assert len(held_out) == 2000 and len(rl) == 1500
+    assert not held_out & (rl | {row["messages"][0]["content"] for row in sft})
 
 
-def test_the_seed_decides_every_byte_and_sizes_leave_the_other_files_alone(task, tmp_path):
-    def write(folder, seed, sft=50, rl=20):
-        files = write_task_data(task, tmp_path / folder, seed, sft, rl, 10)
-        return files.sft.read_bytes(), files.rl.read_bytes(), files.eval.read_bytes()
+def test_the_seed_decides_every_row_and_sizes_leave_the_others_alone(task):
+    def rows(seed, solutions=50, train_prompts=20):
+        return parts(type(task)(seed=seed, solutions=solutions, train_prompts=train_prompts, val_prompts=10))
 
-    first = write("a", 1)
-    assert write("b", 1) == first
-    assert all(x != y for x, y in zip(write("c", 2), first, strict=True))
-    longer = write("d", 1, sft=70, rl=30)
-    assert longer[2] == first[2] and longer[1].startswith(first[1]) and longer[0].startswith(first[0])
+    first = rows(1)
+    assert rows(1) == first
+    assert all(x != y for x, y in zip(rows(2), first, strict=True))
+    longer = rows(1, 70, 30)
+    assert longer[2] == first[2] and longer[1][:20] == first[1] and longer[0][:50] == first[0]
 
 
-def test_more_questions_than_the_task_has_is_an_error(tmp_path):
+def test_the_rows_of_a_seed_are_those_of_the_published_numbers(task):
+    """What the demo's table was measured on."""
+    text = json.dumps(parts(type(task)(solutions=50, train_prompts=20, val_prompts=10)))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == DIGESTS[task.name]
+
+
+def test_more_questions_than_the_task_has_is_an_error():
     with pytest.raises(ValueError, match="'countdown' has too few questions for 5000 distinct ones"):
-        write_task_data(load_task("countdown"), tmp_path, 0, 1, 1, 5000)
+        Countdown(val_prompts=5000).rows("val")
 
 
-@pytest.mark.parametrize("name", ["sft_examples", "rl_prompts", "eval_prompts"])
-def test_empty_files_are_refused(tmp_path, name):
-    sizes = {"sft_examples": 1, "rl_prompts": 1, "eval_prompts": 1, name: 0}
-    with pytest.raises(ValueError, match=f"{name}=0"):
-        write_task_data(load_task("arithmetic"), tmp_path, 0, **sizes)
-
-
-def test_an_unknown_task_names_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"task='chess' is unknown; choose one of \['arithmetic', 'countdown', 'sudoku'\]"
-    ):
-        load_task("chess")
+@pytest.mark.parametrize("name", ["solutions", "train_prompts", "val_prompts"])
+def test_empty_parts_are_refused(name):
+    with pytest.raises(ValueError, match=f"task.{name}=0: use at least 1"):
+        Arithmetic(**{name: 0})
 
 
 def test_a_mistake_rate_that_is_no_probability_is_refused():
     with pytest.raises(ValueError, match=r"mistake_rate=1\.0"):
-        load_task("arithmetic", mistake_rate=1.0)
+        Arithmetic(mistake_rate=1.0)

@@ -1,4 +1,4 @@
-r"""Demo task: reach a target from three numbers, each used once; any correct expression counts.
+r"""Task: reach a target from three numbers, each used once; any correct expression counts.
 
 3,5,7->56 is solved as 49,63,08;3+5=08;08*7=56;\boxed{(3+5)*7}
 
@@ -18,7 +18,8 @@ import operator
 import random
 from collections.abc import Callable
 
-from dirl.demo.tasks import BOX_ALPHABET, Problem, Task, boxed, boxed_answer
+from dirl import rewards
+from dirl.tasks.generated import BOX_ALPHABET, GeneratedTask, Problem, boxed, boxed_answer
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LARGEST_NUMBER = 9
@@ -27,12 +28,12 @@ LARGEST_VALUE = 99
 Numbers = tuple[int, int, int]
 
 
-class Countdown(Task):
+class Countdown(GeneratedTask):
     """A mistaken teacher picks operators that miss the target, and works them out to the end."""
 
     name = "countdown"
     alphabet = "0123456789+-*=;,>()" + BOX_ALPHABET
-    reward = "dirl.rewards.Countdown"
+    reward = rewards.Countdown
     max_question_characters = len("9,9,9->99")
     max_solution_characters = len(r"85,95,18;9+9=18;18*5=90;\boxed{(9+9)*5}")
 

@@ -1,0 +1,46 @@
+"""The contract of tasks: prompts to learn from and to be evaluated on, and what is a correct answer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from dirl.data.prompts import PromptEncoder
+from dirl.rewards import Reward
+from dirl.types import Prompt
+
+Split = Literal["train", "val"]
+
+
+class Task(ABC):
+    """What a run of RL learns.
+
+    It gives the prompts of a split, by handing rows to `encode`, which puts each question into the chat template of the
+    model (`encode.description` has its tokenizer), keeps to the run's limits and counts what it leaves out. A row has a
+    question (a text, or a list of messages) and a truth, which a reward compares the response with; all its other
+    columns reach the rewards as `info`. The rows of a split are the same whenever they are asked for.
+
+        class Doubles(Task):
+            def prompts(self, split: Split, encode: PromptEncoder) -> list[Prompt]:
+                numbers = range(100) if split == "train" else range(100, 120)
+                return encode([{"question": f"2*{n}", "ground_truth_answer": str(2 * n)} for n in numbers])
+
+            def rewards(self) -> list[Reward]:
+                return [ExactAnswer()]
+
+    A subclass is chosen by `task: {class_path: ..., init_args: ...}`; what its constructor takes are its options.
+    """
+
+    @abstractmethod
+    def prompts(self, split: Split, encode: PromptEncoder) -> list[Prompt]:
+        """All prompts of a split, in an order that stays; for `val` an empty list: there is nothing to evaluate on."""
+
+    def rewards(self) -> list[Reward]:
+        """What scores a response where `rollout.rewards` is not given; none: it must be given."""
+        return []
+
+    def conversations(self) -> Sequence[Mapping[str, Any]]:
+        """Rows with solved questions for SFT, as `{"messages": [...]}`; none: the task has no solutions.
+
+        No question of the split `val` is among them.
+        """
+        return []
