@@ -28,6 +28,7 @@ LEVELS = (
 LEVEL = {package: number for number, packages in enumerate(LEVELS) for package in packages}
 UPWARD = {
     ("cli", "demo"): "the command `demo` is looked up when it is run",
+    ("tasks", "data"): "the DataModules, which ask tasks, lie in one package with what encodes prompts",
 }
 """What points the other way, and why."""
 
