@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu demo lint wheel clean force
+.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu demo help-texts lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -68,14 +68,18 @@ bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minute
 demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
 	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)
 
-lint: $(STAMP)  ## Check style and formatting
+help-texts: $(STAMP)  ## Write the help texts of the commands anew, src/dirl/cli/help
+	$(BIN)/python -m dirl.cli.help
+
+lint: $(STAMP)  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 wheel: $(STAMP)  ## Build dist/dirl-*.whl
 	rm -rf build
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## Remove .venv and everything built
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

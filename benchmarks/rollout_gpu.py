@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ def measure_push(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
         engine, _, weights = start(part, path, part.block_sizes[0], device)
         tensors = [(name, parameter.detach()) for name, parameter in weights.named_parameters()]
         copies = [torch.empty_like(tensor) for _, tensor in tensors]
-        copy = timed(lambda: _copy(tensors, copies), device)  # noqa: B023 - called at once
+        copy = timed(partial(_copy, tensors, copies), device)
         del tensors, copies
         row = {"engine": _name(path), **push(engine, weights.float(), device), "plain copy s": copy.seconds}
         rows.append(row | {"times a copy": row["push s"] / copy.seconds})

@@ -10,6 +10,7 @@ from dirl.callbacks.rollout import Rollout, push_weights
 from dirl.data.rl import RLDataModule
 from dirl.evaluation import evaluate
 from dirl.finite import dumps
+from dirl.modules.base import BlockDiffusionModule
 from dirl.progress import bar, bars_shown
 from dirl.rollout.lengths import check_positions
 from dirl.types import DecodingParams
@@ -43,7 +44,7 @@ class Evaluate(L.Callback):
         self.evaluated = -1
         """Epochs that were done at the last evaluation."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, stage: str) -> None:
         if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
             raise ValueError(
                 "the Evaluate callback needs dirl.data.rl.RLDataModule with prompts to evaluate on: set data.val, or "
@@ -59,11 +60,11 @@ class Evaluate(L.Callback):
         prompts, size = trainer.datamodule.val_prompts, description.spec.block_size
         check_positions(prompts, params, description.config, size, rollout.engine)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         if self.at_start and trainer.global_step == 0:
             self._run_once(trainer, pl_module, trainer.current_epoch)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step >= trainer.max_steps > 0
         if last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._run_once(trainer, pl_module, trainer.current_epoch + 1)
@@ -71,13 +72,13 @@ class Evaluate(L.Callback):
                 if name != "step" and not name.endswith("/seconds"):  # each rank has seconds of its own
                     pl_module.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=1)
 
-    def _run_once(self, trainer: L.Trainer, pl_module: L.LightningModule, epochs: int) -> None:
+    def _run_once(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, epochs: int) -> None:
         """Not again where a run was resumed in the very hook in which it had evaluated."""
         if epochs > self.evaluated:
             self._run(trainer, pl_module)
             self.evaluated = epochs
 
-    def _run(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _run(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         rollout = next(c for c in trainer.callbacks if isinstance(c, Rollout))
         trainer.datamodule.ahead.wait()
         row = {"step": float(trainer.global_step)}
@@ -100,7 +101,7 @@ class Evaluate(L.Callback):
             path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
 
     def _evaluate(
-        self, rollout: Rollout, trainer: L.Trainer, pl_module: L.LightningModule, name: str, params: DecodingParams
+        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, name: str, params: DecodingParams
     ) -> dict[str, float]:
         prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
         total = len(prompts) * (1 if params.temperature == 0 else self.samples)

@@ -50,7 +50,7 @@ class Export(L.Callback):
         if path.exists():
             rank_zero_warn(f"{path} exists and will be overwritten when training ends; move it, or name another folder")
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: object) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, *args: object) -> None:
         step = trainer.global_step
         if self.every_n_steps is not None and step and step % self.every_n_steps == 0:
             self.write(trainer, pl_module, f"{self.folder}-step{step}")

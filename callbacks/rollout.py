@@ -1,6 +1,5 @@
 """The rollout callback: each epoch, new weights into the engine, new groups into the buffer."""
 
-import logging
 import time
 from pathlib import Path
 from typing import Literal, final
@@ -8,11 +7,11 @@ from typing import Literal, final
 import lightning as L
 import torch
 from dirl.callbacks.ending import ended_together
+from dirl.callbacks.rollout_account import RolloutAccount
 
-from dirl.advantages import Advantage, has_spread
+from dirl.advantages import Advantage
 from dirl.batches import StepBatch
 from dirl.data.rl import RLDataModule
-from dirl.errors import NothingToLearnError, together
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import RLModule
 from dirl.outputs import check_writable
@@ -30,10 +29,6 @@ from dirl.seeds import run_seed
 from dirl.stopping import request
 from dirl.tasks import Task
 from dirl.trajectory_files import write_trajectories
-
-log = logging.getLogger(__name__)
-
-COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 
 
 @final
@@ -94,15 +89,12 @@ class Rollout(L.Callback):
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
         self.advantage, self.overlap = advantage, overlap
         self.save_trajectories, self.seed = save_trajectories, run_seed(seed, "rollout.seed")
-        self.values: dict[str, float] = {}
-        """What is logged of the rollout of the epoch under way."""
-        self._logged = self._said_uniform = False
-        self.max_empty_rollouts, self.empty_rollouts = max_empty_rollouts, 0
+        self.account = RolloutAccount(max_empty_rollouts)
 
-    def score_by(self, task: Task) -> None:
+    def score_by(self, task: Task) -> Scorer:
         """With the task's rewards, if no others were given."""
         if self.scorer is not None:
-            return
+            return self.scorer
         rewards = task.rewards()
         if not rewards:
             raise ValueError(
@@ -111,6 +103,7 @@ class Rollout(L.Callback):
             )
         self.scorer = Scorer(rewards, *self._scoring)
         self.correct = self.scorer.correctness.name
+        return self.scorer
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, RLModule) or not isinstance(trainer.datamodule, RLDataModule):
@@ -120,7 +113,8 @@ class Rollout(L.Callback):
         if self.engine is None:
             raise ValueError("engine: none is given, so nothing makes rollouts; put configs/engine/torch.yaml on top")
         self._check_settings(pl_module)
-        self.score_by(trainer.datamodule.task)
+        assert trainer.datamodule.task is not None, "the DataModule is set up before the callbacks"
+        scorer = self.score_by(trainer.datamodule.task)
         if self.save_trajectories is not None and trainer.is_global_zero:
             check_writable(Path(trainer.default_root_dir) / self.save_trajectories, "rollout.save_trajectories")
         trainer.datamodule.ahead = CollectionAhead()
@@ -130,17 +124,17 @@ class Rollout(L.Callback):
         check_positions(prompts, params, description.config, description.spec.block_size, self.engine)
         self._data = trainer.datamodule
         self.engine.still_wanted = self._still_wanted
-        self.scorer.ask(self._still_wanted)
+        scorer.ask(self._still_wanted)
         self.engine.setup(description.config, description.tokenizer, description.spec, device)
-        self.metrics = ResponseMetrics(
-            [r.name for r in self.scorer.rewards],
+        self.account.metrics = ResponseMetrics(
+            [r.name for r in scorer.rewards],
             description.spec.block_size,
             [trainer.datamodule.group_size],
             self.correct,
         )
         self.collector = Collector(
             self.engine,
-            self.scorer,
+            scorer,
             description.tokenizer,
             description.spec,
             trainer.datamodule.group_size,
@@ -177,7 +171,7 @@ class Rollout(L.Callback):
                 times["score_s"] = time.perf_counter() - started
         finally:
             pl_module.after_rollout()
-        self.values, self._logged = self._values(trainer, pl_module, collection, times), False
+        self.account.take(trainer, pl_module, collection, times)
 
     def _steps(self, collection: Collection, pl_module: RLModule, data: RLDataModule, epoch: int) -> list[StepBatch]:
         return [
@@ -198,6 +192,7 @@ class Rollout(L.Callback):
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
         push_s = 0.0
+        assert self.engine is not None, "`setup` refuses a run without"
         with ended_together(trainer, pl_module):
             collection = data.ahead.take(epoch)
         if collection is None:
@@ -240,84 +235,18 @@ class Rollout(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: RLModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
-        self._log(pl_module)
+        self.account.log(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: RLModule) -> None:
         """Also where a run is resumed after the last step of an epoch."""
-        self._log(pl_module)
-        self.values = {}
-
-    def _log(self, pl_module: RLModule) -> None:
-        """Once in each start: loggers get it at the end of the epoch, which a killed run has not reached.
-
-        The values are those of all ranks already. `sync_dist` would reduce them where they are first read, and the
-        progress bar reads them on the first rank alone.
-        """
-        shown = {"rollout/reward", "rollout/accuracy"}
-        for name, value in ({} if self._logged else self.values).items():
-            pl_module.log(name, value, prog_bar=name in shown, on_step=False, on_epoch=True, batch_size=1)
-        self._logged = True
-
-    def _values(
-        self, trainer: L.Trainer, pl_module: RLModule, collection: Collection, times: dict[str, float]
-    ) -> dict[str, float]:
-        self.metrics.to(pl_module.device)
-        self.metrics.reset()
-        self.metrics.update(collection.sampled, collection.lost)
-        values = {f"rollout/{name}": value for name, value in self.metrics.compute().items()}
-        times = times | {"generate_s": collection.generate_s, "reward_s": collection.reward_s}
-        mean_s = pl_module.sum_over_ranks(torch.tensor(list(times.values()), dtype=torch.float64)) / trainer.world_size
-        values |= {f"time/{name}": value for name, value in zip(times, mean_s.tolist(), strict=True)}
-        counts = {
-            **{name: collection.counts[name] for name in COUNTS},
-            "reward/incomparable": collection.counts["incomparable"],
-            "groups": len(collection.groups),
-            "uniform_groups": sum(not has_spread([t.reward for t in group]) for group in collection.groups),
-            "response_tokens": sum(t.response_length for t in collection.sampled),
-            "stale_groups": stale_groups(collection.groups, trainer.global_step),
-            "staleness": sum(trainer.global_step - g[0].policy_version for g in collection.groups),
-        }
-        summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
-        sums = dict(zip(counts, summed.tolist(), strict=True))
-        sums["staleness"] /= max(sums["groups"], 1)  # optimizer steps that the policy has moved since it sampled
-        self._count_empty(sums)
-        if not sums["groups"] and trainer.is_global_zero:
-            log.warning(
-                "no group of this rollout has anything to learn from (%d without spread, %d with failed rewards): its "
-                "optimizer steps are skipped; look at the rewards, or raise group_size or max_response_tokens",
-                sums["dropped_uniform"],
-                sums["dropped_failed"],
-            )
-        elif sums["uniform_groups"] == sums["groups"] and trainer.is_global_zero and not self._said_uniform:
-            self._said_uniform = True
-            log.warning(
-                "each group of this rollout has one reward for all of its responses: every advantage is 0, so are loss "
-                "and gradient, and the optimizer steps teach nothing; look at the rewards (rollout/reward, "
-                "rollout/accuracy), raise group_size, or drop such groups with dynamic_sampling "
-                "(said once; rollout/uniform_groups counts them)"
-            )
-        return values | {f"rollout/{name}": value for name, value in sums.items()}
-
-    def _count_empty(self, sums: dict[str, float]) -> None:
-        self.empty_rollouts = 0 if sums["groups"] else self.empty_rollouts + 1
-        if self.empty_rollouts > self.max_empty_rollouts:
-            raise together(
-                NothingToLearnError(
-                    f"no group of the last {self.empty_rollouts} rollouts has anything to learn from "
-                    f"(max_empty_rollouts={self.max_empty_rollouts}); of the last one, {sums['dropped_uniform']:g} "
-                    f"groups had no spread and {sums['dropped_failed']:g} failed rewards: look at the rewards and at "
-                    "trajectories (rollout.save_trajectories), raise group_size or max_response_tokens, or take easier "
-                    "prompts"
-                )
-            )
+        self.account.log(pl_module)
+        self.account.values = {}
 
     def state_dict(self) -> dict:
-        """With the values of the rollout under way: what goes on from here logs them at the end of its epoch."""
-        return {"empty_rollouts": self.empty_rollouts, "pending": self.values}
+        return self.account.state_dict()
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.empty_rollouts, self.values = state_dict["empty_rollouts"], state_dict["pending"]
-        self._logged = False
+        self.account.load_state_dict(state_dict)
 
     def _check_settings(self, pl_module: RLModule) -> None:
         reasons = {
@@ -327,7 +256,7 @@ class Rollout(L.Callback):
         }
         for reason in (reason for reason, given in reasons.items() if given):
             check_stale(reason, pl_module.objective, pl_module.decoding)
-        if self.overlap and getattr(self.engine, "sleep", False):
+        if self.overlap and self.engine.sleep:
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

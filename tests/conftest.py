@@ -6,6 +6,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+from tests import typechecker
+
+# Before anything imports them: beartype holds what these take and give against the shapes that they name. Not
+# dirl.diffusion.noise, whose settings say themselves what is wrong with them: its test wraps the function.
+SHAPED = ["dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"]
+install_import_hook(SHAPED, f"{typechecker.__name__}.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -17,6 +17,8 @@ LINE_S = 10.0
 class Lines(plain):
     """A bar that writes a line each so many seconds, and one at its end if it took so long."""
 
+    disable: bool  # tqdm's
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs |= {"mininterval": LINE_S, "maxinterval": LINE_S, "leave": True, "delay": LINE_S, "ncols": 100}
         super().__init__(*args, **kwargs)

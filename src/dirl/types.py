@@ -6,7 +6,7 @@ of them into a `PackedBatch` (`dirl.batches`), which is all that the trainer see
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -211,4 +211,12 @@ class Trajectory:
 def trajectory_from_dict(row: dict) -> Trajectory:
     """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
     sequences = ("prompt_ids", "response_ids", "step_map", "behaviour_logprobs")
-    return Trajectory(**{k: tuple(v) if k in sequences else v for k, v in row.items()})
+    fields: dict[str, Any] = {k: tuple(v) if k in sequences else v for k, v in row.items()}
+    return Trajectory(**fields)
+
+
+def rewards_of(group: Sequence[Trajectory]) -> list[float]:
+    """The total rewards of trajectories that have been scored."""
+    rewards = [trajectory.reward for trajectory in group]
+    assert None not in rewards, "a trajectory that has not been scored"
+    return [reward for reward in rewards if reward is not None]

@@ -78,6 +78,18 @@ def test_objectives_of_their_own_range_are_refused(tmp_path: Path, module_of_use
         fit(tmp_path / "run", *rl_args(tmp_path), f"--objective={module_of_user}.PartOfTheViews", "--objective.share=0")
 
 
+def test_an_engine_makes_the_rollouts_of_a_run(tmp_path: Path, module_of_user: str) -> None:
+    engine = f"--engine={module_of_user}.Dice"
+    with pytest.raises(ValueError, match=r"rollout\.engine=Dice trains on samples of an older policy"):
+        fit(tmp_path / "refused", *rl_args(tmp_path), engine)
+    root = fit(tmp_path / "run", *rl_args(tmp_path), engine, "--objective.importance_cap=2")
+    assert metrics(root, "rollout/stale_groups") == [0, 0], "it calls them of the last weights"
+    assert all(1e-3 < mismatch < 1 for mismatch in metrics(root, "train/mismatch_abs")), "which they are not"
+    assert "Dice says nothing of its memory" in " ".join(
+        read_plan([*map(str, rl_args(tmp_path)), "--memory=1GB", engine]).notes
+    )
+
+
 def test_an_advantage_and_a_reward_train_by_their_class_paths(tmp_path: Path, module_of_user: str) -> None:
     args = [f"--rollout.advantage={module_of_user}.Rank", f"--rollout.rewards+={module_of_user}.Polite"]
     root = fit(tmp_path / "run", *rl_args(tmp_path), *args)

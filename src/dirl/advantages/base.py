@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dirl.types import Trajectory
+from dirl.types import Trajectory, rewards_of
 
 
 class Advantage(ABC):
@@ -33,7 +33,7 @@ class OfRewards(Advantage):
     """Of the total rewards alone; zeros for a group without spread."""
 
     def __call__(self, group: Sequence[Trajectory]) -> list[float]:
-        return self.of_rewards([trajectory.reward for trajectory in group])
+        return self.of_rewards(rewards_of(group))
 
     def of_rewards(self, rewards: Sequence[float]) -> list[float]:
         values = np.asarray(rewards, dtype=np.float64)

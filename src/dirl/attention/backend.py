@@ -4,10 +4,10 @@
 (anywhere, the default on CPU), or a dense bool tensor for SDPA (the oracle of the other two).
 """
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 
@@ -23,6 +23,12 @@ ATTENTION_NAME = "dirl"
 
 Backend = Literal["auto", "flex", "segments", "dense"]
 AttentionMask = Tensor | SegmentMask | BlockMask
+
+
+class AttentionLayer(Protocol):
+    """What is asked of the module of transformers that calls `masked_attention`."""
+
+    head_dim: int
 
 
 def build_mask(layout: Layout, backend: Backend = "auto") -> AttentionMask:
@@ -44,13 +50,13 @@ def register_attention() -> None:
 
 
 def masked_attention(
-    module: nn.Module,
+    module: AttentionLayer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: AttentionMask | None,
     block_mask: AttentionMask | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface. query [N, H, Q, D], key and value [N, Hkv, K, D] -> [N, Q, H, D].
 
@@ -60,7 +66,7 @@ def masked_attention(
     """
     if attention_mask is None:
         attention_mask = block_mask
-    scale = kwargs.get("scaling") or module.head_dim**-0.5
+    scale: float = kwargs.get("scaling") or module.head_dim**-0.5
     query, key, value = _of_one_dtype(query, key, value)
     if isinstance(attention_mask, SegmentMask):
         return segment_attention(query, key, value, attention_mask, scale), None

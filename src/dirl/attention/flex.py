@@ -8,6 +8,7 @@ of, all of it on the layout's device.
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,9 @@ def flex_forward(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, sca
 
     On a GPU it is compiled. On CPU it has no backward and holds [H, T, T] scores: meant for comparisons.
     """
-    attend = _compiled() if query.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    attend: Callable[..., Any] = flex_attention
+    if query.is_cuda and not torch.compiler.is_compiling():
+        attend = _compiled()
     width = query.shape[-1]
     options = {"scale": width**-0.5 if scale is None else scale, "enable_gqa": True, "kernel_options": KERNEL_OPTIONS}
     if width >= LEAST_WIDTH:
@@ -115,13 +118,14 @@ def _compiled() -> Callable[..., Tensor]:
     return torch._dynamo.config.patch(recompile_limit=COMPILATIONS)(torch.compile(flex_attention, fullgraph=True))
 
 
-def _vary(dim: int, *tensors: Tensor) -> None:
+def _vary(dim: int, *tensors: Tensor | None) -> None:
     """Tell the compiler that this size differs from row to row.
 
     A run then compiles three times: for the first length, for all lengths (dynamo learns of the sizes that are plain
     numbers when they change), and for rows of a single tile, whose 1 is a constant to dynamo.
     """
     for tensor in tensors:
+        assert tensor is not None, "a table that every mask of ours has"
         torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 

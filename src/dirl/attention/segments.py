@@ -66,8 +66,8 @@ def segment_mask(layout: Layout, queries: int = QUERIES, pairs: int = PAIRS) -> 
         first = int(free[chosen].min())
         column = torch.arange(first, clean.shape[1])
         hidden = torch.cat([column >= seen[query][:, :, None], run[query][:, :, None] != run[query][:, None, :]], dim=2)
-        places = order[query], order[torch.cat([clean, query], dim=1)]
-        batches.append(SegmentBatch(*(x.to(device) for x in places), first, hidden.to(device)))
+        places, read = order[query], order[torch.cat([clean, query], dim=1)]
+        batches.append(SegmentBatch(places.to(device), read.to(device), first, hidden.to(device)))
     return SegmentMask(tuple(batches), len(row))
 
 

@@ -4,12 +4,13 @@ Every token stands at (group, branch, block, view), see `dirl.types.Layout`. Wit
 is block-causal attention, which is what an engine with a KV cache computes.
 """
 
+from jaxtyping import Bool
 from torch import Tensor
 
 from dirl.batches import Layout
 
 
-def visible(q: Layout, k: Layout) -> Tensor:
+def visible(q: Layout, k: Layout) -> Bool[Tensor, "..."]:
     """Whether query q sees key k, elementwise over layouts of broadcastable shapes.
 
     Both must be of one group, and either k is clean, of the shared prompt or of q's branch, and of an
@@ -21,6 +22,6 @@ def visible(q: Layout, k: Layout) -> Tensor:
     return (k.group_ids == q.group_ids) & (earlier | own)
 
 
-def dense_mask(layout: Layout) -> Tensor:
+def dense_mask(layout: Layout) -> Bool[Tensor, "T T"]:
     """The predicate on all pairs: bool [T, T], rows are queries. For small layouts and as an oracle."""
     return visible(layout[:, None], layout[None, :])

@@ -47,7 +47,11 @@ class EpochLoop(_TrainingEpochLoop):
 
     @property
     def _is_validation_done(self) -> bool:
-        return super()._is_validation_done or not self._should_check_val_fx(self.trainer.fit_loop._data_fetcher)
+        if super()._is_validation_done:
+            return True
+        fetcher = self.trainer.fit_loop._data_fetcher
+        assert fetcher is not None, "the epoch loop runs"
+        return not self._should_check_val_fx(fetcher)
 
 
 def use_loops(trainer: Trainer) -> None:

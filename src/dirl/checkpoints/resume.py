@@ -74,7 +74,7 @@ def check_strategy(contents: Contents, trainer: Trainer) -> None:
 
 def say_changes(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
     """One line for every setting that is not what it was."""
-    for name in (name for name in saved | now if saved.get(name) != now.get(name)):
+    for name in (name for name in {**saved, **now} if saved.get(name) != now.get(name)):
         before, after = saved.get(name, "not set"), now.get(name, "not set")
         rank_zero_info(f"resumed with another {name}: {before} in the checkpoint, now {after}")
 

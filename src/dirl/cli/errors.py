@@ -82,20 +82,25 @@ def entry(args: Sequence[str] | None = None) -> int:
 
 def is_users(error: BaseException) -> bool:
     """Whether a message is enough: the error was raised on purpose, or by the system about a file."""
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    from dirl.errors import OtherProcessError
-    from dirl.rewards import RewardError
-    from dirl.rollout.engine import EnginesLostError
-
-    if isinstance(error, OSError | OtherProcessError | EnginesLostError | RewardError | ModuleNotFoundError):
+    own = (
+        ("dirl.errors", "OtherProcessError"),
+        ("dirl.rewards", "RewardError"),
+        ("dirl.rollout.engine", "EnginesLostError"),
+    )
+    if isinstance(error, (OSError, ModuleNotFoundError, *_loaded(*own))):
         return True
     if _out_of_memory(error) or _lost_process(error) or type(error).__module__.startswith("omegaconf"):
         return True
-    if not isinstance(error, ValueError | MisconfigurationException):
+    misconfigured = _loaded(("lightning.fabric.utilities.exceptions", "MisconfigurationException"))
+    if not isinstance(error, (ValueError, *misconfigured)):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return not frames or any(f"{os.sep}{name}{os.sep}" in frames[-1].filename for name in SHOWN_FOLDERS)
+
+
+def _loaded(*classes: tuple[str, str]) -> list[type[BaseException]]:
+    """Of these classes, by module and name, those whose modules are imported: no error is of another."""
+    return [getattr(sys.modules[module], name) for module, name in classes if module in sys.modules]
 
 
 def message_of(error: BaseException) -> str:
@@ -242,6 +247,8 @@ def _end_launched(error: BaseException, code: int) -> int:
 
 def _end_others() -> None:
     """After an error: let the other processes of this host end by themselves, for a while."""
+    if "dirl.cli.fit" not in sys.modules:
+        return  # nothing was started
     from dirl.cli.fit import started_processes
 
     processes = started_processes()

@@ -15,17 +15,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from dirl.callbacks import Guard, Throughput
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
+from dirl.cli.early import check_arguments
 from dirl.cli.errors import mark_launcher, tell_processes
-from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_arguments, check_keys, drop_default_objective
+from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, drop_default_objective
 from dirl.cli.log_folder import claim
 from dirl.cli.parsers import PARSER_MODE, TrainingParser
+from dirl.cli.table import TRAINER_COMMANDS
 from dirl.cli.text import parse_texts, unmark
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.outputs import check_writable
 from dirl.progress import on_terminal, progress_callback, quiet_libraries
 from dirl.stopping import request
 
-TRAINER_COMMANDS = ("fit", "validate")
 HARMLESS = (
     # asks for a copy of the weights from before the optimizer step; a checkpoint holds those after it, on purpose
     "Using ModelCheckpoint with manual optimization",

@@ -5,16 +5,15 @@ further config and on the command line: `--config configs/engine/torch.yaml`, `-
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
 from dirl.data.rl import RLDataModule
+from dirl.data.sft import SFTDataModule
 from dirl.modules import BlockDiffusionModule
 from dirl.objectives import Objective
 from dirl.rollout import RolloutEngine
@@ -30,24 +29,13 @@ CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
     "export": (Export, "The trained model as a Hugging Face folder; `{}` for the defaults."),
 }
 """In the order in which they are called."""
+DATA = (SFTDataModule, RLDataModule)
+"""Imported here, so that help lists them and their names alone are enough."""
 OBJECTIVE = {"class_path": "dirl.objectives.DiPO"}
 OF_RL = ("task", "engine", "objective", "rollout", "evaluate")
 MOVED = {f"dirl.callbacks.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()}
 MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()
           for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
-
-
-RENAMED = {
-    ("model", "dirl.modules.DiPOModule"): "dirl.modules.RLModule",
-    ("model.class_path", "dirl.modules.DiPOModule"): "dirl.modules.RLModule",
-    ("rollout.advantage", "zscore"): "{class_path: dirl.advantages.ZScore}",
-    ("rollout.advantage", "mean"): "{class_path: dirl.advantages.Mean}",
-    ("engine.init_args.transport", "gloo"): "http",
-    ("engine.transport", "gloo"): "http",
-}
-"""Values that have another name now: key and value as they were, value as it is."""
-MOVED_OPTIONS = {"model.init_args.loss": "objective.init_args", "model.loss": "objective.init_args"}
-"""Options that have another place now, with all below them."""
 
 
 def add_keys(parser: LightningArgumentParser) -> None:
@@ -84,50 +72,6 @@ def drop_default_objective(config: Any) -> None:
     learns = model and resolve_name(model["class_path"]).makes_rollouts
     if objective and objective["class_path"] == OBJECTIVE["class_path"] and not learns:
         config["objective"] = None
-
-
-def check_arguments(args: Sequence[str]) -> None:
-    """Raise ValueError for what the parser would take wrongly, or refuse without saying what to write.
-
-    That is a config file with both a key and `key+`, of which the parser would take one alone, and renamed values.
-    """
-    pairs = [
-        tuple(arg.split("=", 1)) if "=" in arg else (arg, after)
-        for arg, after in zip(args, [*args[1:], ""], strict=True)
-    ]
-    for name, value in pairs:
-        _check_value(name.removeprefix("--"), value, name)
-        if name in ("-c", "--config") and Path(value).is_file():
-            try:
-                _check_node(yaml.compose(Path(value).read_text(encoding="utf-8"), Loader=yaml.SafeLoader), (), value)
-            except (yaml.YAMLError, UnicodeDecodeError):
-                continue  # the parser says what is wrong with it
-
-
-def _check_value(key: str, value: str, where: str) -> None:
-    for old, new in MOVED_OPTIONS.items():
-        if key == old or key.startswith(f"{old}."):
-            raise ValueError(f"{where}: has another place now: write {key.replace(old, new)}")
-    if (key, value) in RENAMED:
-        raise ValueError(f"{where}: {value!r} has another name now: write {RENAMED[key, value]}")
-
-
-def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str) -> None:
-    if isinstance(node, yaml.ScalarNode):
-        _check_value(".".join(place), node.value, f"{path}: {'.'.join(place)}")
-    if not isinstance(node, yaml.MappingNode):
-        return
-    names = {key.value for key, _ in node.value}
-    for key, value in node.value:
-        if f"{key.value}+" in names:
-            name = ".".join((*place, key.value))
-            raise ValueError(
-                f"{path}: has both {name} and {name}+, of which one would be lost; write all of it under {name}, or "
-                "the addition into a further config"
-            )
-        if (name := ".".join((*place, key.value))) in MOVED_OPTIONS:
-            _check_value(name, "", f"{path}: {name}")
-        _check_node(value, (*place, key.value), path)
 
 
 def callbacks_of(

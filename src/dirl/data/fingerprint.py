@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 
+from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from dirl.data.files import SAVED, data_files
@@ -31,7 +31,7 @@ def fingerprint(
     decisive = {
         "rows": state,
         "settings": settings,
-        "tokenizer": _tokenizer_state(tokenizer),
+        "tokenizer": Hasher.hash(tokenizer),  # of vocabulary, merges, options and templates, whatever it was used for
         "code": [hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() for module in code],
         "versions": [version(name) for name in LIBRARIES],
         "today": datetime.date.today().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None,
@@ -66,13 +66,3 @@ def _files_of(folder: Path) -> list[Path]:
     if any((folder / name).is_file() for name in SAVED):
         return sorted(path for path in folder.rglob("*") if path.is_file())
     return data_files(folder)
-
-
-def _tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Of all that the tokenizer would save: vocabulary, merges, special tokens, options, chat templates."""
-    state = hashlib.sha256()
-    with TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-            state.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode() + path.read_bytes())
-    return state.hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,16 @@ class NoiseConfig:
             )
 
 
-def noise(maskable: np.ndarray, config: NoiseConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def noise(
+    maskable: Bool[np.ndarray, "K B"], config: NoiseConfig, rng: np.random.Generator
+) -> tuple[Bool[np.ndarray, "views K B"], Float[np.ndarray, "views K B"]]:
     """Draw the views of K blocks.
 
     Args:
-        maskable: [K, B] bool, response tokens.
+        maskable: response tokens.
 
     Returns:
-        masked [views, K, B] bool and weights [views, K, B] (1 / (t * views) where masked, 0 elsewhere), so
+        masked and weights (1 / (t * views) where masked, 0 elsewhere), so
         that the weighted sum of -log p over all views estimates the bound of eq. 3.
     """
     views = config.views_per_block

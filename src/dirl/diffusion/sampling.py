@@ -5,6 +5,7 @@ distribution by one set of settings.
 """
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from dirl.spans import Spans
@@ -14,8 +15,8 @@ SPAN = 512
 """Tokens whose probabilities `draw` sums first."""
 
 
-def scaled_logits(logits: Tensor, banned: Spans, temperature: float) -> Tensor:
-    """z = logits / temperature in at least fp32 with banned ids at -inf, [..., V]. Temperature 0 counts as 1.
+def scaled_logits(logits: Float[Tensor, "*rows V"], banned: Spans, temperature: float) -> Float[Tensor, "*rows V"]:
+    """z = logits / temperature in at least fp32 with banned ids at -inf. Temperature 0 counts as 1.
 
     Args:
         banned: `ModelSpec.banned`.
@@ -28,15 +29,15 @@ def scaled_logits(logits: Tensor, banned: Spans, temperature: float) -> Tensor:
     return ban_(z, banned)
 
 
-def ban_(z: Tensor, banned: Spans) -> Tensor:
-    """z [..., V] itself with banned ids at -inf: a fill of some columns for each range, nothing of its size is made."""
+def ban_(z: Float[Tensor, "*rows V"], banned: Spans) -> Float[Tensor, "*rows V"]:
+    """z itself with banned ids at -inf: a fill of some columns for each range, nothing of its size is made."""
     for first, end in banned:
         z[..., first:end] = float("-inf")
     return z
 
 
-def finite_rows(logits: Tensor) -> Tensor:
-    """[...] whether all logits [..., V] of a row are finite, by their sum: nothing of their size is made."""
+def finite_rows(logits: Float[Tensor, "*rows V"]) -> Bool[Tensor, "*rows"]:
+    """Whether all logits of a row are finite, by their sum: nothing of their size is made."""
     narrow = logits.dtype == torch.float16  # which the sum of a vocabulary does not fit
     return logits.sum(-1, dtype=torch.float32 if narrow else logits.dtype).isfinite()
 
@@ -46,8 +47,8 @@ def cuts(params: DecodingParams) -> bool:
     return params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
 
 
-def cut_logits(z: Tensor, params: DecodingParams) -> Tensor:
-    """z [..., V] with the tokens that top-k, then top-p, then min-p exclude at -inf.
+def cut_logits(z: Float[Tensor, "*rows V"], params: DecodingParams) -> Float[Tensor, "*rows V"]:
+    """z with the tokens that top-k, then top-p, then min-p exclude at -inf.
 
     top-p drops a token when the probability before it, in descending order, already exceeds top_p; the
     first token always stays. Ties keep the order of a stable descending sort.
@@ -79,7 +80,9 @@ def _most_probable(z: Tensor, count: int) -> Tensor:
     return z.masked_fill(~(above | (equal & (equal.cumsum(-1, dtype=torch.int32) <= wanted))), float("-inf"))
 
 
-def uniform(seeds: Tensor, positions: Tensor, forwards: Tensor) -> Tensor:
+def uniform(
+    seeds: Int64[Tensor, "*#draws"], positions: Int64[Tensor, "*#draws"], forwards: Int64[Tensor, "*#draws"]
+) -> Float64[Tensor, "*#draws"]:
     """Uniform numbers in [0, 1), float64, as a pure function of (seed, absolute position, forward index).
 
     Counter-based (splitmix64 finaliser), so a request draws the same numbers whatever else is in the batch
@@ -91,8 +94,10 @@ def uniform(seeds: Tensor, positions: Tensor, forwards: Tensor) -> Tensor:
     return _shift(x, 11).double() * 2.0**-53
 
 
-def candidates(z: Tensor, noise: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor, Tensor]:
-    """A candidate token per row of z [M, V]: token, its log-probability as drawn, and its confidence, each [M]."""
+def candidates(
+    z: Float[Tensor, "M V"], noise: Float[Tensor, " M"], params: DecodingParams
+) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """A candidate token per row of z: token, its log-probability as drawn, and its confidence."""
     full = z.softmax(-1)
     drawn = cut_logits(z, params).softmax(-1) if cuts(params) else full
     tokens = z.argmax(-1) if params.temperature == 0 else _draw(drawn, noise)
@@ -102,8 +107,8 @@ def candidates(z: Tensor, noise: Tensor, params: DecodingParams) -> tuple[Tensor
     return tokens, probability.log(), full.gather(-1, tokens[:, None]).squeeze(-1)
 
 
-def draw(z: Tensor, u: Tensor) -> Tensor:
-    """Inverse-CDF draw from softmax(z): z [..., V], u [...] in [0, 1) -> token ids [...]."""
+def draw(z: Float[Tensor, "*rows V"], u: Float[Tensor, "*rows"]) -> Int[Tensor, "*rows"]:
+    """Inverse-CDF draw of token ids from softmax(z), with u in [0, 1)."""
     return _draw(z.softmax(-1), u)
 
 

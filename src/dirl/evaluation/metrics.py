@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torch import nn
 from torchmetrics import MeanMetric
 
-from dirl.types import Trajectory
+from dirl.types import Trajectory, rewards_of
 
 
 class ResponseMetrics(nn.Module):
@@ -44,30 +44,35 @@ class ResponseMetrics(nn.Module):
             right = t.rewards[self.correct] > 0
             correct[t.prompt_id].append(right)
             steps = t.denoising_steps(self.block_size)
-            self.means["reward"].update(t.reward)
-            self.means["accuracy"].update(float(right))
-            self.means["response_length"].update(float(t.response_length))
-            self.means["truncated"].update(float(t.finish_reason == "length"))
-            self.means["tokens_per_step"].update(t.response_length / steps, weight=steps)  # a ratio of sums
+            self._mean("reward").update(*rewards_of([t]))
+            self._mean("accuracy").update(float(right))
+            self._mean("response_length").update(float(t.response_length))
+            self._mean("truncated").update(float(t.finish_reason == "length"))
+            self._mean("tokens_per_step").update(t.response_length / steps, weight=steps)  # a ratio of sums
             for name in self.reward_names:
-                self.means[f"reward/{name}"].update(float(t.rewards[name]))
+                self._mean(f"reward/{name}").update(float(t.rewards[name]))
         for prompt_id, count in lost.items():
             correct[prompt_id] += [False] * count
             if count:
-                self.means["accuracy"].update(0.0, weight=count)
+                self._mean("accuracy").update(0.0, weight=count)
         for k in self.pass_at:
             for answers in correct.values():
                 if len(answers) >= k:
-                    self.means[f"pass_at_{k}"].update(pass_at_k(len(answers), sum(answers), k))
+                    self._mean(f"pass_at_{k}").update(pass_at_k(len(answers), sum(answers), k))
 
     def compute(self) -> dict[str, float]:
         """Means over everything taken since `reset`, over all ranks; metrics without a sample on any are left out."""
-        values = {name: float(metric.compute()) for name, metric in self.means.items()}
+        values = {name: float(self._mean(name).compute()) for name in self.means}
         return {name: value for name, value in values.items() if not isnan(value)}  # 0 / 0: samples are never NaN
 
     def reset(self) -> None:
-        for metric in self.means.values():
-            metric.reset()
+        for name in self.means:
+            self._mean(name).reset()
+
+    def _mean(self, name: str) -> MeanMetric:
+        metric = self.means[name]
+        assert isinstance(metric, MeanMetric)
+        return metric
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 LOG_BOUND = 10.0
@@ -18,8 +19,12 @@ LOG_FLOOR = -30.0
 
 
 def clipped_surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    logprobs: Float[Tensor, " N"],
+    old_logprobs: Float[Tensor, " N"],
+    advantages: Float[Tensor, " N"],
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """min(r A, clip(r, 1 - low, 1 + high) A) with r = exp(logp - old); also r, and where the clip took the gradient.
 
     DiRL (arXiv:2512.22234), eq. 7; PPO (arXiv:1707.06347), eq. 7.
@@ -31,17 +36,19 @@ def clipped_surrogate(
     return surrogate, ratio.detach(), clipped.detach()
 
 
-def truncated_importance(old_logprobs: Tensor, behaviour_logprobs: Tensor, cap: float) -> Tensor:
+def truncated_importance(
+    old_logprobs: Float[Tensor, " N"], behaviour_logprobs: Float[Tensor, " N"], cap: float
+) -> Float[Tensor, " N"]:
     """min(exp(old - behaviour), cap): from the policy that made a sample to the one that the ratio starts at."""
     return (old_logprobs - behaviour_logprobs).detach().clamp(max=math.log(cap)).exp()
 
 
-def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+def k3(logprobs: Float[Tensor, " N"], reference_logprobs: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = min(ref - logp, LOG_BOUND)."""
     difference = (reference_logprobs.detach() - logprobs).clamp(max=LOG_BOUND)
     return difference.exp() - difference - 1
 
 
-def bounded(log_ratios: Tensor) -> Tensor:
+def bounded(log_ratios: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     """How many of them meet LOG_BOUND."""
     return (log_ratios.detach() > LOG_BOUND).float().sum()

@@ -33,6 +33,7 @@ class CheckpointWeights(WeightFiles):
         return value if self.dtype is None else value.to(self.dtype)
 
     def _from_file(self, name: str) -> Tensor:
+        assert self._state is not None, "it is a folder of shards"
         value = self._state["state_dict"].get(PREFIX + name)
         if value is None:
             raise ValueError(

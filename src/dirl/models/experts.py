@@ -6,10 +6,10 @@ No shape depends on the router's choice and, with torch's grouped product, the h
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
@@ -39,8 +39,16 @@ def experts_implementation(experts: Experts = "auto") -> str:
     return name
 
 
+class _ExpertsLayer(Protocol):
+    """What is asked of the module of transformers that holds the experts of a layer."""
+
+    gate_up_proj: Tensor
+    down_proj: Tensor
+    act_fn: Callable[[Tensor], Tensor]
+
+
 def _experts_forward(
-    product: Product, module: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+    product: Product, module: _ExpertsLayer, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
     """transformers' experts interface."""
     matrices = module.gate_up_proj, module.down_proj

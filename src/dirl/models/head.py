@@ -39,7 +39,9 @@ def target_scores(
         gradient. Each [N], fp32.
     """
     score = _TargetScore(params, with_entropy)
-    return score_rows(weight, hidden, score, (targets,), banned, params.temperature, chunk)
+    columns = (targets,)
+    logprobs, entropies, confidence = score_rows(weight, hidden, score, columns, banned, params.temperature, chunk)
+    return logprobs, entropies, confidence
 
 
 def selection_factors(
@@ -77,7 +79,8 @@ class _TargetScore(RowScore):
     def bytes_per_logit(self) -> int:
         return _SORTED_BYTES if cuts(self.params) else 8  # two in fp32
 
-    def numbers(self, logits: Callable[[], Tensor], ids: Tensor) -> tuple[Tensor, ...]:
+    def numbers(self, logits: Callable[[], Tensor], *columns: Tensor) -> tuple[Tensor, ...]:
+        (ids,) = columns
         full, drawn = self._log_probs(logits(), ids)
         logprobs = _pick(drawn, ids)
         best = full.amax(-1) if self.params.confidence == "max" else _pick(full, ids)
@@ -88,8 +91,9 @@ class _TargetScore(RowScore):
         del drawn
         return logprobs, torch.special.entr(probs, out=probs).sum(-1), best.exp()
 
-    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, ids: Tensor) -> Tensor:
+    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, *columns: Tensor) -> Tensor:
         """d log q(y) / dz = [v = y] - q(v)."""
+        (ids,) = columns
         _, drawn = self._log_probs(logits(), ids)
         pull = drawn.exp_().mul_(-gradient[:, None])
         return pull.scatter_add_(-1, ids[:, None], gradient[:, None])
@@ -113,14 +117,16 @@ class _RejectionScore(RowScore):
     def bytes_per_logit(self) -> int:
         return _SORTED_BYTES if cuts(self.params) else 14  # three in fp32, two bools
 
-    def numbers(self, logits: Callable[[], Tensor], bound: Tensor, inclusive: Tensor) -> tuple[Tensor, ...]:
+    def numbers(self, logits: Callable[[], Tensor], *columns: Tensor) -> tuple[Tensor, ...]:
+        bound, inclusive = columns
         drawn, wins, impossible = self._events(logits(), bound, inclusive)
         total = drawn.logsumexp(-1)
         log_factor = drawn.masked_fill_(wins, float("-inf")).logsumexp(-1) - total
         return (log_factor.masked_fill_(impossible, LOG_FLOOR),)
 
-    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, bound: Tensor, inclusive: Tensor) -> Tensor:
+    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, *columns: Tensor) -> Tensor:
         """d log F / dz = q(v | rejected) - q(v)."""
+        bound, inclusive = columns
         drawn, wins, _ = self._events(logits(), bound, inclusive)  # an impossible row wins nowhere: its slope is 0
         every = drawn.softmax(-1)
         rejected = drawn.masked_fill_(wins, float("-inf")).softmax(-1)

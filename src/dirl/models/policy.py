@@ -46,8 +46,8 @@ class ScoringPlan:
     views: int
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> "ScoringPlan":
-        moved = (fn(x) for x in (self.positions, self.rejected, self.position_views, self.rejected_views))
-        return ScoringPlan(*moved, self.views)
+        views = fn(self.position_views), fn(self.rejected_views)
+        return ScoringPlan(fn(self.positions), fn(self.rejected), *views, self.views)
 
     def without_factors(self) -> "ScoringPlan":
         none = self.rejected[:0]
@@ -80,6 +80,12 @@ class BlockDiffusionLM(nn.Module):
     def part(self, name: str) -> nn.Module:
         """The backbone's decoder, layers, norm, embedding, head or rotary embedding."""
         return self.parts.of(self.backbone, name)
+
+    def layers(self) -> nn.ModuleList:
+        """The backbone's decoder layers, first to last."""
+        layers = self.part("layers")
+        assert isinstance(layers, nn.ModuleList)
+        return layers
 
     def forward(
         self,
@@ -123,6 +129,7 @@ class BlockDiffusionLM(nn.Module):
             log-probabilities [N], entropies [N] and log F [M] of `Scores`.
         """
         weight, options = self.part("head").weight, (self.spec.banned, params, self.head_chunk)
+        assert isinstance(weight, Tensor)
         logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
         if rejected is None:
             return logprobs, entropies, logprobs.new_zeros(0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -161,17 +161,19 @@ class PretrainedModel(ModelSource):
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         if self.checkpoint is not None:
             weights = self.weight_files(config)
+            assert weights is not None and weights.dtype is not None, "those of a checkpoint have a dtype"
             backbone = empty_backbone(family_of(config), config, weights.dtype)
             weights.fill(backbone)
             backbone.tie_weights()
             return backbone.eval()  # as from_pretrained
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             os.path.expanduser(self.path),
             config=config,
             dtype=self.dtype,
             attn_implementation=ATTENTION_NAME,
             output_loading_info=True,
         )
+        model, loading = loaded  # with that option, a pair
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(
                 f"model path={self.path!r} lacks {len(missing)} weights that its config asks for, {missing[0]!r} the "
@@ -183,6 +185,7 @@ class PretrainedModel(ModelSource):
 
     def weight_files(self, config: PreTrainedConfig) -> WeightFiles | None:
         if self.checkpoint is not None:
+            assert config.dtype is not None, "`describe` has set it"
             dtype = dtype_name(config.dtype) if self.dtype == "auto" else self.dtype
             return CheckpointWeights(self.checkpoint, getattr(torch, dtype))
         folder = Path(self.path).expanduser()

@@ -93,7 +93,7 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, token: str | int, what: str) -
 
 def find_token(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
     index = tokenizer.convert_tokens_to_ids(name)
-    return index if index is not None and tokenizer.convert_ids_to_tokens(index) == name else None
+    return index if isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == name else None
 
 
 def render_chat(
@@ -105,11 +105,16 @@ def render_chat(
 ) -> str:
     """The chat template as text; what the template refuses is a ValueError that names `where`."""
     try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=generation_prompt, **(chat_template_kwargs or {})
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            **(chat_template_kwargs or {}),
         )
     except (jinja2.TemplateError, TypeError) as error:
         raise ValueError(
             f"{where}: the chat template refuses roles {[message['role'] for message in messages]}: {error}; "
             "change the data or the tokenizer's chat template"
         ) from error
+    assert isinstance(text, str)
+    return text

@@ -16,6 +16,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
 
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
@@ -142,9 +144,9 @@ class BlockDiffusionModule(Resumable):
             backbone = empty_backbone(description.family, description.config, files.dtype or torch.float32)
         backbone.train(not frozen).requires_grad_(not frozen)
         model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk, description.family.parts)
-        recompute_layers(model.part("layers"), self.activation_checkpointing)
+        recompute_layers(model.layers(), self.activation_checkpointing)
         if self.compile_layers:
-            compile_layers(model.part("layers"))
+            compile_layers(model.layers())
         if self.sharding_mesh is not None:
             shard(model, self.sharding_mesh, self.mixed, files, on_host)
         return model
@@ -180,7 +182,9 @@ class BlockDiffusionModule(Resumable):
     def before_rollout(self) -> None:
         """Leave the device's memory to an engine, as far as the config says; on all ranks, with `after_rollout`."""
         if self.offload_optimizer and not self._on_host:
-            self._on_host = offload_optimizer_state(self.optimizers(use_pl_optimizer=False))
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            assert not isinstance(optimizer, list), "there is one"
+            self._on_host = offload_optimizer_state(optimizer)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -215,7 +219,8 @@ class BlockDiffusionModule(Resumable):
         micro_batches = self.equal_micro_batches(step)
         losses = backward(self, micro_batches, divisor, loss_fn)
         norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
-        total, wrong = self.sum_over_ranks(torch.stack([sum(losses), (~norm.isfinite()).to(losses[0])]))
+        loss = sum(losses, torch.zeros_like(losses[0]))
+        total, wrong = self.sum_over_ranks(torch.stack([loss, (~norm.isfinite()).to(loss)]))
         if wrong or not total.isfinite():
             optimizer.zero_grad()
             self.update = "made"  # no more will come of this batch
@@ -223,16 +228,23 @@ class BlockDiffusionModule(Resumable):
             self.log("train/skipped_steps", float(self.guard.in_all))
             return False
         self.guard.made()
-        lr = scheduler.get_last_lr()[0]  # of this step
+        lr = float(scheduler.get_last_lr()[0])  # of this step
         self.update = "begun"
         optimizer.step()
         optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
         scheduler.step()
         self.update = "made"
-        shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
+        self._log_step(step, micro_batches, total, norm, lr, time.perf_counter() - started)
+        return True
+
+    def _log_step(
+        self, step: StepBatch, rows: list[PackedBatch], total: Tensor, norm: Tensor, lr: float, seconds: float
+    ) -> None:
+        """Of an optimizer step that was made; on all ranks, with all rows of this one."""
         packed = float(sum(len(batch) for batch in step.micro_batches))
-        room = float(sum(max(len(batch), step.token_budget) for batch in micro_batches))
+        room = float(sum(max(len(batch), step.token_budget) for batch in rows))
         packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()
+        shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
         self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
@@ -240,10 +252,9 @@ class BlockDiffusionModule(Resumable):
                 "train/packed_tokens": packed,
                 "train/skipped_steps": float(self.guard.in_all),
                 "data/fill_rate": packed / room,
-                "time/step_s": time.perf_counter() - started,
+                "time/step_s": seconds,
             }
         )
-        return True
 
     def equal_micro_batches(self, step: StepBatch) -> list[PackedBatch]:
         """Filled up with empty ones to the largest number on any rank: sharded forwards are collectives."""
@@ -259,6 +270,7 @@ class BlockDiffusionModule(Resumable):
 
     def full_weights(self, dtype: torch.dtype | None = None) -> Iterator[Named]:
         """`ModelFamily.weights` of the backbone, cast to the dtype before they are gathered; call it on all ranks."""
+        assert self.model is not None, "`configure_model` builds it"
         reshard(self.model)
         yield from self.description.family.weights(self.model.backbone, dtype)
 
@@ -298,7 +310,9 @@ class BlockDiffusionModule(Resumable):
         now = self._optimizer_settings()
         if self._loaded_optimizer_settings in (None, now):
             return
-        use_settings(self.optimizers(use_pl_optimizer=False), self.lr_schedulers(), self.optimizer_config)
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, AdamW) and isinstance(scheduler, LRScheduler), "those of `build_optimizer`"
+        use_settings(optimizer, scheduler, self.optimizer_config)
         changed = [f"{k} {self._loaded_optimizer_settings[k]} -> {now[k]}" for k in now]
         changed = [text for text, k in zip(changed, now, strict=True) if self._loaded_optimizer_settings[k] != now[k]]
         rank_zero_info(f"the optimizer goes on with other settings than the checkpoint's: {', '.join(changed)}")

@@ -6,7 +6,7 @@ together with its recomputation. So the order is: recompute, compile, shard.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _recomputed(forward: LayerForward) -> LayerForward:
-    def run(hidden_states: Tensor, **kwargs: object) -> Tensor:
+    def run(hidden_states: Tensor, **kwargs: Any) -> Tensor:
         if not torch.is_grad_enabled():
             return forward(hidden_states, **kwargs)
         # No layer draws random numbers: there is no state to keep.

@@ -102,6 +102,7 @@ class RLModule(BlockDiffusionModule):
         """This micro-batch's share of the step's loss, and sums over its scored tokens for the log."""
         likelihood = self.objective.likelihood
         row, plan = self.place(batch, self.decoding, likelihood)
+        assert self.model is not None, "`configure_model` builds it"
         scores: Scores = self.model(row, self.decoding, likelihood, plan=plan)
         at, unscored = scores.positions, "reference_logprobs" not in row.columns
         assert self._reference is None or not (unscored and len(at)), "the reference has not scored"
@@ -131,6 +132,7 @@ class RLModule(BlockDiffusionModule):
                 found = [self._score(batch, keep_old) for batch in self.equal_micro_batches(step)]
                 batches = [fill_in(*pair) for pair in zip(step.micro_batches, found, strict=False)]
                 scored.append(dataclasses.replace(step, micro_batches=batches))
+        assert self.model is not None, "`configure_model` builds it"
         for model in (self.model, *([] if reference is None else [reference.model])):
             reshard(model)
         return scored
@@ -141,6 +143,7 @@ class RLModule(BlockDiffusionModule):
         row, plan = self.place(batch, self.decoding, likelihood)
         found: Found = {}
         if keep_old:
+            assert self.model is not None, "`configure_model` builds it"
             scores = self.model(row, self.decoding, likelihood, entropy=False, plan=plan)
             events = (scores.factor_positions, scores.log_factors)
             found["old_logprobs"] = [(scores.positions, scores.logprobs), events]

@@ -26,6 +26,7 @@ class SFTModule(BlockDiffusionModule):
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:
         row, plan = self.place(batch, _PLAIN)
+        assert self.model is not None, "`configure_model` builds it"
         scores = self.model(row, _PLAIN, entropy=False, plan=plan)
         return weighted_cross_entropy(scores.logprobs, row.loss_weights[scores.positions], divisor)
 

@@ -1,5 +1,7 @@
 """FSDP2: the model sharded part by part, filled while it is sharded, and what was gathered given back."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -31,12 +33,12 @@ def shard(
         files: where weights on the meta device come from; no process ever holds more than a layer of them.
         on_host: the shards stay in host memory, from where each layer comes when it is its turn.
     """
-    options = {
+    options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy() if on_host and mesh.device_type == "cuda" else OffloadPolicy(),
     }
-    for index, layer in enumerate(model.part("layers")):
+    for index, layer in enumerate(model.layers()):
         if files is not None:
             files.fill(layer, f"{model.parts.layers}.{index}.")
         fully_shard(layer, **options)
@@ -64,6 +66,7 @@ def reshard(model: BlockDiffusionLM) -> None:
 def _shard_untied(model: BlockDiffusionLM, options: dict) -> None:
     embedding, head = model.part("embedding"), model.part("head")
     fully_shard(embedding, **options)
+    assert isinstance(embedding, FSDPModule)
     embedding.set_unshard_in_backward(False)  # its gradient asks for the ids alone
     fully_shard(head, reshard_after_forward=False, **options)  # the backward begins with it
     _run_within(head, model, "at_head")
@@ -75,14 +78,15 @@ def _shard_tied(model: BlockDiffusionLM, options: dict) -> None:
     Either use is a forward pass of the group, which is given back when the head's backward has ended. The gradient is
     reduced once, at the end: autograd adds the embedding's part to the head's before it hands it on.
     """
-    backbone, first = model.backbone, model.part("layers")[0]
+    backbone, first = model.backbone, model.layers()[0]
     fully_shard(backbone, reshard_after_forward=False, **options)
     _run_within(backbone, model.part("embedding"), "forward")
     _run_within(backbone, model, "at_head")
+    assert isinstance(first, FSDPModule)
     first.set_modules_to_backward_prefetch([first])  # of none: the table would be gathered beside this layer's work
 
 
-def _run_within(group: FSDPModule, owner: nn.Module, method: str) -> None:
+def _run_within(group: nn.Module, owner: nn.Module, method: str) -> None:
     """`owner.method` becomes a forward pass of the group: its weights are here for it, and for its backward.
 
     The method is replaced on the instance.

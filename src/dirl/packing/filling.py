@@ -100,7 +100,7 @@ def _fill(groups: Sequence[Lengths], token_budget: int, order: Sequence[int], ru
             break
         room, row = token_budget, []
         first = max(left, key=lambda g: groups[g][0] + groups[g][1][left[g][0]]) if longest else next(iter(left))
-        found = first, _beginning(groups[first], left[first], room)
+        found: tuple[int, list[int]] | None = first, _beginning(groups[first], left[first], room)
         while found is not None:
             number, chosen = found
             row.append((number, sorted(chosen)))

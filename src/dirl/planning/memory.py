@@ -12,8 +12,8 @@ from dirl.models.chunked_head import CHUNK_BYTES
 from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing
 from dirl.planning.activations import Compute, activation_bytes, element_bytes, residual_bytes
-from dirl.planning.engines import EngineMemory
 from dirl.planning.flops import recomputed_layers
+from dirl.rollout.memory import EngineMemory
 
 StrategyName = Literal["single", "ddp", "fsdp2"]
 Part = Literal[
@@ -86,11 +86,11 @@ class TrainingSetup:
 
 def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve: float) -> dict[Moment, Parts]:
     """Bytes by part at each moment; the peak of a run is the greatest sum. Engine None: no rollouts (SFT)."""
-    always = {"weights": _weights(setup), "reference model": _reference(setup), "reserve": reserve}
+    always: Parts = {"weights": _weights(setup), "reference model": _reference(setup), "reserve": reserve}
     moved = 0.0 if setup.offload_optimizer else _optimizer(setup)
     kept = activation_bytes(setup.shape, setup.compute, setup.checkpointing)
-    training = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
-    stored = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
+    training: Parts = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
+    stored: Parts = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
     moments: dict[Moment, Parts] = {
         "head": {**stored, "head: logits, gradient": _head(setup), "casts, gathered layers": _copies_at_head(setup)},
         "layer": {
@@ -108,7 +108,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
         return moments
     for parts in moments.values():
         parts |= {"engine weights": engine.resident_weights, "KV cache": engine.resident_cache}
-    resting = {**always, "optimizer state": moved, "engine weights": engine.weights}
+    resting: Parts = {**always, "optimizer state": moved, "engine weights": engine.weights}
     moments["rollout"] = {**resting, "KV cache": engine.cache, "engine: logits": engine.logits}
     moments["push"] = {**resting, "KV cache": engine.resident_cache, "casts, gathered layers": _pushed(setup, engine)}
     return moments

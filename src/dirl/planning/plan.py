@@ -4,8 +4,8 @@ A step is what a user counts: in RL a rollout with all its updates, in SFT an op
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
-from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
 from dirl.planning.flops import Flops, Work, forward_flops, training_flops
 from dirl.planning.memory import (
     Moment,
@@ -27,6 +27,7 @@ from dirl.planning.workload import (
     rows,
     sft_views,
 )
+from dirl.rollout.memory import EngineMemory, RolloutSize
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoa
     return sequence, group_load(sequence, members, data["token_budget"], share)
 
 
-def _reference(settings: Settings) -> str:
+def _reference(settings: Settings) -> Literal["none", "device", "host"]:
     if not settings.kl:
         return "none"
     return "host" if settings.model.get("reference_on_host") else "device"
@@ -146,9 +147,11 @@ def _engine(settings: Settings, setup: TrainingSetup, room: float) -> EngineMemo
         requests=data["prompts_per_rollout"] // settings.devices * data["group_size"],
         longest=data["max_prompt_tokens"] + settings.model["decoding"]["max_response_tokens"],
         block_size=settings.block_size,
+        half_weights=settings.half_weights,
+        free=room - 4.0 * settings.shape.parameters / setup.shards,
     )
-    free = room - 4.0 * settings.shape.parameters / setup.shards
-    return engine_memory(*settings.engine, settings.shape, size, settings.half_weights, free)
+    engine, options = settings.engine
+    return engine.memory(options, settings.shape, size)
 
 
 def _flops(settings: Settings, lengths: Lengths, sequence: SequenceLoad, work: Work, groups: int) -> dict[str, Flops]:

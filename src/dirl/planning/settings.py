@@ -19,6 +19,7 @@ from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.objectives import Objective
 from dirl.planning.memory import StrategyName
 from dirl.planning.named_shapes import SHAPES, named_or_file
+from dirl.rollout import RolloutEngine
 
 Config = Mapping[str, Any]
 STRATEGIES: dict[str, StrategyName] = {
@@ -46,14 +47,14 @@ class Settings:
     model: Config
     """Options of the module, as in `model.init_args`."""
     data: Config
-    engine: tuple[str, Config] | None
+    engine: tuple[type[RolloutEngine], Config] | None
     """Class and options."""
     objective: Objective | None
 
     @property
     def checkpointing(self) -> Checkpointing:
         value = self.model["activation_checkpointing"]
-        mode = {True: "full", False: "none"}.get(value, value)
+        mode: Any = {True: "full", False: "none"}.get(value, value)  # until it has been checked
         check_checkpointing(mode)
         return mode
 
@@ -103,7 +104,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         model=model["init_args"],
         data=data["init_args"],
         engine=_engine(config["engine"]) if learns else None,
-        objective=_objective(config["objective"]) if learns else None,
+        objective=_instance(config["objective"]) if learns else None,
     )
 
 
@@ -118,7 +119,7 @@ def _devices(trainer: Config) -> int:
     return per_host * int(trainer["num_nodes"])
 
 
-def _strategy(value: object, devices: int) -> tuple[StrategyName, Config]:
+def _strategy(value: str | Config, devices: int) -> tuple[StrategyName, Config]:
     if value == "auto":
         return ("single" if devices == 1 else "ddp"), {}
     name, options = (value, {}) if isinstance(value, str) else (_class_name(value), value.get("init_args") or {})
@@ -167,14 +168,10 @@ def _instance(value: Any) -> Any:
     return getattr(importlib.import_module(module), name)(**options)
 
 
-def _engine(engine: Config | None) -> tuple[str, Config]:
+def _engine(engine: Config | None) -> tuple[type[RolloutEngine], Config]:
     if engine is None:
         raise ValueError("engine: the config names none; put e.g. configs/engine/lmdeploy.yaml on top")
-    return engine["class_path"], engine["init_args"]
-
-
-def _objective(objective: Config) -> Objective:
-    return resolve_name(objective["class_path"])(**objective.get("init_args", {}))
+    return resolve_name(engine["class_path"]), engine.get("init_args") or {}
 
 
 def _class_name(value: Config) -> str:

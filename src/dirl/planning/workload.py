@@ -112,7 +112,7 @@ def group_load(sequence: SequenceLoad, group_size: int, token_budget: int, share
     return GroupLoad(clean + sequence.prompt * copies, sequence.noised * group_size, longest)
 
 
-def _clean_of_parts(sequence: SequenceLoad, room: int) -> list[Work]:
+def _clean_of_parts(sequence: SequenceLoad, room: float) -> list[Work]:
     """The clean tokens before the end of each part; one part if the response fits.
 
     A part from share f of the response to share g of it has g of the clean tokens and g - f of the noised ones.

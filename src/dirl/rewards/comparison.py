@@ -95,7 +95,7 @@ def _based(text: str) -> tuple[str, int] | None:
 def _same_in_bases(truth: str, answer: str, expected: tuple[str, int] | None, given: tuple[str, int] | None) -> bool:
     """Equal in value; without a base in the answer, the one that the truth names is understood."""
     if given is None:
-        return answer.lower() == expected[0]
+        return expected is not None and answer.lower() == expected[0]
     value = int(*given)
     return int(*expected) == value if expected is not None else _same_parts(truth, str(value))
 
@@ -124,9 +124,10 @@ def _as_tuple(listed: list[str]) -> str | None:
     """`y=2, x=1` as `(1, 2)`, for a pair on the other side: values in the order of their names."""
     equations = [stated(part) for part in listed]
     named = {each.text.partition("=")[0]: each.value for each in equations if each.is_equation}
-    if len(named) < max(2, len(listed)) or None in named.values():
+    values = [value for _, value in sorted(named.items()) if value is not None]
+    if len(named) < max(2, len(listed)) or len(values) < len(named):
         return None
-    return f"({', '.join(named[name] for name in sorted(named))})"
+    return f"({', '.join(values)})"
 
 
 def _listed(text: str) -> str:
@@ -175,8 +176,8 @@ def _same_value(truth: str, answer: str) -> bool:
         return False
     if expected.is_equation and given.is_equation:
         return given.holds and same_equation(expected.text, given.text)
-    if None in (expected.value, given.value):
+    if expected.value is None or given.value is None:
         return False
-    percent = [bool(_PERCENT.search(side.value)) for side in (expected, given)]
-    bare = [_PERCENT.sub("", side.value) for side in (expected, given)]
+    percent = [bool(_PERCENT.search(value)) for value in (expected.value, given.value)]
+    bare = [_PERCENT.sub("", value) for value in (expected.value, given.value)]
     return verified(expected.value, given.value) or (percent[0] != percent[1] and verified(*bare))

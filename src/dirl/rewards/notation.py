@@ -6,6 +6,7 @@ to it.
 
 import re
 import unicodedata
+from collections.abc import Callable
 from decimal import Decimal
 
 MAX_EXPONENT = 400
@@ -23,7 +24,7 @@ _SYMBOLS = {
     **{"λ": r"\lambda ", "μ": r"\mu ", "φ": r"\varphi ", "ω": r"\omega ", "σ": r"\sigma ", "√": r"\sqrt "},
     **{"。": ".", "、": ",", "∶": ":"},
 }
-_SPELLINGS = [
+_SPELLINGS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<!\\)\$", ""),
     (r"\\(?:leqslant|leq)(?![A-Za-z])|<=", r"\\le "),
     (r"\\(?:geqslant|geq)(?![A-Za-z])|>=", r"\\ge "),

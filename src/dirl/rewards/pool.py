@@ -16,7 +16,7 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import NamedTuple
@@ -73,7 +73,7 @@ class WorkerPool:
         self._idle_deaths = 0
         weakref.finalize(self, _end_all, self._crew, os.getpid())
 
-    def run(self, samples: Sequence[RewardSample]) -> Iterator[Outcome]:
+    def run(self, samples: Sequence[RewardSample]) -> Generator[Outcome, None, None]:
         """Outcomes in the order in which they come; a caller that stops early must close the iterator."""
         numbers = tuple(range(len(self._rewards)))
         pending = deque(Job(position, sample, numbers) for position, sample in enumerate(samples))

@@ -77,7 +77,8 @@ _UNITS = _units()
 def _countdown_task(ground_truth: str) -> tuple[list[int], Fraction]:
     task = _json_object(ground_truth)
     numbers, target = task.get("numbers"), task.get("target")
-    if not isinstance(numbers, list) or not numbers or not all(type(n) is int for n in [*numbers, target]):
+    well_formed = isinstance(numbers, list) and numbers and all(type(n) is int for n in [*numbers, target])
+    if not well_formed or not isinstance(numbers, list) or not isinstance(target, int):
         raise ValueError(f'ground_truth={ground_truth!r} must be like {{"numbers": [3, 5, 7], "target": 22}}')
     return numbers, Fraction(target)
 

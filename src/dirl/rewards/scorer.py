@@ -130,13 +130,14 @@ class Scorer:
                 yield reward, sample, value
         rest = [sample for sample in samples if sample.key not in failed] if self._remote else []
         with closing(self._pool.run(rest)) as outcomes:
-            for position, number, value, problem in outcomes:
+            for position, number, found, problem in outcomes:
                 reward, sample = self._remote[number], rest[position]
                 if problem is None:
-                    yield reward, sample, value
+                    assert found is not None, "an outcome has a value or a problem"
+                    yield reward, sample, found
                 else:
-                    cause, _, details = problem.partition("\n")
-                    self._fail(RewardError.of(reward, sample, cause, details), failed)
+                    said, _, details = problem.partition("\n")
+                    self._fail(RewardError.of(reward, sample, said, details), failed)
 
     def _fail(self, error: RewardError, failed: dict[Key, RewardError]) -> None:
         if self._on_error == "raise":

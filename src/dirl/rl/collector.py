@@ -16,7 +16,7 @@ from dirl.advantages import Advantage, ZScore, has_spread
 from dirl.rewards import RewardSample, Scorer, ScoreReport
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.sample import sample
-from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory, trajectory_from_dict
+from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory, rewards_of, trajectory_from_dict
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ class Collector:
     def _teaches(self, group: Group) -> bool:
         """Whether some of its responses are right and others wrong, and their rewards say so."""
         degrees = [self.scorer.correctness.degree(t.rewards) for t in group]
-        return has_spread(degrees) and has_spread([t.reward for t in group])
+        return has_spread(degrees) and has_spread(rewards_of(group))
 
     @staticmethod
     def _count_incomparable(report: ScoreReport, result: Collection) -> None:
@@ -199,11 +199,13 @@ def reward_sample(
     ids = trajectory.text_ids
     if trajectory.finish_reason == "stop":
         ids = ids[:-1]
+    response = tokenizer.decode(list(ids), skip_special_tokens=False)
+    assert isinstance(response, str)
     return RewardSample(
         prompt_id=trajectory.prompt_id,
         sample_index=trajectory.sample_index,
         question=prompt.question,
-        response=tokenizer.decode(ids, skip_special_tokens=False),
+        response=response,
         ground_truth=prompt.ground_truth,
         response_length=trajectory.response_length,
         denoising_steps=trajectory.denoising_steps(spec.block_size),

@@ -13,7 +13,7 @@ import torch
 
 T = TypeVar("T")
 State = dict[str, Any]
-_NOTHING = object()
+_NOTHING: Any = object()
 
 
 def redistribute(states: Sequence[State], world_size: int) -> list[State]:
@@ -97,16 +97,16 @@ def _bundles(rows: Sequence[State]) -> list[list[State]]:
 
 def _collections(collections: Sequence[State | None], world_size: int) -> list[State | None]:
     """A rollout made ahead. Its counts go to the first process: they are summed over all when they are logged."""
-    if None in collections:
-        assert not any(collections), "some processes have made a rollout ahead, others not"
+    made = [c for c in collections if c is not None]
+    if len(made) < len(collections):
+        assert not made, "some processes have made a rollout ahead, others not"
         return [None] * world_size
-    groups = deal([c["groups"] for c in collections], world_size)
-    surplus = deal([c["surplus"] for c in collections], world_size)
-    sampled = deal([c["sampled"] for c in collections], world_size)
-    counts, lost = (dict(sum((Counter(c[name]) for c in collections), Counter())) for name in ("counts", "lost"))
-    times = {name: max(c[name] for c in collections) for name in ("generate_s", "reward_s")}
+    groups = deal([c["groups"] for c in made], world_size)
+    surplus = deal([c["surplus"] for c in made], world_size)
+    sampled = deal([c["sampled"] for c in made], world_size)
+    totals: State = {name: dict(sum((Counter(c[name]) for c in made), Counter())) for name in ("counts", "lost")}
+    times = {name: max(c[name] for c in made) for name in ("generate_s", "reward_s")}
     return [
-        {"groups": g, "surplus": left, "sampled": every, "counts": {}, "lost": {}, **times}
-        | ({} if rank else {"counts": counts, "lost": lost})
+        {"groups": g, "surplus": left, "sampled": every, "counts": {}, "lost": {}, **times} | ({} if rank else totals)
         for rank, (g, left, every) in enumerate(zip(groups, surplus, sampled, strict=True))
     ]

@@ -1,15 +1,18 @@
 """The engine protocol: set up once, take new weights at any time, turn requests into trajectories."""
 
+import dataclasses
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.finite import NotFiniteError
+from dirl.models.shape import ModelShape
+from dirl.rollout.memory import NO_ENGINE, EngineMemory, RolloutSize
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 T = TypeVar("T")
@@ -35,6 +38,9 @@ class RolloutEngine(ABC):
 
     concurrent: bool = False
     """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""
+
+    sleep: bool = False
+    """Whether `rest` gives its memory to the trainer, which then cannot work beside it."""
 
     room: int | None = None
     """Positions that a prompt and its response may have, where the options say so; None: known later, or no limit."""
@@ -63,6 +69,15 @@ class RolloutEngine(ABC):
 
         Raises NotFiniteError (`broken_logits`) where the logits at a masked position are not finite.
         """
+
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        """What it will take of the trainer's device, for a plan; nothing is made for it.
+
+        Args:
+            options: all that the constructor takes, by name.
+        """
+        return dataclasses.replace(NO_ENGINE, note=f"{cls.__name__} says nothing of its memory: it is not counted")
 
     def rest(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
         """The trainer works now: give it the memory that the engine is configured to give.

@@ -1,11 +1,14 @@
 """The replay engine: hands out trajectories from a file, so that a run can be repeated or trained offline."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine
+from dirl.rollout.memory import NO_ENGINE, EngineMemory, RolloutSize
 from dirl.trajectory_files import read_trajectories
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -21,6 +24,10 @@ class ReplayEngine(RolloutEngine):
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        return NO_ENGINE
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self.stored: dict[tuple[str, int], Trajectory] = {}

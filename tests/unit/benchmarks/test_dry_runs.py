@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import engine, fill, gpu, gpu_training, layouts, push, record, rollout_gpu, scaling
+from benchmarks import engine, fill, gpu, gpu_training, layouts, push, record, rollout_gpu, scaling, startup
 from benchmarks.device_clock import Deadline, Timing
 from benchmarks.fresh_process import in_fresh_process, measured
 from benchmarks.shapes import TOYS, model_spec
 
-MAINS = {"layouts": layouts.main, "engine": engine.main, "scaling": scaling.main, "fill": fill.main}
+MAINS = {
+    "layouts": layouts.main,
+    "engine": engine.main,
+    "scaling": scaling.main,
+    "fill": fill.main,
+    "startup": startup.main,
+}
 
 
 @pytest.mark.parametrize("name", MAINS)

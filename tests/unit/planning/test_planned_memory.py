@@ -16,13 +16,14 @@ from dirl.modules.sharding import shard
 from dirl.packing.rows import pack
 from dirl.planning import SHAPES, ModelShape, layout_work
 from dirl.planning.activations import Compute, activation_bytes
-from dirl.planning.engines import EngineMemory, RolloutSize, engine_memory
 from dirl.planning.memory import (
     TrainingSetup,
     largest_budget,
     memory_by_moment,
     peak,
 )
+from dirl.rollout import LMDeployEngine, ReplayEngine, RolloutEngine, ServerEngine, TorchEngine
+from dirl.rollout.memory import EngineMemory, RolloutSize
 from dirl.rollout.torch.slot_cache import SlotCache
 from dirl.types import DecodingParams
 
@@ -203,29 +204,28 @@ def test_offload_and_reference_move_bytes_between_the_moments() -> None:
 def test_the_torch_engines_cache_is_what_its_slots_take() -> None:
     shape = ModelShape(64, 96, 2, 4, 2, 16, 100, True, dense_layers=2)
     options = {"dtype": "bfloat16", "max_batch_size": 8}
-    found = engine_memory("dirl.rollout.TorchEngine", options, shape, RolloutSize(5, 30, 4), True, 0.0)
+    found = TorchEngine.memory(options, shape, RolloutSize(5, 30, 4))
     cache = SlotCache(build(shape).config, slots=5, length=32, device="cpu", dtype=torch.bfloat16)
     assert found.cache == cache.keys.nbytes + cache.values.nbytes
     assert found.weights == found.resident_weights == 2 * shape.parameters
 
 
-def test_an_engine_elsewhere_takes_nothing_and_an_unknown_one_is_an_error() -> None:
+def test_an_engine_elsewhere_takes_nothing_and_one_that_says_nothing_is_not_counted() -> None:
     shape, size = SHAPES["sdar-8b"], RolloutSize(64, 4096, 4)
-    assert engine_memory("dirl.rollout.ServerEngine", {}, shape, size, True, 0.0).weights == 0
-    with pytest.raises(ValueError, match=r"engine 'my\.Engine' is unknown to plan"):
-        engine_memory("my.Engine", {}, shape, size, True, 0.0)
+    for engine in (ServerEngine, ReplayEngine, RolloutEngine):
+        assert engine.memory({}, shape, size).weights == 0
+    assert "RolloutEngine says nothing of its memory" in RolloutEngine.memory({}, shape, size).note
 
 
 @pytest.mark.parametrize("sleep", [True, False])
 def test_lmdeploys_cache_is_its_blocks_or_a_share_of_what_is_free(sleep: bool) -> None:
-    shape, size = SHAPES["sdar-8b"], RolloutSize(64, 4096, 4)
+    shape, size = SHAPES["sdar-8b"], RolloutSize(64, 4096, 4, free=100e9)
     options = {"max_batch_size": 64, "kv_blocks": 100, "kv_memory_share": 0.5, "page_tokens": 64, "sleep": sleep}
-    path = "dirl.rollout.LMDeployEngine"
-    fixed = engine_memory(path, options, shape, size, True, 100e9)
+    fixed = LMDeployEngine.memory(options, shape, size)
     assert fixed.cache == 100 * 64 * 2 * 36 * 8 * 128 * 2
     assert fixed.resident_cache == (0 if sleep else fixed.cache)
     assert fixed.resident_weights == (0 if sleep else 2 * shape.parameters)
-    shared = engine_memory(path, options | {"kv_blocks": 0}, shape, size, True, 100e9)
+    shared = LMDeployEngine.memory(options | {"kv_blocks": 0}, shape, size)
     assert shared.cache == 0.5 * (100e9 - 2 * shape.parameters)
 
 

@@ -135,7 +135,10 @@ def _draw(logits: Tensor, noise: Tensor, tracing: Tracing) -> tuple[Tensor, Tens
         good = finite_rows(z)
         tokens, logprobs, confidence = candidates(scaled_logits(z, spec.banned, params.temperature), u, params)
         parts.append((tokens, logprobs.masked_fill(~good, torch.nan), confidence))
-    return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    if len(parts) == 1:
+        return parts[0]
+    tokens, logprobs, confidence = (torch.cat(column) for column in zip(*parts, strict=True))
+    return tokens, logprobs, confidence
 
 
 class _Factory(DLLMStrategyFactory):
@@ -161,7 +164,7 @@ class _Sampling(DLLMSamplingStrategy):
 
     def make_sampling_inputs(self, seqs: list[TracedSequence]) -> SamplingInputs:
         size, count = self.dllm_block_length, len(seqs)
-        self.session_to_cleanup = []  # of guided decoding
+        self.session_to_cleanup: list[Any] = []  # of guided decoding
         seeds = torch.tensor([s.sampling_param.random_seed for s in seqs], dtype=torch.long)
         forwards = torch.tensor([s.forward for s in seqs], dtype=torch.long)  # while it runs, the device counts them
         return SamplingInputs(

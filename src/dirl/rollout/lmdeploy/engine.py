@@ -9,9 +9,10 @@ import gc
 import itertools
 import queue
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,20 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.models.families import family_of
 from dirl.models.families.weights import empty_backbone, weight_shapes
-from dirl.rollout.engine import EnginesLostError, RolloutEngine, broken_logits, next_result
+from dirl.models.shape import ModelShape
+from dirl.rollout.engine import RolloutEngine, broken_logits, next_result
+from dirl.rollout.lmdeploy.checks import (
+    NotIndependentError,
+    check_groups,
+    check_lengths,
+    check_settings,
+    ended_by_itself,
+)
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
 from dirl.rollout.lmdeploy.model import check_served, write_model_folder
+from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.remote.weight_transfer import buckets
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.rollout.weights import checked
@@ -87,11 +97,24 @@ class LMDeployEngine(RolloutEngine):
         self.tracing: Tracing | None = None
 
     @property
-    def progress(self) -> int:
+    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return 0 if self.tracing is None else self.tracing.forwards
 
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        weights = 2.0 * shape.parameters
+        page = int(options["page_tokens"]) * key_value_bytes(shape, 2)
+        blocks = int(options["kv_blocks"])
+        share = float(options["kv_memory_share"])
+        cache = float(blocks * page) if blocks else max(0.0, share * (rollout.free - weights))
+        logits = float(int(options["max_batch_size"]) * rollout.block_size * shape.vocab_size * LOGIT_BYTES)
+        asleep = 0.0 if options["sleep"] else 1.0
+        tokens = int(cache // key_value_bytes(shape, 2))
+        note = f"KV cache: {tokens} tokens, room for {tokens // rollout.longest} of the longest sequences"
+        return EngineMemory(weights, cache, logits, weights * asleep, cache * asleep, note)
+
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
-        self._check_settings(spec, device)
+        check_settings(spec, device, self.page_tokens, self.prefill_tokens, self.max_batch_size)
         check_lmdeploy()
         family = family_of(config)
         with warnings_alone():
@@ -126,11 +149,15 @@ class LMDeployEngine(RolloutEngine):
             self._loop.call(self._finish_update)
             self.policy_version = policy_version
         if not self._checked:
-            self._check_groups()
+            try:
+                check_groups(partial(self._stream, stop_tokens=()), self.spec)
+            except NotIndependentError:
+                self.close()
+                raise
             self._checked = True
 
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        self._check_lengths(requests, params)
+        check_lengths(requests, params, self.spec.block_size, self.engine.max_session_len)
         yield from self._stream(requests, params, self.spec.stop_token_ids)
 
     def _stream(
@@ -168,52 +195,17 @@ class LMDeployEngine(RolloutEngine):
             self._loop = self.engine = None
             self._folder.cleanup()
 
-    def _check_settings(self, spec: ModelSpec, device: str) -> None:
-        size = spec.block_size
-        if torch.device(device).type != "cuda":
-            raise ValueError(f"the LMDeploy engine needs a CUDA device, not {device!r}: use dirl.rollout.TorchEngine")
-        if size & (size - 1) or size > self.page_tokens:
-            raise ValueError(
-                f"block_size={size}: the LMDeploy engine takes powers of two up to page_tokens={self.page_tokens}; use "
-                "dirl.rollout.TorchEngine for others"
-            )
-        if self.prefill_tokens % size or self.prefill_tokens < size * self.max_batch_size:
-            raise ValueError(
-                f"engine.prefill_tokens={self.prefill_tokens}: use a multiple of block_size={size} that is at least "
-                f"max_batch_size * block_size = {self.max_batch_size * size}"
-            )
-
-    def _check_lengths(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> None:
-        size = self.spec.block_size
-        longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
-        room = self.engine.max_session_len
-        if -(-longest // size) * size > room:
-            raise ValueError(
-                f"a prompt and its response may take {longest} tokens, the engine's KV cache holds {room}: raise "
-                "engine.kv_blocks or kv_memory_share, or lower decoding.max_response_tokens"
-            )
-
     # What follows runs on the loop's thread.
 
     def _start(self, folder: str, block_size: int) -> None:
-        from lmdeploy.messages import PytorchEngineConfig
         from lmdeploy.pytorch.engine.engine import Engine
 
         from dirl.rollout.lmdeploy.changes import changed, trace_samples
+        from dirl.rollout.lmdeploy.config import engine_config
 
-        config = PytorchEngineConfig(
-            dtype=self.dtype_name,
-            max_batch_size=self.max_batch_size,
-            cache_max_entry_count=self.kv_memory_share,
-            num_gpu_blocks=self.kv_blocks,
-            block_size=self.page_tokens,
-            max_prefill_token_num=self.prefill_tokens,
-            eager_mode=not self.cuda_graphs,
-            dllm_block_length=block_size,
-            distributed_executor_backend="uni",
-            empty_init=True,
-            enable_metrics=False,
-        )
+        sizes = (self.max_batch_size, self.kv_memory_share, self.kv_blocks, self.page_tokens, self.prefill_tokens)
+        config = engine_config(block_size, self.dtype_name, self.cuda_graphs, *sizes)
+        assert self.tracing is not None, "`setup` has made it"
         collection = gc.get_threshold()
         with changed(self.tracing):
             self.engine = Engine(folder, config)
@@ -244,12 +236,17 @@ class LMDeployEngine(RolloutEngine):
         agent = self.engine.executor.model_agent
         with agent.all_context():
             model = agent.patched_model.get_model()
-            before = addresses(model)
+            before = self._addresses(model)
             process_weights_after_loading(model)
             torch.cuda.synchronize()
-            if addresses(model) != before:  # as where experts are laid out anew, which only the first update does
+            if self._addresses(model) != before:  # as where experts are laid out anew, which only the first update does
                 agent.reset_graph_runner()  # captured graphs read the old places
         self.engine.complete_weights_update()
+
+    @staticmethod
+    def _addresses(model: nn.Module) -> dict[str, int]:
+        """Where each parameter lies, tied ones under both names."""
+        return {name: value.data_ptr() for name, value in model.named_parameters(remove_duplicate=False)}
 
     def _stop(self) -> None:
         if self.engine is not None:
@@ -295,7 +292,7 @@ class LMDeployEngine(RolloutEngine):
             async for output in instance.async_stream_infer(session, list(request.prompt_ids), settings):
                 status = output.status
             if status != ResponseType.FINISH:
-                raise self._stopped(request, status)
+                raise ended_by_itself(request, status, self.engine._loop_main)
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
@@ -308,34 +305,3 @@ class LMDeployEngine(RolloutEngine):
         finally:
             self.tracing.traces.pop(session, None)
             self.tracing.broken.discard(session)
-
-    def _stopped(self, request: GenerationRequest, status: object) -> EnginesLostError:
-        """What to say of a request that came to no end."""
-        work = self.engine._loop_main
-        cause = work.exception() if work is not None and work.done() and not work.cancelled() else None
-        error = EnginesLostError(
-            f"LMDeploy ended request {request.prompt_id}#{request.sample_index} with {status}"
-            + (f": its engine stopped after {type(cause).__name__}: {cause}" if cause is not None else "")
-        )
-        error.__cause__ = cause
-        return error
-
-    # End of what runs there.
-
-    def _check_groups(self) -> None:
-        """Equal prompts with different seeds, drawn from a flat distribution, cannot give equal samples by chance."""
-        params = DecodingParams(temperature=1e4, max_response_tokens=64, threshold=1.0)
-        prompt = (self.spec.pad_token_id,) * (self.spec.block_size + 1)
-        requests = [GenerationRequest("check", i, prompt, seed=i) for i in range(8)]
-        samples = {t.response_ids for t in self._stream(requests, params, stop_tokens=())}
-        if len(samples) < 8:
-            self.close()
-            raise RuntimeError(
-                f"LMDeploy gave {len(samples)} different samples for a group of 8, not drawn independently, "
-                "so that its rollouts cannot be trained from: use dirl.rollout.TorchEngine"
-            )
-
-
-def addresses(model: nn.Module) -> dict[str, int]:
-    """Where each parameter lies, tied ones under both names."""
-    return {name: value.data_ptr() for name, value in model.named_parameters(remove_duplicate=False)}

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -41,10 +41,10 @@ class LoopThread:
 
         return self.run(run())
 
-    def run(self, work: Awaitable[Any]) -> Any:
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.start(work).result()
 
-    def start(self, work: Awaitable[Any]) -> Future:
+    def start(self, work: Coroutine[Any, Any, Any]) -> Future:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def close(self, last: Callable[[], None]) -> None:

@@ -54,6 +54,8 @@ class TracedSequence(SchedulerSequenceDLLM):
     While it runs, its current block is kept in `RunningBlocks`, and `row` is its place there.
     """
 
+    _num_token_ids: int  # LMDeploy's
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.blocks: list[Block] = []

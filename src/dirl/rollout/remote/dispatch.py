@@ -114,8 +114,7 @@ class Dispatch:
         self, link: ServerLink, requests: dict[str, GenerationRequest], i: str | None, trajectory: Trajectory
     ) -> None:
         """Accept the answer to a request of this call; what is not one means that the server is out of order."""
-        request = requests.get(i)
-        if request is None:
+        if i is None or (request := requests.get(i)) is None:
             raise ServerLostError(f"it answered request {i!r}, which was not asked of it or has been answered")
         if (trajectory.key, trajectory.prompt_ids) != ((request.prompt_id, request.sample_index), request.prompt_ids):
             raise ServerLostError(f"it answered {request.prompt_id}#{request.sample_index} with another prompt")

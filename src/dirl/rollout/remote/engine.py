@@ -3,24 +3,27 @@
 import asyncio
 import logging
 import threading
-import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import aiohttp
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.models.shape import ModelShape
 from dirl.ranges import positive
 from dirl.rollout.engine import RolloutEngine, next_result
+from dirl.rollout.memory import NO_ENGINE, EngineMemory, RolloutSize
 from dirl.rollout.remote.api_key import authorization, read_api_key
 from dirl.rollout.remote.dispatch import Dispatch, engines_lost
 from dirl.rollout.remote.lease import run_name
 from dirl.rollout.remote.link import ServerLink, ServerLostError, check_url, common_dtype
+from dirl.rollout.remote.ranks import everyones, rank_of_ranks
 from dirl.rollout.remote.tls import client_tls
 from dirl.rollout.remote.update import ServerUpdate, Verdict
+from dirl.rollout.remote.waiting import wait_for
 from dirl.rollout.remote.weight_messages import Transport
 from dirl.rollout.remote.weight_transfer import Staging, buckets, entries_of
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
@@ -28,8 +31,6 @@ from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FIRST_WORD_S, WORD_S = 1.0, 10.0
-"""When a wait for servers says what it waits for: at first, and then every so often."""
 LISTEN_S = 0.25
 """How often the silence of servers is added up."""
 
@@ -92,6 +93,10 @@ class ServerEngine(RolloutEngine):
         """The name of this run, which servers are held by; the same on all ranks, from the first push on."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @classmethod
+    def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
+        return NO_ENGINE
+
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         """Wait for the servers; go on without some of them, with a warning, but not without all."""
         self.close()
@@ -135,6 +140,7 @@ class ServerEngine(RolloutEngine):
             raise ValueError("the servers have no weights yet: call update_weights before generate")
         results: SimpleQueue[Trajectory | None] = SimpleQueue()
         dispatch = Dispatch(self.links, requests, params, self.policy_version, self.requests_in_flight, results.put)
+        assert self._loop is not None, "`setup` has made it"
         running = asyncio.run_coroutine_threadsafe(dispatch.run(), self._loop)
         running.add_done_callback(lambda _: results.put(None))
         try:
@@ -163,10 +169,11 @@ class ServerEngine(RolloutEngine):
         self._loop, self.links = None, []
 
     @property
-    def progress(self) -> int:
+    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return sum(link.signs for link in self.links)
 
     def _await(self, work: Coroutine[None, None, T]) -> T:
+        assert self._loop is not None, "`setup` has made it"
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _agree_on_the_run(self, ranks: int) -> None:
@@ -244,56 +251,3 @@ def run_loop(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
-
-
-async def wait_for(links: Sequence[ServerLink], timeout_s: float) -> None:
-    """Until all servers are there, or the time is over; ValueError if one can never serve this run."""
-    deadline = time.monotonic() + timeout_s
-    telling = asyncio.create_task(tell_who_is_missing(links, timeout_s))
-    try:
-        await asyncio.gather(*(first_check(link, deadline) for link in links))
-    finally:
-        telling.cancel()
-
-
-async def tell_who_is_missing(links: Sequence[ServerLink], timeout_s: float) -> None:
-    """A line after a second, and then every so many, on the first rank."""
-    waited = 0.0
-    while True:
-        pause = FIRST_WORD_S if not waited else WORD_S
-        await asyncio.sleep(pause)
-        waited += pause
-        missing = "; ".join(f"{link.url}: {link.reason}" for link in links if not link.alive)
-        if missing and rank_of_ranks()[0] == 0:
-            log.warning("waiting for rollout servers, %.0f of at most %g s: %s", waited, timeout_s, missing)
-
-
-async def first_check(link: ServerLink, deadline: float) -> None:
-    """Wait for a server until the deadline; ValueError if it can never serve this run."""
-    while True:
-        try:
-            await link.check()
-        except ServerLostError as error:
-            link.reason = str(error)
-            if time.monotonic() > deadline:
-                return
-            await asyncio.sleep(min(1.0, max(deadline - time.monotonic(), 0.05)))
-        else:
-            link.alive = True
-            return
-
-
-def rank_of_ranks() -> tuple[int, int]:
-    """Which process of the trainer this is, and of how many."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def everyones(verdicts: dict[str, Verdict], ranks: int) -> dict[str, Verdict]:
-    """The verdicts of all ranks."""
-    if ranks == 1:
-        return verdicts
-    gathered: list[dict[str, Verdict]] = [{}] * ranks
-    dist.all_gather_object(gathered, verdicts)
-    return {url: verdict for part in gathered for url, verdict in part.items()}

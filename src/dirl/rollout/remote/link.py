@@ -17,6 +17,7 @@ from dirl.types import ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
 
+JSON = {"Content-Type": "application/json"}
 LINE_BYTES = 1 << 26
 """Limit of one line of an answer; a trajectory has about 30 bytes a token."""
 
@@ -88,7 +89,7 @@ class ServerLink:
         self.health, self.progress = health, health.progress
         return health
 
-    async def generate(self, call: Call, deliver: Callable[[str, Trajectory], None]) -> None:
+    async def generate(self, call: Call, deliver: Callable[[str | None, Trajectory], None]) -> None:
         """Send one call and deliver what comes.
 
         Raises ServerLostError if it ends early, ValueError with the engine's words if its request was wrong.
@@ -96,8 +97,8 @@ class ServerLink:
         done = False
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s)
         with self.breaking():
-            body = {"data": dumps(call).encode(), "headers": {"Content-Type": "application/json"}}
-            async with self.session.post(f"{self.url}/generate", timeout=timeout, **body) as response:
+            body = dumps(call).encode()
+            async with self.session.post(f"{self.url}/generate", timeout=timeout, data=body, headers=JSON) as response:
                 await self._accept(response)
                 async for text in lines(response.content):
                     with garbage():
@@ -116,8 +117,8 @@ class ServerLink:
     async def rest(self, timeout_s: float) -> Health:
         with self.breaking():
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            body = {"data": dumps(Rest(self.run)).encode(), "headers": {"Content-Type": "application/json"}}
-            async with self.session.post(f"{self.url}/rest", timeout=timeout, **body) as response:
+            body = dumps(Rest(self.run)).encode()
+            async with self.session.post(f"{self.url}/rest", timeout=timeout, data=body, headers=JSON) as response:
                 await self._accept(response)
                 text = await response.read()
         with garbage():

@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup, ProcessGroupGloo, Store
+from torch.distributed import ProcessGroupGloo, Store
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroupNCCL  # not part of a build for CPU
 
 
 class PairGroup:
@@ -31,7 +34,7 @@ class PairGroup:
     ) -> None:
         self.store, self.device, self.timeout = store, device, timedelta(seconds=timeout_s)
         make = _nccl_group if backend == "nccl" else _gloo_group
-        self.group: ProcessGroup | None = make(store, rank, self.timeout)
+        self.group: ProcessGroupGloo | ProcessGroupNCCL | None = make(store, rank, self.timeout)
 
     def send(self, flat: Tensor) -> None:
         """Blocks until the bytes are sent; RuntimeError if the other side is gone or too slow."""
@@ -52,20 +55,20 @@ class PairGroup:
             group, self.group = self.group, None  # gloo closes its connection with the last reference
             group.abort()
 
-    def _open(self) -> ProcessGroup:
+    def _open(self) -> "ProcessGroupGloo | ProcessGroupNCCL":
         if self.group is None:
             raise ConnectionError("the process group was closed")
         return self.group
 
 
-def _gloo_group(store: Store, rank: int, timeout: timedelta) -> ProcessGroup:
+def _gloo_group(store: Store, rank: int, timeout: timedelta) -> ProcessGroupGloo:
     options = ProcessGroupGloo._Options()
     options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
     options._timeout, options._threads = timeout, 1
     return ProcessGroupGloo(store, rank, 2, options)
 
 
-def _nccl_group(store: Store, rank: int, timeout: timedelta) -> ProcessGroup:
+def _nccl_group(store: Store, rank: int, timeout: timedelta) -> "ProcessGroupNCCL":
     from torch.distributed import ProcessGroupNCCL  # not part of a build for CPU
 
     options = ProcessGroupNCCL.Options()

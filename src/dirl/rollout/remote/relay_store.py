@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from torch.distributed import HashStore, Store
 
@@ -25,16 +26,16 @@ class RelayStore(Store):
 
     def arrive(self, key: str, value: bytes) -> None:
         """The other end has set this."""
-        self._kept.set(key, value)
+        self._kept.set(key, value)  # type: ignore[arg-type]  # torch's stub says str; bytes are what it takes
 
-    def set(self, key: str, value: bytes) -> None:
-        self._kept.set(key, value)
+    def set(self, key: str, value: bytes) -> None:  # type: ignore[override]  # as above
+        self._kept.set(key, value)  # type: ignore[arg-type]  # as above
         self._tell(key, value)
 
     def get(self, key: str) -> bytes:
         return self._kept.get(key)
 
-    def wait(self, *keys_and_timeout: object) -> None:
+    def wait(self, *keys_and_timeout: Any) -> None:
         self._kept.wait(*keys_and_timeout)
 
     def check(self, keys: list[str]) -> bool:

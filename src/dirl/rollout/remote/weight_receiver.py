@@ -77,7 +77,7 @@ class WeightReceiver:
         """The bytes of the bucket that was asked for; ValueError if they are not as many, or nobody asked."""
         if self.arrival is None or self.arrival.done() or self.room is None:
             raise ValueError("no bucket is waited for")
-        arrival, room, self.room = self.arrival, memoryview(self.room.numpy()), None
+        arrival, room, self.room = self.arrival, self.room.numpy().data, None
         try:
             await fill(room, content)
         except BaseException as error:  # the engine's thread waits for it, whatever it is
@@ -124,8 +124,9 @@ class WeightReceiver:
 
     async def _open_group(self, timeout_s: float) -> None:
         try:
+            store = self._the_store()
             await self._say(Reply("group"))
-            self.group = await in_thread(lambda: PairGroup(self.store, 1, self.backend, self.device, timeout_s))
+            self.group = await in_thread(lambda: PairGroup(store, 1, self.backend, self.device, timeout_s))
         except (RuntimeError, OSError) as error:
             await self._fail(error)
 

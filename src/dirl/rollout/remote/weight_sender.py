@@ -94,7 +94,7 @@ class WeightSender:
         if self.group is not None:
             await in_thread(lambda: self.group.send(flat))
             return
-        view = memoryview((await in_thread(flat.cpu)).numpy())
+        view = (await in_thread(flat.cpu)).numpy().data
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(len(view))}
         timeout = aiohttp.ClientTimeout(total=self.timeout_s)
         address = f"{self.url}/weights/{token}"
@@ -103,9 +103,9 @@ class WeightSender:
                 raise ConnectionError(f"answered {response.status} to a bucket: {(await response.text())[:200]}")
 
     async def _open_group(self, backend: Literal["nccl", "gloo"], device: torch.device) -> None:
-        self.store = RelayStore(self._tell, self.timeout_s)
+        store = self.store = RelayStore(self._tell, self.timeout_s)
         await self._ask(Order("group", timeout_s=self.timeout_s))
-        self.group = await in_thread(lambda: PairGroup(self.store, 0, backend, device, self.timeout_s))
+        self.group = await in_thread(lambda: PairGroup(store, 0, backend, device, self.timeout_s))
 
     def _tell(self, key: str, value: bytes) -> None:
         """In a thread of the process group."""

@@ -20,7 +20,9 @@ class SlotCache:
         sizes = (shape.num_hidden_layers, slots, shape.num_key_value_heads, length, shape.head_dim)
         self.keys = torch.zeros(sizes, device=device, dtype=dtype)
         self.values = torch.zeros(sizes, device=device, dtype=dtype)
-        self._write_rows = self._write_positions = self._prompt_of_slot = None
+        self._write_rows: Tensor | None = None
+        self._write_positions: Tensor | None = None
+        self._prompt_of_slot: Tensor | None = None
         self._span = 0
 
     @property
@@ -49,6 +51,7 @@ class SlotCache:
             self.values[layer, slots, :, : keys.shape[2]] = values[self._prompt_of_slot]
             return keys, values
         rows, positions = self._write_rows, self._write_positions
+        assert rows is not None, "`decode` or `prefill` says first what the forward is over"
         self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
         self.values[layer][rows, :, positions] = values.transpose(1, 2)
         return self.keys[layer, : len(rows), :, : self._span], self.values[layer, : len(rows), :, : self._span]

@@ -18,7 +18,7 @@ from tests.unit.rollout.serving import (
 )
 
 from dirl.rollout.engine import EnginesLostError
-from dirl.rollout.remote import engine as server_engine
+from dirl.rollout.remote import waiting as waiting_for_servers
 from dirl.rollout.remote.lease import Lease, LeaseError, run_name
 
 
@@ -79,7 +79,7 @@ def test_the_lease_outlives_a_pause_between_pushes(stop, monkeypatch) -> None:
 
 
 def test_a_wait_for_servers_says_which_are_missing_and_why(stop, caplog, monkeypatch) -> None:
-    monkeypatch.setattr(server_engine, "FIRST_WORD_S", 0.05)
+    monkeypatch.setattr(waiting_for_servers, "FIRST_WORD_S", 0.05)
     server, gone = stop(served(ScriptedEngine())), served(ScriptedEngine())
     gone.stop()
     with caplog.at_level(logging.WARNING):

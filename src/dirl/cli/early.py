@@ -1,0 +1,143 @@
+"""What a look at the arguments and their files finds, before anything large is imported."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from dirl.cli import help as texts
+from dirl.cli.text import UsageError
+
+RENAMED = {
+    ("model", "dirl.modules.DiPOModule"): "dirl.modules.RLModule",
+    ("model.class_path", "dirl.modules.DiPOModule"): "dirl.modules.RLModule",
+    ("rollout.advantage", "zscore"): "{class_path: dirl.advantages.ZScore}",
+    ("rollout.advantage", "mean"): "{class_path: dirl.advantages.Mean}",
+    ("engine.init_args.transport", "gloo"): "http",
+    ("engine.transport", "gloo"): "http",
+}
+"""Values that have another name now: key and value as they were, value as it is."""
+MOVED_OPTIONS = {"model.init_args.loss": "objective.init_args", "model.loss": "objective.init_args"}
+"""Options that have another place now, with all below them."""
+
+
+def check_arguments(args: Sequence[str]) -> None:
+    """Raise ValueError for what the parser would take wrongly, or refuse without saying what to write.
+
+    That is a config file with both a key and `key+`, of which the parser would take one alone, and renamed values.
+    """
+    for name, value in _pairs(args):
+        _check_value(name.removeprefix("--"), value, name)
+        if name in ("-c", "--config") and Path(value).is_file():
+            try:
+                _check_node(yaml.compose(Path(value).read_text(encoding="utf-8"), Loader=yaml.SafeLoader), (), value)
+            except (yaml.YAMLError, UnicodeDecodeError):
+                continue  # the parser says what is wrong with it
+
+
+def _pairs(args: Sequence[str]) -> list[tuple[str, str]]:
+    """Each argument with its value, be it behind `=` or the next argument."""
+    return [
+        (arg.split("=", 1)[0], arg.split("=", 1)[1]) if "=" in arg else (arg, after)
+        for arg, after in zip(args, [*args[1:], ""], strict=True)
+    ]
+
+
+def _check_value(key: str, value: str, where: str) -> None:
+    for old, new in MOVED_OPTIONS.items():
+        if key == old or key.startswith(f"{old}."):
+            raise ValueError(f"{where}: has another place now: write {key.replace(old, new)}")
+    if (key, value) in RENAMED:
+        raise ValueError(f"{where}: {value!r} has another name now: write {RENAMED[key, value]}")
+
+
+def _check_node(node: yaml.Node | None, place: tuple[str, ...], path: str) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        _check_value(".".join(place), node.value, f"{path}: {'.'.join(place)}")
+    if not isinstance(node, yaml.MappingNode):
+        return
+    names = {key.value for key, _ in node.value}
+    for key, value in node.value:
+        if f"{key.value}+" in names:
+            name = ".".join((*place, key.value))
+            raise ValueError(
+                f"{path}: has both {name} and {name}+, of which one would be lost; write all of it under {name}, or "
+                "the addition into a further config"
+            )
+        if (name := ".".join((*place, key.value))) in MOVED_OPTIONS:
+            _check_value(name, "", f"{path}: {name}")
+        _check_node(value, (*place, key.value), path)
+
+
+def check_names(command: str, args: Sequence[str]) -> None:
+    """UsageError for a config file that is not there or no YAML, and for options that the command does not have.
+
+    Which it has is read off its shipped help; where that is of other versions, and below an option that takes a class,
+    the parser finds out.
+    """
+    known = option_names(command)
+    for arg, (name, value) in zip(args, _pairs(args), strict=True):
+        if name in ("-c", "--config"):
+            _check_file(value, known)
+        elif re.fullmatch(r"--[a-z_][\w.+]*", name) and known and not is_known(name[2:].removesuffix("+"), known):
+            given = arg if "=" in arg or value.startswith("--") else f"{arg} {value}"
+            raise usage_error(f"unrecognized arguments: {given.strip()}{_nearest(name[2:], known, '--')}")
+
+
+def option_names(command: str) -> frozenset[str]:
+    """Of a command, without dashes; empty where its help is not known. Nothing is known below those without a dot."""
+    of_fit = [topic for topic in texts.TOPICS if topic.startswith("fit.")]
+    found = [texts.text_of(topic) for topic in [command, *(of_fit if command in ("fit", "validate", "plan") else [])]]
+    names = (re.findall(r"^  (?:-\w(?: CONFIG)?, )?--([\w.]+)", text or "", re.MULTILINE) for text in found)
+    return frozenset() if None in found else frozenset(name for each in names for name in each)
+
+
+def is_known(name: str, known: frozenset[str]) -> bool:
+    """Whether it is an option, begins one, or lies below one of which no more is known."""
+    if name in known or any(other.startswith(f"{name}.") for other in known):
+        return True
+    above = name.rpartition(".")[0]
+    while above:
+        if above in known:
+            return not any(o.startswith(f"{above}.") and o != f"{above}.help" for o in known)
+        above = above.rpartition(".")[0]
+    return False
+
+
+def usage_error(message: str) -> UsageError:
+    """Said now, for nobody else does."""
+    print(f"error: {message}", file=sys.stderr)
+    return UsageError(message, message)
+
+
+def _check_file(value: str, known: frozenset[str]) -> None:
+    path = Path(value)
+    if not path.is_file():
+        if re.search(r"[:{\n]", value):
+            return  # YAML on the command line itself
+        raise usage_error(f"config: File does not exist: {str(path.absolute())!r}")
+    try:
+        tree = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        raise usage_error(f"{path}{line}: no YAML: {getattr(error, 'problem', None) or error}") from error
+    for name in _names(tree) if known else ():
+        if not is_known(name, known):
+            raise usage_error(f"{path}: unknown option {name}{_nearest(name, known, '')}")
+
+
+def _names(node: yaml.Node | None, above: str = "") -> Iterator[str]:
+    """Of the keys of nested mappings."""
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{above}{key.value.removesuffix('+')}"
+        yield name
+        yield from _names(value, f"{name}.")
+
+
+def _nearest(name: str, known: frozenset[str], dashes: str) -> str:
+    nearest = get_close_matches(name, known, 1)
+    return f" (nearest: {dashes}{nearest[0]})" if nearest else ""

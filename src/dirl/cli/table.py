@@ -1,0 +1,50 @@
+"""The commands of `dirl`: what each is for, and where it is; nothing is imported before it is asked for."""
+
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    place: str
+    """`module:function`."""
+    about: str
+    """The first line of the function's docstring, where the command is a function."""
+
+
+TRAINER_COMMANDS = ("fit", "validate")
+"""Of Lightning's CLI."""
+FUNCTIONS: dict[str, Command] = {
+    "rollout": Command("dirl.cli.commands:rollout", "Sample responses and write them as trajectories (JSON Lines)."),
+    "evaluate": Command("dirl.cli.commands:evaluate", "Sample responses, score them, and print a table of metrics."),
+    "export": Command(
+        "dirl.cli.commands:export",
+        "Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.",
+    ),
+    "demo": Command(
+        "dirl.cli.commands:demo", "Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop)."
+    ),
+    "configs": Command("dirl.cli.commands:configs", "Copy the example configs into a folder."),
+    "serve": Command(
+        "dirl.cli.serve:serve", "Serve a rollout engine to trainers by HTTP (dirl.rollout.ServerEngine), until SIGTERM."
+    ),
+}
+"""Whose options are the arguments of a function."""
+NAMES = (*TRAINER_COMMANDS, "plan", *FUNCTIONS)
+
+
+def function(name: str) -> Callable:
+    """That of a command of FUNCTIONS, imported now."""
+    return resolve_name(FUNCTIONS[name].place)
+
+
+def overview() -> str:
+    """What `dirl --help` prints."""
+    lines = ["usage: dirl COMMAND ...   (or: lightning run COMMAND ...)", ""]
+    lines += ["  fit        train: SFT or RL, as the config says (--config configs/sft.yaml)"]
+    lines += ["  validate   the validation NELBO of an SFT config, without training"]
+    lines += ["  plan       what `fit` would cost with a config: memory by part, tokens and FLOPs per step"]
+    lines += [f"  {name:<10} {command.about}" for name, command in FUNCTIONS.items()]
+    return "\n".join(
+        [*lines, "", "dirl COMMAND --help lists the options of a command. --debug shows the traceback of an error."]
+    )

@@ -1,0 +1,29 @@
+"""Our options in LMDeploy's words; imported where LMDeploy is there."""
+
+from lmdeploy.messages import PytorchEngineConfig
+
+
+def engine_config(
+    block_size: int,
+    dtype: str,
+    cuda_graphs: bool,
+    max_batch_size: int,
+    kv_memory_share: float,
+    kv_blocks: int,
+    page_tokens: int,
+    prefill_tokens: int,
+) -> PytorchEngineConfig:
+    """Of `LMDeployEngine`'s options; one GPU, weights that come later."""
+    return PytorchEngineConfig(
+        dtype=dtype,
+        max_batch_size=max_batch_size,
+        cache_max_entry_count=kv_memory_share,
+        num_gpu_blocks=kv_blocks,
+        block_size=page_tokens,
+        max_prefill_token_num=prefill_tokens,
+        eager_mode=not cuda_graphs,
+        dllm_block_length=block_size,
+        distributed_executor_backend="uni",
+        empty_init=True,
+        enable_metrics=False,
+    )

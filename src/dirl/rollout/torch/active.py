@@ -1,0 +1,169 @@
+"""The sequences that the torch engine decodes at a time, and the state of their current blocks."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dirl.rollout.response import finished_trajectory, response_end
+from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Trajectory
+
+
+@dataclass
+class InTheMaking:
+    """One request in the making; grows by a block at a time."""
+
+    request: GenerationRequest
+    number: int
+    """In the order in which they were admitted."""
+    start: int
+    """Absolute position of the current block."""
+    response_ids: list[int] = field(default_factory=list)
+    step_map: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    end: tuple[int, FinishReason] | None = None
+    """Its `response_end`; None while it is in the making."""
+
+    def take_block(
+        self, tokens: list[int], steps: list[int], logprobs: list[float], spec: ModelSpec, limit: int
+    ) -> None:
+        """Append a finished block (its prompt tokens left out) and see whether the response ends in it."""
+        head = max(len(self.request.prompt_ids) - self.start, 0)
+        before = len(self.response_ids)
+        self.response_ids += tokens[head:]
+        self.step_map += steps[head:]
+        self.logprobs += logprobs[head:]
+        self.end = response_end(self.response_ids, spec.stop_token_ids, limit, before)
+
+    def trajectory(self, policy_version: int) -> Trajectory:
+        assert self.end is not None, "still in the making"
+        return finished_trajectory(
+            self.request, self.response_ids, self.step_map, self.logprobs, self.end, policy_version
+        )
+
+
+@dataclass
+class Active:
+    """The sequences in slots 0..N-1 and the state of their current blocks."""
+
+    sequences: list[InTheMaking]
+    tokens: Tensor
+    """[N, B] committed and prompt tokens, the mask token elsewhere."""
+    masked: Tensor
+    """[N, B] bool."""
+    steps: Tensor
+    """[N, B] denoising step that committed each token; 0: prompt or still masked."""
+    logprobs: Tensor
+    """[N, B]."""
+    start: Tensor
+    """[N] absolute position of the block."""
+    forward: Tensor
+    """[N] forwards that the block has had."""
+    seeds: Tensor
+    """[N]."""
+    written: Tensor
+    """[N] bool: the last forward wrote the final keys of the block."""
+    broken: Tensor
+    """[N, B] bool: the last forward's logits were not finite."""
+    masked_here: Tensor
+    """`masked`, in the host's memory."""
+    broken_here: Tensor
+    """`broken`, there."""
+    admitted: int = 0
+    """Sequences so far, those that have finished included."""
+
+    @classmethod
+    def empty(cls, size: int, device: torch.device) -> "Active":
+        def new(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            [],
+            tokens=new(0, size),
+            masked=new(0, size, dtype=torch.bool),
+            steps=new(0, size),
+            logprobs=new(0, size, dtype=torch.float32),
+            start=new(0),
+            forward=new(0),
+            seeds=new(0),
+            written=new(0, dtype=torch.bool),
+            broken=new(0, size, dtype=torch.bool),
+            masked_here=torch.zeros(0, size, dtype=torch.bool),
+            broken_here=torch.zeros(0, size, dtype=torch.bool),
+        )
+
+    def extend(self, requests: list[GenerationRequest], spec: ModelSpec, device: torch.device) -> "Active":
+        """Append sequences at their first block, the prompt's tail visible in it."""
+        size, count = spec.block_size, len(requests)
+        starts = [len(r.prompt_ids) // size * size for r in requests]
+        tails = [list(r.prompt_ids[s:]) for r, s in zip(requests, starts, strict=True)]
+        tokens = torch.tensor([t + [spec.mask_token_id] * (size - len(t)) for t in tails], device=device)
+        masked = torch.arange(size) >= torch.tensor([len(t) for t in tails])[:, None]
+        new = Active.empty(size, device)
+        zero = {name: getattr(new, name).new_zeros((count, size)) for name in ("steps", "logprobs")}
+        fresh = {
+            "tokens": tokens,
+            "masked": masked.to(device),
+            "masked_here": masked,
+            "broken": torch.zeros_like(masked, device=device),
+            "broken_here": torch.zeros_like(masked),
+            "start": torch.tensor(starts, device=device),
+            "forward": torch.zeros(count, dtype=torch.long, device=device),
+            "seeds": torch.tensor([r.seed for r in requests], device=device),
+            "written": torch.zeros(count, dtype=torch.bool, device=device),
+            **zero,
+        }
+        joined = {name: torch.cat([getattr(self, name), value]) for name, value in fresh.items()}
+        numbers = range(self.admitted, self.admitted + count)
+        sequences = [InTheMaking(r, n, s) for r, n, s in zip(requests, numbers, starts, strict=True)]
+        return Active(self.sequences + sequences, **joined, admitted=self.admitted + count)
+
+    def apply(self, chosen: Tensor, drawn: Tensor, logprobs: Tensor) -> None:
+        """Commit the chosen candidates [N, B] of this denoising step."""
+        self.forward = self.forward + 1
+        self.tokens = torch.where(chosen, drawn, self.tokens)
+        self.logprobs = torch.where(chosen, logprobs, self.logprobs)
+        self.steps = torch.where(chosen, self.forward[:, None], self.steps)
+        self.masked = self.masked & ~chosen
+
+    def close_blocks(self, spec: ModelSpec, params: DecodingParams) -> list[InTheMaking]:
+        """Hand finished blocks to their sequences; open the next block where the final keys are written.
+
+        Returns the sequences that are done, in the order in which they were admitted.
+        """
+        written = ~self.masked_here.any(1)
+        if not written.all():
+            tokens, steps, logprobs = self._look()
+            complete = ~self.masked_here.any(1) & ~written
+            columns = (x[complete].tolist() for x in (tokens, steps, logprobs))
+            for i, *block in zip(complete.nonzero().squeeze(1).tolist(), *columns, strict=True):
+                self.sequences[i].take_block(*block, spec, params.max_response_tokens)
+        if written.any():
+            self._open_blocks(written, spec)
+        return sorted((s for s in self.sequences if s.end is not None), key=lambda s: s.number)
+
+    def _look(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, steps and log-probs [N, B] as they are on the device, and what `..._here` keeps: one copy in all."""
+        bits, flags = self.logprobs.view(torch.int32), self.masked + 2 * self.broken
+        tokens, steps, bits, flags = torch.stack([self.tokens, self.steps, bits, flags]).cpu()
+        self.masked_here, self.broken_here = flags % 2 == 1, flags >= 2
+        return tokens, steps, bits.int().view(torch.float32)
+
+    def _open_blocks(self, written_here: Tensor, spec: ModelSpec) -> None:
+        for i in written_here.nonzero().squeeze(1).tolist():
+            self.sequences[i].start += spec.block_size
+        step = self.written[:, None]
+        self.start = self.start + self.written.long() * spec.block_size
+        self.forward = self.forward.masked_fill(self.written, 0)
+        self.tokens = self.tokens.masked_fill(step, spec.mask_token_id)
+        self.steps = self.steps.masked_fill(step, 0)
+        self.masked = self.masked | step
+        self.masked_here = self.masked_here | written_here[:, None]
+
+    def select(self, kept: list[int]) -> "Active":
+        index = torch.tensor(kept, dtype=torch.long)
+        there = index.to(self.tokens.device)
+        tensors = {
+            k: v[index if k.endswith("_here") else there] for k, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return Active([self.sequences[i] for i in kept], **tensors, admitted=self.admitted)
