@@ -40,6 +40,11 @@ def cases(folder: Path) -> dict[str, list[str]]:
         "a config that is not there": [*dirl, "fit", "--config", "nowhere.yaml"],
         "an unknown option in a config": [*fit, "--config", str(unknown)],
         "an unknown option of a class in a config": [*fit, "--config", str(nested)],
+        "an unknown class": [*fit, "--engine", "dirl.rollout.Torch"],
+        "a value of fit that is no number": [*fit, "--trainer.max_epochs", "x"],
+        "a value of fit that is out of range": [*fit, "--rollout.oversample", "-1"],
+        "a value of evaluate that is no number": [*dirl, "evaluate", "--samples", "x"],
+        "a value of serve that is no number": [*dirl, "serve", "--port", "x"],
         "dirl fit --model.help RLModule": [*dirl, "fit", "--model.help", "dirl.modules.RLModule"],
         **{f"import {name}": ["-c", f"import {name}"] for name in IMPORTS},
     }

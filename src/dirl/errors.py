@@ -6,7 +6,11 @@ from typing import TypeVar
 E = TypeVar("E", bound=BaseException)
 
 
-class OtherProcessError(RuntimeError):
+class ForUserError(Exception):
+    """Raised on purpose: its message is all that whoever runs dirl needs, without a traceback."""
+
+
+class OtherProcessError(ForUserError, RuntimeError):
     """Another process of this run failed; the message says which, and why."""
 
 

@@ -1,14 +1,16 @@
 """Progress: bars on a terminal; elsewhere (a log file) a line each so many seconds."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import lightning as L
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain
+
+if TYPE_CHECKING:
+    import lightning as L
 
 LINE_S = 10.0
 """Seconds between two lines."""
@@ -55,15 +57,22 @@ def bar(*args: Any, shown: bool = True, **kwargs: Any) -> plain:
 
 
 def quiet_libraries() -> None:
-    """No bars of transformers and datasets."""
-    import datasets
-    from transformers.utils.logging import disable_progress_bar
+    """No bars of transformers and datasets, loaded or not: a command that needs neither does not wait for them."""
+    if "transformers" in sys.modules:
+        from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    datasets.disable_progress_bars()
+        disable_progress_bar()
+    else:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.disable_progress_bars()
+    else:
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
-def bars_shown(trainer: L.Trainer) -> bool:
+def bars_shown(trainer: "L.Trainer") -> bool:
     """Whether this process of a run shows bars: the first does, unless `trainer.enable_progress_bar` is false."""
     return trainer.is_global_zero and trainer.progress_bar_callback is not None
 
@@ -73,45 +82,3 @@ def expect(shown: plain, more: int) -> None:
     shown.total = (shown.total or 0) + more
     if not isinstance(shown, Lines):
         shown.refresh()
-
-
-class ProgressLines(ProgressBar):
-    """Lightning's progress as a line each so many seconds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._enabled, self._written = True, 0.0
-
-    def disable(self) -> None:
-        self._enabled = False
-
-    def enable(self) -> None:
-        self._enabled = True
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._written = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        if time.monotonic() - self._written >= LINE_S:
-            self._write(trainer, pl_module, f"step {batch_idx + 1}/{self.total_train_batches}")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if time.monotonic() - self._written >= LINE_S or trainer.current_epoch + 1 == trainer.max_epochs:
-            self._write(trainer, pl_module, "ended")
-
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, where: str) -> None:
-        if not self._enabled or not trainer.is_global_zero:
-            return
-        values = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
-        if not values:
-            return
-        shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        print(f"epoch {trainer.current_epoch}, {where}: {shown}", file=sys.stderr, flush=True)
-        self._written = time.monotonic()
-
-
-def progress_callback() -> ProgressBar:
-    """Lightning's bar for this place. The rollouts' bars are tqdm's too; two live displays would clash."""
-    return TQDMProgressBar() if on_terminal() else ProgressLines()

@@ -11,7 +11,8 @@ from tests.integration.test_resume import SAVER, same_weights, sft_args
 from tests.integration.test_runs import fit, rl_args
 from tests.integration.toy import metrics
 
-from dirl.checkpoints.files import WholeFiles, clear_leftovers, part_of
+from dirl.checkpoints.files import clear_leftovers, part_of
+from dirl.checkpoints.whole_files import WholeFiles
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,3 @@ def test_a_bar_is_silent_where_it_is_not_shown_and_grows_with_its_work(capsys: p
         hidden.update(4)
     assert hidden.total == 4 and not capsys.readouterr().err
     assert isinstance(bar(range(3)), Lines)  # pytest's stderr is no terminal
-
-
-@pytest.mark.parametrize(("terminal", "kind"), [(True, "TQDMProgressBar"), (False, "ProgressLines")])
-def test_lightnings_bar_is_that_of_the_place(terminal: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "on_terminal", lambda: terminal)
-    assert type(progress.progress_callback()).__name__ == kind

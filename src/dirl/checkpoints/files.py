@@ -8,47 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 
 PART = ".part"
 """Ending of what is being written or removed; nothing reads it."""
 PLACES = ("*.ckpt", "checkpoints/*.ckpt", "*/*/checkpoints/*.ckpt")
 """Where checkpoints of a run lie, under `trainer.default_root_dir`: with loggers, in `logs/version_N/checkpoints`."""
+KEY = "dirl"
+"""What `dirl.checkpoints.resumable` adds to a checkpoint stands under it."""
 ABANDONED_S = 3600.0
 """A part of another host that nobody has written to for so long is left over from a run that was killed."""
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoint files; it writes through a buffer of their whole size in memory, and does not flush."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        if storage_options is not None or not _is_local_file_protocol(path):
-            return super().save_checkpoint(checkpoint, path, storage_options)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clear_leftovers(path.parent)
-        part = part_of(path)
-        with said_if_it_fails(path, part), part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        put_in_place(part, path)
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """What is killed in here leaves no half folder under a name that is read."""
-        if not _is_local_file_protocol(path):
-            return super().remove_checkpoint(path)
-        path = Path(path)
-        if path.is_dir() and not path.is_symlink():
-            part = part_of(path)
-            path.rename(part)
-            shutil.rmtree(part)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def part_of(path: Path) -> Path:

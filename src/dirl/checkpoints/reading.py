@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.strategies.model_parallel import _METADATA_FILENAME
-from lightning.pytorch.utilities import rank_zero_warn
 
-from dirl.checkpoints.files import PLACES
-from dirl.checkpoints.resumable import KEY
+from dirl.checkpoints.files import KEY, PLACES
 
+METADATA = "meta.pt"
+"""What Lightning calls the file beside the shards that holds all but tensors."""
 SHARDS = ".metadata"
 """The index of a sharded checkpoint, written when all shards are."""
 
@@ -46,6 +45,8 @@ def newest(root: Path, thorough: bool = True) -> Path:
     Raises:
         ValueError: there is none.
     """
+    from lightning.pytorch.utilities import rank_zero_warn  # not above: other commands read checkpoints without it
+
     found = {path.resolve() for place in PLACES for path in root.glob(place) if path.exists()}
     for path in sorted(found, key=_written_at, reverse=True):
         try:
@@ -100,13 +101,13 @@ def _read_file(path: Path, thorough: bool) -> Contents:
 def _read_folder(path: Path, thorough: bool) -> Contents:
     from torch.distributed.checkpoint import FileSystemReader
 
-    if not (path / _METADATA_FILENAME).is_file() or not (path / SHARDS).is_file():
-        raise ValueError(f"ckpt_path={path} is a folder without {_METADATA_FILENAME} and {SHARDS}: no checkpoint")
-    _test_archive(path / _METADATA_FILENAME, thorough)
+    if not (path / METADATA).is_file() or not (path / SHARDS).is_file():
+        raise ValueError(f"ckpt_path={path} is a folder without {METADATA} and {SHARDS}: no checkpoint")
+    _test_archive(path / METADATA, thorough)
     index = FileSystemReader(path).read_metadata()
     for place in index.storage_data.values():
         _test_shard(path / place.relative_path, place.offset, place.length, thorough)
-    values = torch.load(path / _METADATA_FILENAME, map_location="cpu", weights_only=True)
+    values = torch.load(path / METADATA, map_location="cpu", weights_only=True)
     named = ((name.removeprefix("state_dict."), entry) for name, entry in index.state_dict_metadata.items())
     shapes = {name: tuple(entry.size) for name, entry in named if not name.startswith("optimizer_")}
     return Contents(path, values, shapes)
@@ -132,7 +133,7 @@ def _test_shard(path: Path, offset: int, length: int, thorough: bool) -> None:
 
 
 def _written_at(path: Path) -> tuple[float, str]:
-    inner = path / _METADATA_FILENAME
+    inner = path / METADATA
     return (inner if inner.is_file() else path).stat().st_mtime, str(path)
 
 

@@ -9,11 +9,10 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from dirl.checkpoints.files import WholeFiles, clear_run
+from dirl.checkpoints.files import KEY, clear_run
 from dirl.checkpoints.loops import use_loops
 from dirl.checkpoints.position import Position, loop_state, position_of
-
-KEY = "dirl"
+from dirl.checkpoints.whole_files import WholeFiles
 
 
 class Resumable(L.LightningModule):

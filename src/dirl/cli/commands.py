@@ -1,9 +1,7 @@
-"""The commands beside training: rollout, evaluate, export, demo, configs. Signatures are their options."""
+"""The commands rollout, evaluate and export. Signatures are their options."""
 
-import shutil
 import sys
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -221,35 +219,6 @@ def export(
     shapes = weight_shapes(description.family, backbone)
     export_model(folder, description, read_one_by_one, shapes, dtype, max_shard_size)
     print(f"model of step {checkpoint.values['global_step']} written to {folder}")
-
-
-def demo(
-    task: Literal["arithmetic", "countdown", "sudoku"] = "arithmetic", seed: int = 0, output: str = "runs"
-) -> None:
-    """Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop).
-
-    Args:
-        task: what the model learns.
-        seed: of data, weights, noise and sampling.
-        output: the run is written to OUTPUT/demo-TASK-SEED.
-    """
-    from dirl.demo.run import run_demo
-
-    run_demo(task, seed, Path(output) / f"demo-{task}-{seed}")
-
-
-def configs(folder: str = "configs", overwrite: bool = False) -> None:
-    """Copy the example configs into a folder.
-
-    Args:
-        folder: where to.
-        overwrite: configs of the same names in an existing folder are replaced.
-    """
-    target = Path(folder)
-    check_new_folder(target, "folder", overwrite)
-    ignore = shutil.ignore_patterns("__pycache__", "*.py")
-    shutil.copytree(str(files("dirl.configs")), target, ignore=ignore, dirs_exist_ok=True)
-    print(f"configs copied to {target}")
 
 
 def _check_samples(samples: int) -> None:

@@ -2,13 +2,14 @@
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
 from dirl.cli import help as texts
+from dirl.cli.signatures import MissingError, parameters
 from dirl.cli.text import UsageError
 
 RENAMED = {
@@ -22,6 +23,9 @@ RENAMED = {
 """Values that have another name now: key and value as they were, value as it is."""
 MOVED_OPTIONS = {"model.init_args.loss": "objective.init_args", "model.loss": "objective.init_args"}
 """Options that have another place now, with all below them."""
+
+OF_CLASS = ("model", "data", "engine", "objective", "source")
+"""Options that are the path of a class."""
 
 
 def check_arguments(args: Sequence[str]) -> None:
@@ -78,13 +82,17 @@ def check_names(command: str, args: Sequence[str]) -> None:
     Which it has is read off its shipped help; where that is of other versions, and below an option that takes a class,
     the parser finds out.
     """
-    known = option_names(command)
+    known, classes = option_names(command), _Classes()
+    if any(arg.startswith("--print_config") or arg.partition("=")[0].endswith((".help", "--help")) for arg in args):
+        return  # these come first for the parser
     for arg, (name, value) in zip(args, _pairs(args), strict=True):
         if name in ("-c", "--config"):
-            _check_file(value, known)
+            _check_file(value, known, classes)
         elif re.fullmatch(r"--[a-z_][\w.+]*", name) and known and not is_known(name[2:].removesuffix("+"), known):
             given = arg if "=" in arg or value.startswith("--") else f"{arg} {value}"
             raise usage_error(f"unrecognized arguments: {given.strip()}{_nearest(name[2:], known, '--')}")
+        elif known and name.startswith("--"):
+            classes.option(name.removeprefix("--").removesuffix("+"), value)
 
 
 def option_names(command: str) -> frozenset[str]:
@@ -113,7 +121,7 @@ def usage_error(message: str) -> UsageError:
     return UsageError(message, message)
 
 
-def _check_file(value: str, known: frozenset[str]) -> None:
+def _check_file(value: str, known: frozenset[str], classes: "_Classes") -> None:
     path = Path(value)
     if not path.is_file():
         if re.search(r"[:{\n]", value):
@@ -128,6 +136,8 @@ def _check_file(value: str, known: frozenset[str]) -> None:
     for name in _names(tree) if known else ():
         if not is_known(name, known):
             raise usage_error(f"{path}: unknown option {name}{_nearest(name, known, '')}")
+    if known:
+        classes.config(tree, str(path))
 
 
 def _names(node: yaml.Node | None, above: str = "") -> Iterator[str]:
@@ -138,6 +148,60 @@ def _names(node: yaml.Node | None, above: str = "") -> Iterator[str]:
         yield from _names(value, f"{name}.")
 
 
-def _nearest(name: str, known: frozenset[str], dashes: str) -> str:
+class _Classes:
+    """Classes of this package that are chosen in options and configs, one after the other, and what they are given."""
+
+    def __init__(self) -> None:
+        self.chosen: dict[str, str] = {}
+        """Option -> class path, by what was read until now."""
+
+    def option(self, name: str, value: str) -> None:
+        """`--engine PATH`, or `--engine.init_args.NAME VALUE`."""
+        chosen = name.removesuffix(".class_path")
+        if chosen in OF_CLASS or chosen in self.chosen:
+            self._choose(chosen, value, f"{name}: ")
+        of, _, given = name.partition(".init_args.")
+        self._check(of, [given.partition(".")[0]] if given else [], "")
+
+    def config(self, node: yaml.Node | None, file: str, name: str = "") -> None:
+        """All classes in it, however deep."""
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.config(item, file, f"{name}[{index}]")
+        if isinstance(node, yaml.ScalarNode) and (name in OF_CLASS or name in self.chosen):
+            self._choose(name, node.value, f"{file}: {name}: ")
+        given = dict(_items(node))
+        path = given.get("class_path")
+        if isinstance(path, yaml.ScalarNode):
+            self._choose(name, path.value, f"{file}: {name}: ")
+        self._check(name, [key for key, _ in _items(given.get("init_args"))], f"{file}: ")
+        for key, value in given.items():
+            if key != "class_path":
+                self.config(value, file, f"{name}.{key.removesuffix('+')}" if name else key)
+
+    def _choose(self, name: str, path: str, where: str) -> None:
+        for other in [other for other in self.chosen if other == name or other.startswith((f"{name}.", f"{name}["))]:
+            del self.chosen[other]
+        if re.fullmatch(r"dirl(\.\w+)+", path):
+            self.chosen[name] = path
+            try:
+                parameters(path)
+            except MissingError as error:
+                raise usage_error(f"{where}{path}: {error}") from None
+
+    def _check(self, name: str, options: Sequence[str], where: str) -> None:
+        known = parameters(self.chosen[name]) if name in self.chosen else None
+        for option in (option.removesuffix("+") for option in options):
+            if known is not None and option not in known and re.fullmatch(r"\w+", option):
+                nearest = _nearest(option, known, "")
+                raise usage_error(f"{where}{name}: {self.chosen[name]} takes no {option!r}{nearest}")
+
+
+def _items(node: yaml.Node | None) -> list[tuple[str, yaml.Node]]:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return [(key.value, value) for key, value in pairs if isinstance(key, yaml.ScalarNode)]
+
+
+def _nearest(name: str, known: Collection[str], dashes: str) -> str:
     nearest = get_close_matches(name, known, 1)
     return f" (nearest: {dashes}{nearest[0]})" if nearest else ""

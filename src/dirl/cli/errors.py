@@ -4,6 +4,7 @@ A traceback is for errors of this package; of what the user can mend (settings, 
 `--debug` only.
 """
 
+import gc
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from dirl.cli.text import UsageError
+from dirl.errors import ForUserError
 from dirl.stopping import Stopped
 
 LAUNCHER = "DIRL_LAUNCHER"
@@ -48,6 +50,7 @@ def leave(code: int) -> NoReturn:
             thread.join(GRACE_S)
             if thread.is_alive():
                 os._exit(code)
+    gc.freeze()  # before it ends, the interpreter looks for garbage in all that is loaded, which takes most of a second
     sys.exit(code)
 
 
@@ -82,25 +85,19 @@ def entry(args: Sequence[str] | None = None) -> int:
 
 def is_users(error: BaseException) -> bool:
     """Whether a message is enough: the error was raised on purpose, or by the system about a file."""
-    own = (
-        ("dirl.errors", "OtherProcessError"),
-        ("dirl.rewards", "RewardError"),
-        ("dirl.rollout.engine", "EnginesLostError"),
-    )
-    if isinstance(error, (OSError, ModuleNotFoundError, *_loaded(*own))):
+    if isinstance(error, OSError | ForUserError | ModuleNotFoundError):
         return True
     if _out_of_memory(error) or _lost_process(error) or type(error).__module__.startswith("omegaconf"):
         return True
-    misconfigured = _loaded(("lightning.fabric.utilities.exceptions", "MisconfigurationException"))
-    if not isinstance(error, (ValueError, *misconfigured)):
+    if not isinstance(error, ValueError) and not _is_named(error, "MisconfigurationException"):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return not frames or any(f"{os.sep}{name}{os.sep}" in frames[-1].filename for name in SHOWN_FOLDERS)
 
 
-def _loaded(*classes: tuple[str, str]) -> list[type[BaseException]]:
-    """Of these classes, by module and name, those whose modules are imported: no error is of another."""
-    return [getattr(sys.modules[module], name) for module, name in classes if module in sys.modules]
+def _is_named(error: BaseException, name: str) -> bool:
+    """Whether it is of such a class, whose module need not be imported to know."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
 def message_of(error: BaseException) -> str:

@@ -13,18 +13,19 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dirl.callbacks import Guard, Throughput
+from dirl.callbacks.progress import progress_callback
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.early import check_arguments
 from dirl.cli.errors import mark_launcher, tell_processes
 from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, drop_default_objective
 from dirl.cli.log_folder import claim
-from dirl.cli.parsers import PARSER_MODE, TrainingParser
+from dirl.cli.parsers import PARSER_MODE, CommandParser
 from dirl.cli.table import TRAINER_COMMANDS
 from dirl.cli.text import parse_texts, unmark
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.outputs import check_writable
-from dirl.progress import on_terminal, progress_callback, quiet_libraries
+from dirl.progress import on_terminal, quiet_libraries
 from dirl.stopping import request
 
 HARMLESS = (
@@ -42,6 +43,10 @@ HARMLESS = (
     ".*LeafSpec.*",
 )
 """Warnings of Lightning that do not concern its user here."""
+
+
+class TrainingParser(CommandParser, LightningArgumentParser):
+    """`CommandParser` for LightningCLI."""
 
 
 class DirlCLI(LightningCLI):

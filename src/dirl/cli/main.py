@@ -14,7 +14,7 @@ from typing import Any
 from dirl import __version__
 from dirl.cli.early import check_arguments, check_names
 from dirl.cli.help import shipped
-from dirl.cli.table import FUNCTIONS, NAMES, TRAINER_COMMANDS, function, overview
+from dirl.cli.table import FUNCTIONS, NAMES, TRAINER_COMMANDS, function, no_collection, overview
 from dirl.stopping import request
 
 
@@ -38,7 +38,7 @@ def run(args: list[str]) -> int | None:
         return 2
     name, *options = args
     if name in ("-h", "--help"):
-        print(overview())
+        say(overview())
     elif name == "--version":
         print(f"dirl {__version__}")
     elif name not in NAMES:
@@ -47,10 +47,18 @@ def run(args: list[str]) -> int | None:
         print(f"error: {name!r} is no command of dirl. {meant}The commands are {', '.join(NAMES)}", file=sys.stderr)
         return 2
     elif (text := shipped(args)) is not None:
-        print(text, end="")
+        say(text.removesuffix("\n"))
     else:
         return run_command(name, options)
     return 0
+
+
+def say(text: str) -> None:
+    """Print, also to one who reads the first lines only (`| head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's own flush complains
 
 
 def run_command(name: str, options: list[str]) -> int | None:
@@ -63,19 +71,22 @@ def run_command(name: str, options: list[str]) -> int | None:
 
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     if name in TRAINER_COMMANDS:
-        from dirl.cli.fit import DirlCLI
+        with no_collection("dirl.cli.fit"):
+            from dirl.cli.fit import DirlCLI
 
         DirlCLI(args=[name, *options])
         return None
     if name == "plan":
-        from dirl.cli.plan import plan
+        with no_collection("dirl.cli.plan"):
+            from dirl.cli.plan import plan
 
         return plan(options)
     from dirl.progress import on_terminal, quiet_libraries
 
+    values = parse_command(name, options)
     if not on_terminal():
         quiet_libraries()
-    return function(name)(**parse_command(name, options))
+    return function(name)(**values)
 
 
 def parse_command(name: str, args: list[str]) -> dict[str, Any]:

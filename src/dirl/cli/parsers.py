@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser
-
 from dirl.cli.errors import ShortErrors
 from dirl.cli.text import use_texts
 
@@ -13,13 +11,6 @@ use_texts(PARSER_MODE)
 
 class CommandParser(ShortErrors):
     """Takes no abbreviated keys, in nested classes either (their parsers are made without arguments)."""
-
-    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
-
-
-class TrainingParser(ShortErrors, LightningArgumentParser):
-    """`CommandParser` for LightningCLI."""
 
     def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)

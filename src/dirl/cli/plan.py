@@ -20,11 +20,10 @@ def read_plan(args: list[str]) -> Plan:
     config = PlanCLI(["fit", *args]).config["fit"]
     if config["memory"] is None:
         raise ValueError("memory: how much has a device? Add e.g. --memory=80GB")
+    memory, reserve = (parse_bytes(config[name], name) for name in ("memory", "reserve"))
     settings = read_settings(config, config["devices"], config["model_config"])
     lengths = assumed_lengths(settings, config["prompt_tokens"], config["response_tokens"], config["tokens_per_step"])
-    return make_plan(
-        settings, lengths, parse_bytes(config["memory"], "memory"), parse_bytes(config["reserve"], "reserve")
-    )
+    return make_plan(settings, lengths, memory, reserve)
 
 
 USAGE = """dirl plan --config CONFIG [--config CONFIG ...] --memory SIZE [--devices N] [--model_config NAME]

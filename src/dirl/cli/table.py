@@ -1,6 +1,9 @@
 """The commands of `dirl`: what each is for, and where it is; nothing is imported before it is asked for."""
 
-from collections.abc import Callable
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import NamedTuple
 
@@ -22,9 +25,9 @@ FUNCTIONS: dict[str, Command] = {
         "Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.",
     ),
     "demo": Command(
-        "dirl.cli.commands:demo", "Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop)."
+        "dirl.cli.demo:demo", "Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop)."
     ),
-    "configs": Command("dirl.cli.commands:configs", "Copy the example configs into a folder."),
+    "configs": Command("dirl.cli.configs:configs", "Copy the example configs into a folder."),
     "serve": Command(
         "dirl.cli.serve:serve", "Serve a rollout engine to trainers by HTTP (dirl.rollout.ServerEngine), until SIGTERM."
     ),
@@ -35,7 +38,26 @@ NAMES = (*TRAINER_COMMANDS, "plan", *FUNCTIONS)
 
 def function(name: str) -> Callable:
     """That of a command of FUNCTIONS, imported now."""
-    return resolve_name(FUNCTIONS[name].place)
+    place = FUNCTIONS[name].place
+    with no_collection(place.partition(":")[0]):
+        return resolve_name(place)
+
+
+@contextmanager
+def no_collection(module: str) -> Iterator[None]:
+    """For the first import of a module: a million objects are made, and to look for garbage takes a fifth of the time.
+
+    What is there at the end is left out of later collections too.
+    """
+    if module in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def overview() -> str:

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
-from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from dirl.data.files import SAVED, data_files
@@ -28,6 +27,8 @@ def fingerprint(
         settings: the further arguments of the encoding.
         code: the modules that encode.
     """
+    from datasets.fingerprint import Hasher  # not above: it takes most of a second
+
     decisive = {
         "rows": state,
         "settings": settings,

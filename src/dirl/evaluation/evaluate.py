@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from torchmetrics import SumMetric
 from transformers import PreTrainedTokenizerBase
 
 from dirl.evaluation.metrics import ResponseMetrics
@@ -67,6 +66,8 @@ def evaluate(
 
 def total(value: int, device: str) -> float:
     """Sum over all ranks."""
+    from torchmetrics import SumMetric  # not above: see `ResponseMetrics`
+
     metric = SumMetric().to(device)
     metric.update(float(value))
     return float(metric.compute())

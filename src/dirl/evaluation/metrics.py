@@ -4,11 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import comb, isnan
 from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
-from torchmetrics import MeanMetric
 
 from dirl.types import Trajectory, rewards_of
+
+if TYPE_CHECKING:
+    from torchmetrics import MeanMetric
 
 
 class ResponseMetrics(nn.Module):
@@ -26,6 +29,8 @@ class ResponseMetrics(nn.Module):
     def __init__(
         self, reward_names: Sequence[str], block_size: int, pass_at: Sequence[int] = (), correct: str | None = None
     ) -> None:
+        from torchmetrics import MeanMetric  # not above: it takes a second, and an error in a config needs none of it
+
         super().__init__()
         self.reward_names, self.block_size, self.pass_at = tuple(reward_names), block_size, tuple(pass_at)
         self.correct = reward_names[0] if correct is None else correct
@@ -69,10 +74,8 @@ class ResponseMetrics(nn.Module):
         for name in self.means:
             self._mean(name).reset()
 
-    def _mean(self, name: str) -> MeanMetric:
-        metric = self.means[name]
-        assert isinstance(metric, MeanMetric)
-        return metric
+    def _mean(self, name: str) -> "MeanMetric":
+        return cast("MeanMetric", self.means[name])
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

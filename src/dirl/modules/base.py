@@ -21,7 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
-from dirl.checkpoints.resumable import KEY, Resumable
+from dirl.checkpoints.files import KEY
+from dirl.checkpoints.resumable import Resumable
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.checkpoint_weights import FILES, packed
 from dirl.models.families.weights import Named, empty_backbone, weight_shapes

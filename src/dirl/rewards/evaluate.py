@@ -3,13 +3,14 @@
 import math
 import numbers
 
+from dirl.errors import ForUserError
 from dirl.rewards.base import Incomparable, Reward, RewardSample
 
 SHOWN = 300
 """Characters of question and response that an error shows."""
 
 
-class RewardError(RuntimeError):
+class RewardError(ForUserError, RuntimeError):
     """A reward that raised, hung, died or gave no finite number."""
 
     reward: str

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.errors import ForUserError
 from dirl.finite import NotFiniteError
 from dirl.models.shape import ModelShape
 from dirl.rollout.memory import NO_ENGINE, EngineMemory, RolloutSize
@@ -106,5 +107,5 @@ def next_result(results: "queue.SimpleQueue[T]", still_wanted: Callable[[], None
             still_wanted()
 
 
-class EnginesLostError(RuntimeError):
+class EnginesLostError(ForUserError, RuntimeError):
     """No engine is left that could make the trajectories; the message says which, why, and what to do."""

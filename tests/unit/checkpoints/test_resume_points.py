@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dirl.checkpoints import Resumable
+from dirl.checkpoints.resumable import Resumable
 from dirl.data.step_loader import StepLoader, steps_done
 
 HOOKS = (

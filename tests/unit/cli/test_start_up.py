@@ -6,11 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from dirl.callbacks import Checkpoint, Rollout
 
 from dirl.cli import help as texts
+from dirl.cli import main
 from dirl.cli.early import check_names, is_known, option_names
+from dirl.cli.signatures import MissingError, parameters
 from dirl.cli.table import FUNCTIONS, NAMES, function
 from dirl.cli.text import UsageError
+from dirl.data.rl import RLDataModule
+from dirl.models import NewModel
+from dirl.modules import RLModule
+from dirl.rollout import ServerEngine
 
 ROOT = Path(__file__).parents[3]
 LARGE = ("torch", "lightning", "transformers", "datasets", "omegaconf")
@@ -64,6 +71,7 @@ def test_with_other_versions_the_parsers_are_asked(monkeypatch: pytest.MonkeyPat
         ["fit", "--config", "nowhere.yaml"],
         ["fit", "--trainer.max_stps=3"],
         ["fit", "--model.init_args.loss.kl_coef=1"],
+        ["fit", "--engine", "dirl.rollout.Torch"],
     ],
     ids=" ".join,
 )
@@ -107,3 +115,110 @@ def test_below_a_class_anything_may_follow() -> None:
     assert is_known("model.init_args.anything.else", known)
     assert is_known("trainer.callbacks", known) and is_known("trainer", known)
     assert not is_known("trainer.max_steps.deeper.and_deeper", frozenset({"trainer.a", "trainer.a.b"}))
+
+
+WRONG_CLASSES = [
+    ("engine: {class_path: dirl.rollout.Torch}", "engine: dirl.rollout.Torch: module 'dirl.rollout' has no attribute"),
+    (
+        "engine: {class_path: dirl.rollout.ServerEngine, init_args: {ulrs: []}}",
+        "engine: dirl.rollout.ServerEngine takes no 'ulrs' (nearest: urls)",
+    ),
+    (
+        "rollout: {rewards: [{class_path: dirl.rewards.Boxed, init_args: {x: 1}}]}",
+        "rollout.rewards[0]: dirl.rewards.Boxed takes no 'x'",
+    ),
+    (
+        "model: {class_path: dirl.modules.RLModule, init_args: {source: {class_path: dirl.models.Nope}}}",
+        "model.init_args.source: dirl.models.Nope: module 'dirl.models' has no attribute 'Nope'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG_CLASSES)
+def test_a_class_of_ours_that_is_not_there_or_takes_no_such_thing_is_said(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises(UsageError):
+        check_names("fit", ["--config", str(path)])
+    assert capsys.readouterr().err.startswith(f"error: {path}: {said}")
+
+
+@pytest.mark.parametrize("text", [text for text, _ in WRONG_CLASSES])
+def test_the_parser_refuses_such_a_class_too(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{text}\n")
+    monkeypatch.setattr(main, "check_names", lambda *_: None)
+    with pytest.raises(UsageError):
+        main.run(["fit", "--config", str(ROOT / "configs/debug/rl.yaml"), "--config", str(path)])
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_what_a_class_may_be_given_is_left_to_the_parser_where_its_source_does_not_tell(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "model: {class_path: mine.Module, init_args: {anything: 1}}\n"
+        "engine: {class_path: dirl.rollout.TorchEngine, dict_kwargs: {anything: 1}}\n"
+        "trainer: {callbacks+: [{class_path: dirl.callbacks.Guard}]}\n"
+        "objective: {init_args: {anything: 1}}\n"
+    )
+    check_names("fit", ["--config", str(path), "--data", "mine.Data"])
+
+
+def test_a_class_may_be_chosen_in_one_place_and_given_its_options_in_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    base = str(ROOT / "configs/debug/rl.yaml")
+    path = tmp_path / "own.yaml"
+    path.write_text("model: {init_args: {decodin: 1}}\n")
+    with pytest.raises(UsageError):
+        check_names("fit", ["--config", base, "--config", str(path)])
+    said = "model: dirl.modules.RLModule takes no 'decodin' (nearest: decoding)"
+    assert capsys.readouterr().err.startswith(f"error: {path}: {said}")
+    with pytest.raises(UsageError):
+        check_names("fit", ["--config", base, "--model.init_args.decodin=1"])
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    for other in (
+        ["--model", "mine.Module"],
+        ["--model.class_path=mine.Module"],
+        [f"--config={tmp_path / 'other.yaml'}"],
+    ):
+        (tmp_path / "other.yaml").write_text("model: mine.Module\n")
+        check_names("fit", ["--config", base, *other, "--config", str(path)])
+
+
+def test_signatures_are_read_as_they_are() -> None:
+    for cls in (NewModel, ServerEngine, RLModule, RLDataModule, Rollout, Checkpoint):
+        code = cls.__init__.__code__
+        path = f"{cls.__module__}.{cls.__name__}"
+        known = parameters(path)
+        assert known is None or known == set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]), path
+    assert parameters("dirl.models.NewModel") and parameters("dirl.rollout.ServerEngine")
+    assert parameters("dirl.types.Prompt") is None  # a dataclass: its source has no signature
+    assert parameters("dirl.rewards.base") is None  # a module
+    assert parameters("dirl.planning.SHAPES") is None  # found by a function of the package
+    with pytest.raises(MissingError, match=r"module 'dirl\.rewards' has no attribute 'Nope'"):
+        parameters("dirl.rewards.Nope")
+
+
+@pytest.mark.parametrize(
+    "args", [["demo", "--task", "x"], ["configs", "--folder", "src"], ["rollout", "--samples", "x"]]
+)
+def test_commands_other_than_those_of_the_trainer_start_without_lightning(args: list[str]) -> None:
+    code = (
+        "import sys; from dirl.cli.errors import entry; entry(sys.argv[1:]); "
+        "print('FOUND', [name for name in ('lightning', 'torchmetrics', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "FOUND []" in done.stdout, done
+
+
+def test_help_may_be_read_in_part() -> None:
+    code = "import sys; from dirl.cli.errors import console; sys.argv[1:] = ['fit', '--help']; console()"
+    first = f'{sys.executable} -c "{code}" | head -n 1'
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", first], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("usage: dirl")
+    assert not run.stderr

@@ -1,0 +1,19 @@
+"""The command `demo`: a small task, learned from scratch."""
+
+from pathlib import Path
+from typing import Literal
+
+
+def demo(
+    task: Literal["arithmetic", "countdown", "sudoku"] = "arithmetic", seed: int = 0, output: str = "runs"
+) -> None:
+    """Make a task, run SFT, then DiPO, and show what was learned (minutes on a laptop).
+
+    Args:
+        task: what the model learns.
+        seed: of data, weights, noise and sampling.
+        output: the run is written to OUTPUT/demo-TASK-SEED.
+    """
+    from dirl.demo.run import run_demo  # not above: a mistake in an option needs none of it
+
+    run_demo(task, seed, Path(output) / f"demo-{task}-{seed}")

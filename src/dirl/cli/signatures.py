@@ -1,0 +1,75 @@
+"""What a class of this package takes, read from its source: importing it would take seconds.
+
+Where the source does not tell (`**kwargs`, a base class of another package), nothing is known.
+"""
+
+import ast
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import EllipsisType
+
+
+class MissingError(LookupError):
+    """A class path of this package that leads nowhere."""
+
+
+def parameters(path: str) -> set[str] | None:
+    """Names of what the class at `dirl.x.Name` takes; None: not known.
+
+    Raises:
+        MissingError: its module has no such name.
+    """
+    module, _, name = path.rpartition(".")
+    found = _find(module, name)
+    if found is None:
+        raise MissingError(f"module {module!r} has no attribute {name!r}")
+    return None if found is ... else _parameters(*found)
+
+
+Found = tuple[str, ast.ClassDef] | EllipsisType | None
+"""A class and the module that it is written in; `...`: something else, or elsewhere; None: there is nothing."""
+
+
+def _find(module: str, name: str) -> Found:
+    tree = _tree(module)
+    if tree is None:
+        return ...
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find(node.module or "", alias.name)
+    source = ast.dump(tree)  # assigned, in a branch, a module, or found by a function: rare, so not followed
+    return (
+        ... if any(f"'{word}'" in source for word in (name, "__getattr__", "*")) or _tree(f"{module}.{name}") else None
+    )
+
+
+def _parameters(module: str, node: ast.ClassDef) -> set[str] | None:
+    for part in node.body:
+        if isinstance(part, ast.FunctionDef) and part.name == "__init__":
+            given = part.args
+            names = {arg.arg for arg in (*given.posonlyargs, *given.args, *given.kwonlyargs)} - {"self"}
+            return None if given.kwarg or given.vararg else names
+    if node.decorator_list or len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
+        return None
+    base = _find(module, node.bases[0].id)
+    return None if base is None or base is ... else _parameters(*base)
+
+
+@cache
+def _tree(module: str) -> ast.Module | None:
+    """The source of a module of this package; None: it has none."""
+    first, *rest = module.split(".")
+    if first != "dirl":
+        return None
+    callbacks = rest[:1] == ["callbacks"]  # which lies elsewhere in a checkout
+    spec = find_spec("dirl.callbacks" if callbacks else "dirl")
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*rest[1 if callbacks else 0 :])
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
