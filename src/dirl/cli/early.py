@@ -24,7 +24,7 @@ RENAMED = {
 MOVED_OPTIONS = {"model.init_args.loss": "objective.init_args", "model.loss": "objective.init_args"}
 """Options that have another place now, with all below them."""
 
-OF_CLASS = ("model", "data", "engine", "objective", "source")
+OF_CLASS = ("model", "data", "task", "engine", "objective", "source")
 """Options that are the path of a class."""
 
 
