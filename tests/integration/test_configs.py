@@ -137,9 +137,9 @@ def test_one_option_of_the_default_objective_is_set_by_its_name(tmp_path: Path) 
 def test_sft_has_no_objective_and_refuses_one(tmp_path: Path) -> None:
     args = ["--config", str(ROOT / "debug" / "sft.yaml"), f"--trainer.default_root_dir={tmp_path}"]
     assert DirlCLI(args, run=False).config["objective"] is None
-    own = "--objective=tests.integration.toy.Reinforce"
-    with pytest.raises(ValueError, match="objective: in the config, and SFTModule makes no rollouts"):
-        DirlCLI([*args, own], run=False)
+    for own in ("--objective=tests.integration.toy.Reinforce", "--objective.kl_coef=0.1"):
+        with pytest.raises(ValueError, match="objective: in the config, and SFTModule makes no rollouts"):
+            DirlCLI([*args, own], run=False)
 
 
 def test_a_task_takes_the_place_of_files_on_the_command_line(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def usage_error(message: str) -> UsageError:
 
 def _check_file(value: str, known: frozenset[str], classes: "_Classes") -> None:
     path = Path(value)
+    if path.exists() and not path.is_file():
+        return  # a pipe, which can be read once
     if not path.is_file():
         if re.search(r"[:{\n]", value):
             return  # YAML on the command line itself
@@ -142,8 +144,8 @@ def _check_file(value: str, known: frozenset[str], classes: "_Classes") -> None:
 
 def _names(node: yaml.Node | None, above: str = "") -> Iterator[str]:
     """Of the keys of nested mappings."""
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        name = f"{above}{key.value.removesuffix('+')}"
+    for key, value in _items(node):
+        name = f"{above}{key.removesuffix('+')}"
         yield name
         yield from _names(value, f"{name}.")
 
@@ -198,8 +200,12 @@ class _Classes:
 
 
 def _items(node: yaml.Node | None) -> list[tuple[str, yaml.Node]]:
+    """Of a mapping, what it takes in by `<<` first."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return [(key.value, value) for key, value in pairs if isinstance(key, yaml.ScalarNode)]
+    found = [(key.value, value) for key, value in pairs if isinstance(key, yaml.ScalarNode)]
+    merged = [value for key, value in found if key == "<<"]
+    parts = [part for value in merged for part in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
+    return [*(item for part in parts for item in _items(part)), *(item for item in found if item[0] != "<<")]
 
 
 def _nearest(name: str, known: Collection[str], dashes: str) -> str:

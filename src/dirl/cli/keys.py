@@ -5,6 +5,7 @@ further config and on the command line: `--config configs/engine/torch.yaml`, `-
 """
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pkgutil import resolve_name
 from typing import Any
 
@@ -67,10 +68,13 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def drop_default_objective(config: Any) -> None:
-    """Of a parsed config whose module learns from no rollouts: it has none unless its user named one."""
+    """Of a parsed config whose module learns from no rollouts: it has none unless its user named one, or an option."""
     model, objective = config["model"], config["objective"]
     learns = model and resolve_name(model["class_path"]).makes_rollouts
-    if objective and objective["class_path"] == OBJECTIVE["class_path"] and not learns:
+    if not objective or learns or objective["class_path"] != OBJECTIVE["class_path"]:
+        return
+    options = signature(resolve_name(OBJECTIVE["class_path"])).parameters.values()
+    if all(objective["init_args"][option.name] == option.default for option in options):
         config["objective"] = None
 
 

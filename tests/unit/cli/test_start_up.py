@@ -1,5 +1,6 @@
 """What is answered before anything large is imported: help, and errors that a look at the arguments finds."""
 
+import os
 import re
 import subprocess
 import sys
@@ -108,6 +109,18 @@ def test_what_a_config_cannot_have_is_an_error_that_names_the_file(
 def test_every_config_has_options_of_its_command_alone(path: Path) -> None:
     command = {"eval.yaml": "evaluate", "serve.yaml": "serve"}.get(path.name, "fit")
     check_names(command, [f"--config={path}"])
+
+
+def test_a_config_may_take_in_another_mapping_and_come_through_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("trainer: {<<: &a {max_epochs: 1}, log_every_n_steps: 1}\nexport: {<<: [{folder: x}]}\n")
+    check_names("fit", ["--config", str(path)])
+    path.write_text("trainer: {<<: {max_epoch: 1}}\n")
+    with pytest.raises(UsageError):
+        check_names("fit", ["--config", str(path)])
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_names("fit", ["--config", str(pipe)])  # it is not read: that would wait for ever
 
 
 def test_below_a_class_anything_may_follow() -> None:
