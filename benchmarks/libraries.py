@@ -85,7 +85,7 @@ def wire(tokens: int) -> list[Row]:
 def _takes(read: Callable[[str | bytes], Line], text: str) -> bool:
     try:
         read(text)
-    except Exception:  # whatever the library raises: it has refused
+    except (ValueError, TypeError, msgspec.MsgspecError):
         return False
     return True
 

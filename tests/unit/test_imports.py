@@ -3,7 +3,7 @@
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -80,4 +80,16 @@ def test_no_module_needs_itself_to_be_imported() -> None:
                 needs[name].add(target)
     for name in trees:
         needs[name].discard(name)
-    TopologicalSorter({name: {n for n in found if n in trees} for name, found in needs.items()}).prepare()
+    assert circle_of({name: {n for n in found if n in trees} for name, found in needs.items()}) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert sorted(set(circle_of({"a": {"b"}, "b": {"c"}, "c": {"b"}}))) == ["b", "c"]
+
+
+def circle_of(needs: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []

@@ -19,7 +19,7 @@ class RowLoss(NamedTuple):
     loss: Tensor
     """Not yet divided: the step's loss is the sum over all rows of all ranks, over the divisor."""
     sums: dict[str, Tensor]
-    """For the log, by name: sums over the scored positions, whose means become `train/NAME`."""
+    """For the log, by name: sums over the scored positions, whose means become `train/NAME`; for every row the same."""
 
 
 class Objective(ABC):
