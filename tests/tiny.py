@@ -14,6 +14,18 @@ from dirl.rollout import TorchEngine
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 ALPHABET = "01234+="
+SHAPE = dict(
+    vocab_size=20,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+)
+"""Of a config of Qwen3's."""
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+"""What one with experts has beside."""
 
 
 class TinyModel(NewModel):

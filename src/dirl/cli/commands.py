@@ -160,26 +160,17 @@ def evaluate(
     named = {f"decoding.{name}": params for name, params in decoding.items()}
     check_positions(prompts, named, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
-    results = {}
+    metrics = {}
     for name, params in decoding.items():
         total = len(prompts) * (1 if params.temperature == 0 else samples)
+        model = (description.spec, description.tokenizer)
         with bar(total=total, desc=f"evaluate {name}") as progress:
-            results[name] = run_evaluation(
-                engine,
-                prompts,
-                scorer,
-                params,
-                description.spec,
-                description.tokenizer,
-                samples,
-                seed,
-                progress=progress.update,
-            )
+            result = run_evaluation(engine, prompts, scorer, params, *model, samples, seed, progress=progress.update)
+        metrics[name] = result.metrics
         if output is not None:
-            write_trajectories(Path(output) / f"{name}.jsonl", results[name].trajectories)
+            write_trajectories(Path(output) / f"{name}.jsonl", result.trajectories)
     engine.close()
     scorer.close()
-    metrics = {name: result.metrics for name, result in results.items()}
     if output is not None:
         (Path(output) / "metrics.json").write_text(dumps(metrics, "metrics.json", indent=1), encoding="utf-8")
     print_metrics(metrics)

@@ -53,20 +53,9 @@ def serve(
         load_weights: start with the source's weights, as policy_version 0.
     """
     key = read_api_key(api_key_env, api_key_file)
-    if key is None and not is_loopback(host):
-        raise ValueError(
-            f"host={host!r} is reached from other machines, and there is no API key: set the environment variable "
-            f"{api_key_env}, or api_key_file, here and for the trainer, or use host=127.0.0.1"
-        )
     tls = server_tls(tls_certificate, tls_key)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if tls is None and not is_loopback(host):
-        log.warning(
-            "the API key, requests and weights are not encrypted on their way: outside of a private network give "
-            "tls_certificate and tls_key, or listen on 127.0.0.1 and let trainers come by ssh -L %d:127.0.0.1:%d",
-            port,
-            port,
-        )
+    check_exposure(host, port, api_key_env, key, tls)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     description = source.describe()
     engine.setup(description.config, description.tokenizer, description.spec, str(where))
@@ -80,6 +69,24 @@ def serve(
         print("stopped; a call of the engine had not ended", file=sys.stderr, flush=True)
         os._exit(0)
     engine.close()
+
+
+def check_exposure(host: str, port: int, api_key_env: str, key: str | None, tls: ssl.SSLContext | None) -> None:
+    """ValueError for a server without a key that other machines reach; a warning for one without encryption."""
+    if is_loopback(host):
+        return
+    if key is None:
+        raise ValueError(
+            f"host={host!r} is reached from other machines, and there is no API key: set the environment variable "
+            f"{api_key_env}, or api_key_file, here and for the trainer, or use host=127.0.0.1"
+        )
+    if tls is None:
+        log.warning(
+            "the API key, requests and weights are not encrypted on their way: outside of a private network give "
+            "tls_certificate and tls_key, or listen on 127.0.0.1 and let trainers come by ssh -L %d:127.0.0.1:%d",
+            port,
+            port,
+        )
 
 
 async def run_until_told(server: EngineServer, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:

@@ -132,11 +132,9 @@ def encode_conversation(
         prompt = render_chat(tokenizer, messages[:index], True, chat_template_kwargs, where)
         start, end = _answer_span(text, prompt, messages[index], stops, f"{where}: messages[{index}]")
         answer = text[start:end]
-        added = EMPTY_THOUGHTS.match(answer)
-        if added and "<think>" not in (messages[index]["content"] or ""):
-            if index != answers[-1]:
-                raise RewrittenHistoryError(f"{where}: the chat template adds thoughts to messages[{index}]")
-            answer = answer[added.end() :]
+        if (spoken := _without_added_thoughts(answer, messages[index])) != answer and index != answers[-1]:
+            raise RewrittenHistoryError(f"{where}: the chat template adds thoughts to messages[{index}]")
+        answer = spoken
         for part, trained in ((text[position:start], False), (answer, True)):
             ids = encode_text(tokenizer, part, where)
             if trained and ids[-1] not in stop_token_ids:
@@ -145,6 +143,12 @@ def encode_conversation(
             loss_mask += [trained] * len(ids)
         position = end
     return Encoded(input_ids, loss_mask)
+
+
+def _without_added_thoughts(answer: str, message: Message) -> str:
+    """An answer's text without the empty block of thoughts that a template puts before it."""
+    added = EMPTY_THOUGHTS.match(answer)
+    return answer[added.end() :] if added and "<think>" not in (message["content"] or "") else answer
 
 
 def _answer_span(text: str, prompt: str, answer: Message, stops: list[str], where: str) -> tuple[int, int]:

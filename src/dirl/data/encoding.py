@@ -1,7 +1,6 @@
 """Conversations encoded once a host, by several processes, into memory-mapped files that later runs reuse."""
 
 import dataclasses
-import hashlib
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from dirl.data import chat, control_tokens, reading, schemas
 from dirl.data.chat import FitCounts, Turns, encode_turns, fit_conversation
 from dirl.data.fingerprint import fingerprint, local_files, source_state
+from dirl.data.mapped import MappedConversations
 from dirl.data.reading import OnBadRow, Row, Rows, read_rows
 from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
@@ -274,45 +274,3 @@ class _Batches:
         except ValueError:
             (self.notes / f"{index}.failed").touch()
             raise
-
-
-class MappedConversations(Sequence[Encoded]):
-    """What `_encode_into` wrote, in the order of the rows; pages are read when wanted, and shared by all processes."""
-
-    def __init__(self, parts: Sequence[Path]) -> None:
-        import datasets
-        import pyarrow.compute
-
-        try:
-            tables = [datasets.Dataset.from_file(str(path)) for path in parts]
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{parts[0].parent}: {error}; remove the folder, it is then made anew") from error
-        self.table = datasets.concatenate_datasets(tables).with_format("numpy")
-        lengths = pyarrow.compute.list_value_length(self.table.data.column("input_ids")).to_numpy()
-        complete = self.table.data.column("complete").to_numpy()
-        self.kept = np.flatnonzero(lengths)
-        cut = int((~complete[self.kept]).sum())
-        bad = int((~complete[lengths == 0]).sum())
-        self.counts = FitCounts(len(self.kept) - cut, cut, len(lengths) - len(self.kept) - bad, bad)
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, index: int) -> Encoded:
-        row = self.table[int(self.kept[index])]
-        return Encoded(row["input_ids"], row["loss_mask"], bool(row["complete"]))
-
-    def tokens(self) -> Iterator[np.ndarray]:
-        """The token ids of all conversations one after the other, in pieces, without copying them."""
-        for chunk in self.table.data.column("input_ids").chunks:
-            yield chunk.flatten().to_numpy()
-
-
-def examples_digest(examples: Sequence[Encoded]) -> str:
-    """Equal for equal conversations in equal order, in memory or mapped; a gigabyte of tokens takes about a second."""
-    digest = hashlib.blake2b(digest_size=16)
-    mapped = isinstance(examples, MappedConversations)
-    for tokens in examples.tokens() if mapped else (example.input_ids for example in examples):
-        digest.update(np.ascontiguousarray(tokens, np.int32))
-    digest.update(str(len(examples)).encode())
-    return digest.hexdigest()

@@ -93,26 +93,9 @@ class RLDataModule(L.LightningDataModule):
         super().__init__()
         check_template(prompt_template)
         check_on_bad_row(on_bad_row)
-        counts = {
-            "prompts_per_rollout": prompts_per_rollout,
-            "steps_per_rollout": steps_per_rollout,
-            "passes": passes,
-            "token_budget": token_budget,
-            "max_prompt_tokens": max_prompt_tokens,
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"data.{name}={value}: use at least 1")
-        at_least(1, "data", max_val_prompts=max_val_prompts)
-        if group_size < 2:
-            raise ValueError(
-                f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2"
-            )
-        if steps_per_rollout > prompts_per_rollout:
-            raise ValueError(
-                f"data.steps_per_rollout={steps_per_rollout} exceeds prompts_per_rollout={prompts_per_rollout}: "
-                "every optimizer step needs a group"
-            )
+        check_rollout(prompts_per_rollout, steps_per_rollout, group_size)
+        counts = {"passes": passes, "token_budget": token_budget, "max_prompt_tokens": max_prompt_tokens}
+        at_least(1, "data", **counts, max_val_prompts=max_val_prompts)
         self.files = {
             "train": train,
             "val": val,
@@ -271,3 +254,15 @@ class RLDataModule(L.LightningDataModule):
         """Where the prompts are from, for messages."""
         own = isinstance(self.task, Files) and self.files["train"] is not None
         return f"data.{split}={self.files[split]!r}" if own else f"task={type(self.task).__name__}, {split}"
+
+
+def check_rollout(prompts_per_rollout: int, steps_per_rollout: int, group_size: int) -> None:
+    """ValueError for numbers that make no rollout."""
+    at_least(1, "data", prompts_per_rollout=prompts_per_rollout, steps_per_rollout=steps_per_rollout)
+    if group_size < 2:
+        raise ValueError(f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2")
+    if steps_per_rollout > prompts_per_rollout:
+        raise ValueError(
+            f"data.steps_per_rollout={steps_per_rollout} exceeds prompts_per_rollout={prompts_per_rollout}: "
+            "every optimizer step needs a group"
+        )

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from dirl.batches import StepBatch
 from dirl.checkpoints.settings import check_same
 from dirl.data.chat import FitCounts
-from dirl.data.encoding import ConversationEncoder, check_on_bad_row, examples_digest, keep_encoded, load_encoded
+from dirl.data.encoding import ConversationEncoder, check_on_bad_row, keep_encoded, load_encoded
+from dirl.data.mapped import examples_digest
 from dirl.data.reading import OnBadRow
 from dirl.data.schemas import RowSchema
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done

@@ -18,9 +18,11 @@ from dirl.report.curves import learning_curves
 from dirl.report.denoising import denoising_picture
 from dirl.report.denoising_text import denoising_text
 from dirl.report.run_logs import before_and_after, columns, evaluations
+from dirl.report.trace import Answer
 from dirl.rollout import TorchEngine
+from dirl.rollout.sample import sample
 from dirl.tasks import Arithmetic, Countdown, GeneratedTask, Sudoku
-from dirl.types import DecodingParams, GenerationRequest
+from dirl.types import DecodingParams
 
 TASKS: dict[str, type[GeneratedTask]] = {task.name: task for task in (Arithmetic, Countdown, Sudoku)}
 SHOWN = ("accuracy", "tokens_per_step", "response_length", "truncated")
@@ -117,18 +119,18 @@ def draw_answer(task: GeneratedTask, data: TaskFiles, folder: Path, console: Con
     engine = TorchEngine()
     description = load_engine(engine, PretrainedModel(str(folder / "rl" / "model")))
     prompts = {p.prompt_id: p for p in PromptData(str(data.eval), limit=16).load(description)}
-    requests = [GenerationRequest(p.prompt_id, 0, p.input_ids, seed=0) for p in prompts.values()]
     params = DecodingParams(max_response_tokens=task.max_response_tokens)
     size = description.spec.block_size
-    answer = max(engine.generate(requests, params), key=lambda t: (t.denoising_steps(size), t.prompt_id))
-    shown = {
-        "prompt_text": prompts[answer.prompt_id].question,
-        "tokens": [description.tokenizer.decode([i]) for i in answer.response_ids],
-        "step_map": answer.step_map,
-        "logprobs": answer.behaviour_logprobs,
-        "response_length": answer.response_length,
-        "block_size": size,
-        "first_block_offset": len(answer.prompt_ids) % size,
-    }
-    console.print(denoising_text(**shown))
-    return denoising_picture(folder / "denoising.png", **shown)
+    made = sample(engine, prompts.values(), 1, params, seed=(0,))
+    longest = max(made, key=lambda t: (t.denoising_steps(size), t.prompt_id))
+    answer = Answer(
+        prompt_text=prompts[longest.prompt_id].question,
+        tokens=[description.tokenizer.decode([i]) for i in longest.response_ids],
+        step_map=longest.step_map,
+        logprobs=longest.behaviour_logprobs,
+        response_length=longest.response_length,
+        block_size=size,
+        first_block_offset=len(longest.prompt_ids) % size,
+    )
+    console.print(denoising_text(answer))
+    return denoising_picture(folder / "denoising.png", answer)

@@ -7,7 +7,6 @@ divisor is summed over all ranks before the first micro-batch.
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from functools import cached_property
 from typing import ClassVar
 
@@ -29,8 +28,9 @@ from dirl.models.families.weights import Named, empty_backbone, weight_shapes
 from dirl.models.model_files import model_files
 from dirl.models.policy import ScoringPlan, scoring_plan
 from dirl.modules.backward import backward, say_if_too_long
+from dirl.modules.building import Building, build_model, check_dtype, check_precision
 from dirl.modules.guard import StepGuard
-from dirl.modules.layers import Checkpointing, cast_weights, check_checkpointing, compile_layers, recompute_layers
+from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.optimization import (
     HostCopy,
     OptimizerConfig,
@@ -40,11 +40,9 @@ from dirl.modules.optimization import (
     restore_optimizer_state,
     use_settings,
 )
-from dirl.modules.sharding import reshard, shard
+from dirl.modules.sharding import reshard
 from dirl.packing.rows import empty_batch
 from dirl.types import DecodingParams, Likelihood, ModelSpec
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 class BlockDiffusionModule(Resumable):
@@ -105,19 +103,10 @@ class BlockDiffusionModule(Resumable):
 
     def configure_model(self) -> None:
         """Build the model once; under a device mesh, shard it (FSDP2) layer by layer."""
-        if self.trainer.precision not in PRECISIONS:
-            raise ValueError(
-                f"trainer.precision={self.trainer.precision!r}: use one of {', '.join(PRECISIONS)}; small updates "
-                "vanish in half-precision weights, and loss scaling is not supported"
-            )
+        check_precision(self.trainer.precision)
         if self.model is None:
             self.model = self.build_model(self.source, self.description)
-            dtype = next(self.model.parameters()).dtype
-            if dtype not in (torch.float32, torch.float64):
-                raise ValueError(
-                    f"the model's weights are {dtype}, in which small updates vanish: set model.init_args.source."
-                    "init_args.dtype=float32 (compute is bf16 with trainer.precision=bf16-mixed)"
-                )
+            check_dtype(next(self.model.parameters()).dtype)
 
     @property
     def mixed(self) -> bool:
@@ -127,30 +116,11 @@ class BlockDiffusionModule(Resumable):
     def build_model(
         self, source: ModelSource, description: ModelDescription, frozen: bool = False, on_host: bool = False
     ) -> BlockDiffusionLM:
-        """A model of this family; sharded where there is a device mesh, then read from files layer by layer.
-
-        Args:
-            frozen: only to be scored with, so its weights have the dtype of compute; unsharded ones are on the host.
-            on_host: sharded weights stay in host memory, see `dirl.modules.sharding.shard`.
-        """
-        dtype = torch.bfloat16 if frozen and self.mixed else None
-        files = source.weight_files(description.config) if self.sharding_mesh is not None else None
-        if files is None:
-            with torch.device("cpu") if frozen else nullcontext():
-                backbone = source.build(description.config)
-            if dtype is not None:
-                cast_weights(backbone, dtype)
-        else:
-            files.dtype = dtype or files.dtype
-            backbone = empty_backbone(description.family, description.config, files.dtype or torch.float32)
-        backbone.train(not frozen).requires_grad_(not frozen)
-        model = BlockDiffusionLM(backbone, self.spec, self.attention, self.head_chunk, description.family.parts)
-        recompute_layers(model.layers(), self.activation_checkpointing)
-        if self.compile_layers:
-            compile_layers(model.layers())
-        if self.sharding_mesh is not None:
-            shard(model, self.sharding_mesh, self.mixed, files, on_host)
-        return model
+        """See `dirl.modules.building.build_model`, of which this has the options."""
+        building = Building(self.attention, self.head_chunk, self.activation_checkpointing, self.compile_layers)
+        return build_model(
+            source, description, self.spec, building, self.sharding_mesh, self.mixed, frozen=frozen, on_host=on_host
+        )
 
     @property
     def sharding_mesh(self) -> DeviceMesh | None:
@@ -308,14 +278,13 @@ class BlockDiffusionModule(Resumable):
 
     def on_train_start(self) -> None:
         """What the command line says of the optimizer acts in a resumed run too; Lightning has put back the old."""
-        now = self._optimizer_settings()
-        if self._loaded_optimizer_settings in (None, now):
+        before, now = self._loaded_optimizer_settings, self._optimizer_settings()
+        if before is None or before == now:
             return
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, AdamW) and isinstance(scheduler, LRScheduler), "those of `build_optimizer`"
         use_settings(optimizer, scheduler, self.optimizer_config)
-        changed = [f"{k} {self._loaded_optimizer_settings[k]} -> {now[k]}" for k in now]
-        changed = [text for text, k in zip(changed, now, strict=True) if self._loaded_optimizer_settings[k] != now[k]]
+        changed = [f"{name} {before[name]} -> {value}" for name, value in now.items() if before[name] != value]
         rank_zero_info(f"the optimizer goes on with other settings than the checkpoint's: {', '.join(changed)}")
 
     def _optimizer_settings(self) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dirl.report.figure import INK, PALE, new_figure, save
-from dirl.report.trace import denoising_steps, shorten, visible
+from dirl.report.trace import Answer, shorten, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,52 +16,26 @@ if TYPE_CHECKING:
 MASKED, WAITING = "#c3cad3", "#eceff2"
 
 
-def denoising_picture(
-    path: str | Path,
-    prompt_text: str,
-    tokens: Sequence[str],
-    step_map: Sequence[int],
-    logprobs: Sequence[float],
-    response_length: int,
-    block_size: int,
-    first_block_offset: int,
-) -> Path:
-    """Draw a PNG: a row for each denoising step, a column for each response position.
-
-    tokens, step_map, logprobs (nats): every position of every decoded block, as in a `Trajectory`; positions
-    from `response_length` on, the tail after the stop token, are dimmed. first_block_offset: number of prompt
-    tokens in the first block, i.e. prompt length modulo block size.
-    """
-    figure = denoising_figure(
-        prompt_text, tokens, step_map, logprobs, response_length, block_size, first_block_offset
-    )  # fmt: skip
-    return save(figure, path, dpi=130)
+def denoising_picture(path: str | Path, answer: Answer) -> Path:
+    """Draw a PNG: a row for each denoising step, a column for each response position."""
+    return save(denoising_figure(answer), path, dpi=130)
 
 
-def denoising_figure(
-    prompt_text: str,
-    tokens: Sequence[str],
-    step_map: Sequence[int],
-    logprobs: Sequence[float],
-    response_length: int,
-    block_size: int,
-    first_block_offset: int,
-) -> "Figure":
-    steps, committed_by = denoising_steps(step_map, block_size, first_block_offset)
-    count = len(tokens)
-    assert len(step_map) == len(logprobs) == count, "tokens, step_map and logprobs cover the same positions"
+def denoising_figure(answer: Answer) -> "Figure":
+    steps, committed_by = answer.steps
+    count, size, offset = len(answer.tokens), answer.block_size, answer.first_block_offset
     figure = new_figure(max(7.0, 2.6 + 0.33 * count), 1.9 + 0.3 * len(steps))
     axes = figure.subplots()
     colours = probability_colours()
     for row, (block, _) in enumerate(steps):
-        for position, token in enumerate(tokens):
+        for position, token in enumerate(answer.tokens):
             first = row == committed_by[position]
-            here = (position + first_block_offset) // block_size == block
-            fill = colours(math.exp(logprobs[position])) if first else MASKED if here else WAITING
-            faded = position >= response_length
+            here = (position + offset) // size == block
+            fill = colours(math.exp(answer.logprobs[position])) if first else MASKED if here else WAITING
+            faded = position >= answer.response_length
             draw_cell(axes, row, position, token if row >= committed_by[position] else None, fill, first, faded)
-    draw_frame(axes, steps, count, response_length, block_size, first_block_offset)
-    draw_titles(axes, prompt_text, steps, response_length, committed_by)
+    draw_frame(axes, steps, count, answer.response_length, size, offset)
+    draw_titles(axes, answer.prompt_text, steps, answer.response_length, committed_by)
     draw_colour_bar(figure, axes, colours)
     return figure
 

@@ -2,37 +2,28 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 
-from dirl.report.trace import denoising_steps, shorten, visible
+from dirl.report.trace import Answer, shorten, visible
 
 PLAIN = "not bold default"
 """Rich style of text that a console's highlighter must not colour."""
 
 
-def denoising_text(
-    prompt_text: str,
-    tokens: Sequence[str],
-    step_map: Sequence[int],
-    logprobs: Sequence[float],
-    response_length: int,
-    block_size: int,
-    first_block_offset: int,
-    markup: bool = True,
-) -> str:
+def denoising_text(answer: Answer, markup: bool = True) -> str:
     """A line for each denoising step, masked positions as dots, blocks apart.
 
     With `markup`, in rich's: new tokens green (p >= 0.9), yellow (p >= 0.5) or red, the tail dim; print it with
     rich. Without, plain characters.
     """
-    steps, committed_by = denoising_steps(step_map, block_size, first_block_offset)
+    steps, committed_by = answer.steps
     digits = len(str(steps[-1][0] + 1))
-    starts = set(range(block_size - first_block_offset, len(tokens), block_size))
-    lines = [styled(shorten(prompt_text, 100), "bold default", markup)]
+    starts = set(range(answer.block_size - answer.first_block_offset, len(answer.tokens), answer.block_size))
+    lines = [styled(shorten(answer.prompt_text, 100), "bold default", markup)]
     for row, (block, step) in enumerate(steps):
         cells = []
-        for position, token in enumerate(tokens):
-            style = cell_style(row - committed_by[position], logprobs[position], position >= response_length)
+        for position, token in enumerate(answer.tokens):
+            tail = position >= answer.response_length
+            style = cell_style(row - committed_by[position], answer.logprobs[position], tail)
             text = visible(token) if row >= committed_by[position] else "·"
             cells.append((style, " " * (position in starts) + text))
         runs = itertools.groupby(cells, key=lambda cell: cell[0])

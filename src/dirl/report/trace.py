@@ -1,10 +1,37 @@
 """The trace of one answer as it is shown: its denoising steps in order, its tokens as short runs of characters."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 SYMBOLS = {" ": "␣", "\n": "↵", "\t": "→", "\r": "↵"}
 SPECIAL = "⊣"
 LONGEST_TOKEN = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it is shown; `tokens`, `step_map` and `logprobs` cover every position of every decoded block."""
+
+    prompt_text: str
+    tokens: Sequence[str]
+    step_map: Sequence[int]
+    """As in a `Trajectory`."""
+    logprobs: Sequence[float]
+    """Nats."""
+    response_length: int
+    """Positions from here on, the tail after the stop token, are dimmed."""
+    block_size: int
+    first_block_offset: int
+    """Number of prompt tokens in the first block, i.e. prompt length modulo block size."""
+
+    def __post_init__(self) -> None:
+        counts = {len(self.tokens), len(self.step_map), len(self.logprobs)}
+        assert len(counts) == 1, "tokens, step_map and logprobs cover the same positions"
+
+    @property
+    def steps(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """See `denoising_steps`."""
+        return denoising_steps(self.step_map, self.block_size, self.first_block_offset)
 
 
 def denoising_steps(

@@ -7,7 +7,7 @@ from dirl.report.denoising_text import denoising_text
 
 
 def test_terminal_text_shows_each_step():
-    assert denoising_text(**ANSWER, markup=False).splitlines() == [
+    assert denoising_text(ANSWER, markup=False).splitlines() == [
         "2+2",
         "1.1 ·[$ ···· ····",
         "1.2 \\[$ ···· ····",
@@ -19,8 +19,8 @@ def test_terminal_text_shows_each_step():
 
 
 def test_markup_adds_colour_and_changes_no_character():
-    text = Text.from_markup(denoising_text(**ANSWER))
-    assert text.plain == denoising_text(**ANSWER, markup=False)
+    text = Text.from_markup(denoising_text(ANSWER))
+    assert text.plain == denoising_text(ANSWER, markup=False)
     first_step, second_step = text.split("\n")[1:3]
     styles = {
         line.plain[span.start : span.end]: span.style for line in (first_step, second_step) for span in line.spans

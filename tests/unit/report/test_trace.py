@@ -7,7 +7,7 @@ from dirl.report.trace import denoising_steps, visible
 
 
 def test_steps_are_the_forwards_in_order_and_know_what_they_committed():
-    steps, committed_by = denoising_steps(ANSWER["step_map"], block_size=4, first_block_offset=1)
+    steps, committed_by = denoising_steps(ANSWER.step_map, block_size=4, first_block_offset=1)
     assert steps == [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (2, 1)]
     assert committed_by == [1, 0, 0, 2, 3, 4, 4, 5, 5, 5, 5]
 

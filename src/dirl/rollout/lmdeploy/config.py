@@ -1,6 +1,8 @@
 """Our options in LMDeploy's words; imported where LMDeploy is there."""
 
-from lmdeploy.messages import PytorchEngineConfig
+from collections.abc import Sequence
+
+from lmdeploy.messages import GenerationConfig, PytorchEngineConfig
 
 
 def engine_config(
@@ -26,4 +28,16 @@ def engine_config(
         distributed_executor_backend="uni",
         empty_init=True,
         enable_metrics=False,
+    )
+
+
+def generation_config(max_response_tokens: int, stop_tokens: Sequence[int], seed: int) -> GenerationConfig:
+    """Of one request. Drawing is ours: LMDeploy need not prepare its own."""
+    return GenerationConfig(
+        max_new_tokens=max_response_tokens,
+        stop_token_ids=list(stop_tokens),
+        random_seed=seed,
+        top_k=1,
+        top_p=1.0,
+        temperature=1.0,
     )

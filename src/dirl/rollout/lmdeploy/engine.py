@@ -22,13 +22,7 @@ from dirl.models.families import family_of
 from dirl.models.families.weights import empty_backbone, weight_shapes
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits, next_result
-from dirl.rollout.lmdeploy.checks import (
-    NotIndependentError,
-    check_groups,
-    check_lengths,
-    check_settings,
-    ended_by_itself,
-)
+from dirl.rollout.lmdeploy import checks
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
@@ -114,7 +108,7 @@ class LMDeployEngine(RolloutEngine):
         return EngineMemory(weights, cache, logits, weights * asleep, cache * asleep, note)
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
-        check_settings(spec, device, self.page_tokens, self.prefill_tokens, self.max_batch_size)
+        checks.check_settings(spec, device, self.page_tokens, self.prefill_tokens, self.max_batch_size)
         check_lmdeploy()
         family = family_of(config)
         with warnings_alone():
@@ -150,14 +144,14 @@ class LMDeployEngine(RolloutEngine):
             self.policy_version = policy_version
         if not self._checked:
             try:
-                check_groups(partial(self._stream, stop_tokens=()), self.spec)
-            except NotIndependentError:
+                checks.check_groups(partial(self._stream, stop_tokens=()), self.spec)
+            except checks.NotIndependentError:
                 self.close()
                 raise
             self._checked = True
 
     def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        check_lengths(requests, params, self.spec.block_size, self.engine.max_session_len)
+        checks.check_lengths(requests, params, self.spec.block_size, self.engine.max_session_len)
         yield from self._stream(requests, params, self.spec.stop_token_ids)
 
     def _stream(
@@ -275,16 +269,11 @@ class LMDeployEngine(RolloutEngine):
         done: queue.SimpleQueue,
     ) -> None:
         """One request through the engine; its trajectory, or what went wrong, into the queue."""
-        from lmdeploy.messages import GenerationConfig, ResponseType
+        from lmdeploy.messages import ResponseType
 
-        settings = GenerationConfig(
-            max_new_tokens=params.max_response_tokens,
-            stop_token_ids=list(stop_tokens),
-            random_seed=request.seed,
-            top_k=1,  # drawing is ours: LMDeploy need not prepare its own
-            top_p=1.0,
-            temperature=1.0,
-        )
+        from dirl.rollout.lmdeploy.config import generation_config
+
+        settings = generation_config(params.max_response_tokens, stop_tokens, request.seed)
         session = next(self._sessions)
         instance = self.engine.create_instance()
         try:
@@ -292,14 +281,14 @@ class LMDeployEngine(RolloutEngine):
             async for output in instance.async_stream_infer(session, list(request.prompt_ids), settings):
                 status = output.status
             if status != ResponseType.FINISH:
-                raise ended_by_itself(request, status, self.engine._loop_main)
+                raise checks.ended_by_itself(request, status, self.engine._loop_main)
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
             end = response_end(trace.response_ids, self.spec.stop_token_ids, params.max_response_tokens)
             assert end is not None, "LMDeploy ended a response that goes on"
-            version = self.policy_version
-            done.put(finished_trajectory(request, trace.response_ids, trace.step_map, trace.logprobs, end, version))
+            made = (trace.response_ids, trace.step_map, trace.logprobs)
+            done.put(finished_trajectory(request, *made, end, self.policy_version))
         except Exception as error:  # raised again where the trajectories are awaited
             done.put(error)
         finally:

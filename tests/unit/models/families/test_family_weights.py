@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 import torch.distributed as dist
-from tests.tiny import TinyModel
+from tests.tiny import EXPERTS, SHAPE, TinyModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -22,17 +22,6 @@ from dirl.models.families.qwen3_moe import Qwen3MoeFamily
 from dirl.models.families.weights import cast, empty_backbone, weight_shapes
 from dirl.models.weight_files import WeightFiles
 from dirl.rollout.weights import checked
-
-SHAPE = dict(
-    vocab_size=20,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-)
-EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
 
 
 def of_experts() -> PreTrainedModel:

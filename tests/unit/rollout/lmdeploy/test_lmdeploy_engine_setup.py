@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import TinyModel
+from tests.tiny import EXPERTS, SHAPE, TinyModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from dirl.models import SDARConfig, SDARMoeConfig, register_models
@@ -16,16 +16,6 @@ from dirl.rollout import LMDeployEngine
 from dirl.rollout.lmdeploy.loop_thread import LoopThread
 from dirl.rollout.lmdeploy.model import write_model_folder
 
-SHAPE = dict(
-    vocab_size=20,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-)
-EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
 BLOCKS = dict(block_size=8, mask_token_id=19)
 
 

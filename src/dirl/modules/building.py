@@ -1,0 +1,80 @@
+"""A model built for training or to be scored with: from one process's memory, or shard by shard from files."""
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+
+from dirl.attention.backend import Backend
+from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
+from dirl.models.families.weights import empty_backbone
+from dirl.modules.layers import Checkpointing, cast_weights, compile_layers, recompute_layers
+from dirl.modules.sharding import shard
+from dirl.types import ModelSpec
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
+
+class Building(NamedTuple):
+    """Options of a module that shape its models; see `BlockDiffusionModule`."""
+
+    attention: Backend
+    head_chunk: int | None
+    activation_checkpointing: Checkpointing
+    compile_layers: bool
+
+
+def build_model(
+    source: ModelSource,
+    description: ModelDescription,
+    spec: ModelSpec,
+    building: Building,
+    mesh: DeviceMesh | None,
+    mixed: bool,
+    frozen: bool = False,
+    on_host: bool = False,
+) -> BlockDiffusionLM:
+    """A model of the description's family; sharded where there is a mesh, then read from files layer by layer.
+
+    Args:
+        mixed: compute is bf16 on fp32 weights.
+        frozen: only to be scored with, so its weights have the dtype of compute; unsharded ones are on the host.
+        on_host: sharded weights stay in host memory, see `dirl.modules.sharding.shard`.
+    """
+    dtype = torch.bfloat16 if frozen and mixed else None
+    files = source.weight_files(description.config) if mesh is not None else None
+    if files is None:
+        with torch.device("cpu") if frozen else nullcontext():
+            backbone = source.build(description.config)
+        if dtype is not None:
+            cast_weights(backbone, dtype)
+    else:
+        files.dtype = dtype or files.dtype
+        backbone = empty_backbone(description.family, description.config, files.dtype or torch.float32)
+    backbone.train(not frozen).requires_grad_(not frozen)
+    model = BlockDiffusionLM(backbone, spec, building.attention, building.head_chunk, description.family.parts)
+    recompute_layers(model.layers(), building.activation_checkpointing)
+    if building.compile_layers:
+        compile_layers(model.layers())
+    if mesh is not None:
+        shard(model, mesh, mixed, files, on_host)
+    return model
+
+
+def check_precision(precision: str) -> None:
+    """ValueError for one of Lightning's in which training would not work."""
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision={precision!r}: use one of {', '.join(PRECISIONS)}; small updates vanish in "
+            "half-precision weights, and loss scaling is not supported"
+        )
+
+
+def check_dtype(dtype: torch.dtype) -> None:
+    """ValueError for weights in half precision."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"the model's weights are {dtype}, in which small updates vanish: set model.init_args.source."
+            "init_args.dtype=float32 (compute is bf16 with trainer.precision=bf16-mixed)"
+        )
