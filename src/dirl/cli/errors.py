@@ -115,7 +115,7 @@ def message_of(error: BaseException) -> str:
         return f"{text.splitlines()[0]}; a text that holds ${{ itself is written with \\${{"
     if text.startswith(("Does not validate against", "Parser key")):  # an option's value, refused by its class
         return shorten(text)
-    if isinstance(error, ValueError | OSError | RuntimeError):
+    if isinstance(error, ValueError | OSError | RuntimeError) or _is_named(error, "MisconfigurationException"):
         return text
     return f"{type(error).__name__}: {text}"
 
