@@ -14,7 +14,7 @@ from benchmarks.workload import Load, make_groups
 from dirl.objectives import DiPO
 from dirl.packing.filling import Lengths, fewest_rows
 from dirl.packing.rows import fill_rate
-from dirl.rl.steps import piece_groups, step_batch
+from dirl.rl.steps import piece_groups, step_batch, take_views
 from dirl.types import ModelSpec, Trajectory
 
 LOADS = [
@@ -56,7 +56,7 @@ def measure(load: Load, token_budget: int) -> dict[str, Any]:
 
 
 def _lengths(group: Sequence[Trajectory], spec: ModelSpec) -> Lengths:
-    ((prompt, responses),) = piece_groups([group], spec, DiPO())
+    ((prompt, responses),) = piece_groups(take_views([group], spec, DiPO()), spec, DiPO())
     return len(prompt), list(map(len, responses))
 
 

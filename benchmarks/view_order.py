@@ -19,7 +19,7 @@ from dirl.attention.flex import TILE
 from dirl.batches import Layout
 from dirl.objectives import DiPO
 from dirl.packing.rows import pack
-from dirl.rl.steps import piece_groups
+from dirl.rl.steps import piece_groups, take_views
 from dirl.types import ModelSpec
 
 LOADS = {
@@ -60,7 +60,7 @@ def main(token_budget: int = 16384) -> None:
 def one_row(load: Load, token_budget: int) -> Layout:
     """A full row, each block of it as one token: all tokens of a block see the same."""
     spec = ModelSpec(load.block_size, mask_token_id=999, stop_token_ids=(998,), pad_token_id=998, vocab_size=1000)
-    pieces = piece_groups(make_groups(load, spec), spec, DiPO())
+    pieces = piece_groups(take_views(make_groups(load, spec), spec, DiPO()), spec, DiPO())
     layout = max((batch.layout for batch in pack(pieces, token_budget)), key=len)
     return layout[:: load.block_size]
 

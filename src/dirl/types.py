@@ -143,6 +143,8 @@ class Trajectory:
     policy_version: int
     reward: float | None = None
     rewards: dict[str, float] = field(default_factory=dict)
+    correct: bool | None = None
+    """Whether the reward that judges says so; None: no reward has been asked."""
     advantage: float | None = None
 
     def __post_init__(self) -> None:

@@ -94,6 +94,7 @@ def callbacks_of(
             )
         config["rollout"].engine = config["engine"]
         module.objective = config["objective"] or module.objective
+        module.objective.check(module.decoding)
         if isinstance(data, RLDataModule):
             data.take(config["task"])
             config["rollout"].score_by(data.task)

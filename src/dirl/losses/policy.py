@@ -36,6 +36,22 @@ def clipped_surrogate(
     return surrogate, ratio.detach(), clipped.detach()
 
 
+def clipped_weight(
+    logprobs: Float[Tensor, " N"],
+    old_logprobs: Float[Tensor, " N"],
+    advantages: Float[Tensor, " N"],
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    """sg(clip(r, 1 - low, 1 + high)) A log p: what is clipped weighs less, but keeps its gradient; else as above.
+
+    CISPO (MiniMax-M1, arXiv:2506.13585), eq. 4 and 5.
+    """
+    ratio = (logprobs - old_logprobs).detach().clamp(max=LOG_BOUND).exp()
+    inside = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return inside * advantages * logprobs, ratio, inside != ratio
+
+
 def truncated_importance(
     old_logprobs: Float[Tensor, " N"], behaviour_logprobs: Float[Tensor, " N"], cap: float
 ) -> Float[Tensor, " N"]:
@@ -47,6 +63,15 @@ def k3(logprobs: Float[Tensor, " N"], reference_logprobs: Float[Tensor, " N"]) -
     """Schulman's k3 estimate of KL(policy || reference) per token: exp(d) - d - 1, d = min(ref - logp, LOG_BOUND)."""
     difference = (reference_logprobs.detach() - logprobs).clamp(max=LOG_BOUND)
     return difference.exp() - difference - 1
+
+
+def k2(logprobs: Float[Tensor, " N"], reference_logprobs: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Schulman's k2 estimate of KL(policy || reference) per token: d^2 / 2, d = ref - logp within LOG_BOUND of 0.
+
+    The expectation of its gradient is the gradient of KL(policy || reference); that of k3's is the gradient of
+    KL(reference || policy).
+    """
+    return (reference_logprobs.detach() - logprobs).clamp(-LOG_BOUND, LOG_BOUND).square() / 2
 
 
 def bounded(log_ratios: Float[Tensor, " N"]) -> Float[Tensor, ""]:

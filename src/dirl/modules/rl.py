@@ -11,13 +11,15 @@ from torch import Tensor
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
 from dirl.models import ModelSource, Scores
+from dirl.models.policy import ScoringPlan
 from dirl.modules.base import BlockDiffusionModule
 from dirl.modules.layers import Checkpointing
 from dirl.modules.optimization import OptimizerConfig
 from dirl.modules.reference import Reference
 from dirl.modules.sharding import reshard
+from dirl.modules.step_sums import StepSums, divided
 from dirl.objectives import DiPO, Objective
-from dirl.objectives.scored import scored_row
+from dirl.objectives.scored import ScoredRow, scored_row
 from dirl.types import DecodingParams
 
 Found = dict[str, list[tuple[Tensor, Tensor]]]
@@ -68,6 +70,7 @@ class RLModule(BlockDiffusionModule):
                 "model.decoding.temperature=0: greedy rollouts give a group of equals and nothing to learn from; use 1"
             )
         self.objective, self.decoding = objective or DiPO(), decoding
+        self.objective.check(decoding)
         self.reference_source, self.reference_on_host = reference, reference_on_host
         self._reference: Reference | None = None
 
@@ -88,9 +91,10 @@ class RLModule(BlockDiffusionModule):
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
         sums: dict[str, Tensor] = {}
+        known = self.step_sums(step)
 
         def loss_fn(batch: PackedBatch, divisor: Tensor) -> Tensor:
-            loss, parts = self.loss(batch, divisor)
+            loss, parts = self.loss(batch, divisor, known)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value.detach().double()
             return loss
@@ -98,8 +102,24 @@ class RLModule(BlockDiffusionModule):
         if self.optimize(step, loss_fn):
             self._log_means(sums)
 
-    def loss(self, batch: PackedBatch, divisor: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the step's loss, and sums over its scored tokens for the log."""
+    def loss(
+        self, batch: PackedBatch, divisor: Tensor | float, known: StepSums | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's share of the step's loss, and sums over its scored tokens for the log.
+
+        Args:
+            known: `step_sums` of the step; None: the row's own are all there is.
+        """
+        row = self._scored(batch)
+        if self.objective.needs_sums(has_old(batch)):
+            known = known or StepSums.of_rows(self.objective, [row], int(batch.trajectory_ids.max()) + 1)
+            row = known.beside(row)
+        found = self.objective.loss(row)
+        tokens = torch.ones_like(row.logprobs).sum()
+        return found.loss / divisor, {**found.sums, "tokens": tokens, "entropy": row.entropy.sum()}
+
+    def _scored(self, batch: PackedBatch) -> ScoredRow:
+        """What the policy says of the row's scored positions."""
         likelihood = self.objective.likelihood
         row, plan = self.place(batch, self.decoding, likelihood)
         assert self.model is not None, "`configure_model` builds it"
@@ -108,13 +128,28 @@ class RLModule(BlockDiffusionModule):
         assert self._reference is None or not (unscored and len(at)), "the reference has not scored"
         rejected = None
         if len(scores.factor_positions):
-            # A rejected position has no target, hence no weight of its own: it takes its trajectory's.
-            weights = self.placed(trajectory_weights(batch))[scores.factor_positions]
-            none = scores.log_factors.new_zeros(len(weights))
+            # A rejected position has no target, hence no weight of its own: it takes its view's.
+            none = scores.log_factors.new_zeros(len(scores.factor_positions))
+            weights = view_weights(row.loss_weights[at], plan)
             rejected = scored_row(row, scores.factor_positions, scores.log_factors, none, weights)
-        found = self.objective.loss(scored_row(row, at, scores.logprobs, scores.entropy, rejected=rejected))
-        tokens = torch.ones_like(scores.logprobs).sum()
-        return found.loss / divisor, {**found.sums, "tokens": tokens, "entropy": scores.entropy.sum()}
+        return scored_row(row, at, scores.logprobs, scores.entropy, rejected=rejected)
+
+    @torch.no_grad()
+    def step_sums(self, step: StepBatch) -> StepSums | None:
+        """What the objective sums over trajectories, where no row can know it by itself: by a forward of every row.
+
+        That is where a trajectory of any rank lies in several rows, or the loss needs totals of the step. Called by all
+        ranks before the step's first loss; a sharded forward is a collective.
+        """
+        batches, objective = step.micro_batches, self.objective
+        if not objective.needs_sums(moved=True):
+            return None
+        if not objective.needs_sums(bool(self.largest_over_ranks(any(map(has_old, batches))))):
+            return None
+        if not objective.needs_totals and not self.largest_over_ranks(divided(batches)):
+            return None
+        rows = [self._scored(batch) for batch in self.equal_micro_batches(step)]
+        return StepSums.of_rows(objective, rows, step.sequences, self.sum_over_ranks)
 
     @torch.no_grad()
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:
@@ -171,8 +206,12 @@ def fill_in(batch: PackedBatch, found: Found) -> PackedBatch:
     return batch.with_columns(columns)
 
 
-def trajectory_weights(batch: PackedBatch) -> Tensor:
-    """[T] the largest loss weight of the scored tokens of each position's trajectory (DiPO's are all the same)."""
-    trajectory = batch.trajectory_ids + 1  # from 0: of shared prompts
-    weights = batch.loss_weights.new_zeros(int(trajectory.max()) + 1)
-    return weights.scatter_reduce(0, trajectory, batch.loss_weights, "amax")[trajectory]
+def has_old(batch: PackedBatch) -> bool:
+    """Whether the old policy has scored it, since the policy moves before it learns from it."""
+    return "old_logprobs" in batch.columns
+
+
+def view_weights(weights: Tensor, plan: ScoringPlan) -> Tensor:
+    """[M] of each rejected position the largest weight [N] of its view's scored tokens (DiPO's are all the same)."""
+    largest = weights.new_zeros(plan.views).scatter_reduce(0, plan.position_views, weights, "amax")
+    return largest[plan.rejected_views]

@@ -3,6 +3,7 @@
 from dirl.objectives.base import Objective, RowLoss
 from dirl.objectives.dipo import DiPO
 from dirl.objectives.normalization import Normalization
+from dirl.objectives.policy_gradient import PolicyGradient
 from dirl.objectives.scored import ScoredRow
 
-__all__ = ["DiPO", "Normalization", "Objective", "RowLoss", "ScoredRow"]
+__all__ = ["DiPO", "Normalization", "Objective", "PolicyGradient", "RowLoss", "ScoredRow"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from dirl.diffusion.views import Views, step_views
 from dirl.objectives.normalization import Normalization, step_divisor, token_weight
 from dirl.objectives.scored import ScoredRow
+from dirl.objectives.subsets import EVERYTHING, Subset
 from dirl.types import DecodingParams, Likelihood, ModelSpec, Trajectory
 
 
@@ -29,7 +30,8 @@ class Objective(ABC):
     with some positions masked and some scored; by default what the engine's denoising steps saw), how the scored tokens
     weigh (`weights`), and what is to be remembered of each (`columns`). All of it is packed once for the rollout, so
     every pass and policy sees the same views. Then `loss` is asked for each packed row, of which it sees the scored
-    positions as flat tensors (`ScoredRow`); a sequence in several rows has one `trajectory_ids` in all of them.
+    positions as flat tensors (`ScoredRow`); a sequence in several rows has one `trajectory_ids` in all of them. One
+    that needs a number of a whole sequence names it in `summands`, and finds its sum in `ScoredRow.sums`.
 
     A subclass is chosen by `objective: {class_path: ..., init_args: ...}`; what its constructor takes are its options.
     One of ten lines, REINFORCE without a clip, is in docs/extending.md.
@@ -38,6 +40,8 @@ class Objective(ABC):
     normalization: Normalization = "token"
     likelihood: Likelihood = "tokens"
     """`trajectory` also scores the positions that a denoising step left masked (`ScoredRow.rejected`)."""
+    subset: Subset = EVERYTHING
+    """The part of a step's views and trajectories that it learns from."""
 
     @property
     def needs_reference(self) -> bool:
@@ -47,6 +51,9 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, row: ScoredRow) -> RowLoss:
         """The sum over the row's scored positions, to be divided by `divisor`."""
+
+    def check(self, decoding: DecodingParams) -> None:  # noqa: B027 - most learn from whatever is decoded
+        """ValueError, which names both settings, if what is so decoded cannot be learned from."""
 
     def views(self, trajectory: Trajectory, spec: ModelSpec, rng: np.random.Generator) -> Views:
         """What the model is shown of a trajectory; `rng` is seeded by run, epoch and trajectory."""
@@ -60,6 +67,25 @@ class Objective(ABC):
         """By name, one number for the trajectory or one for each of its `response_ids`."""
         advantage = 0.0 if trajectory.advantage is None else trajectory.advantage
         return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs}
+
+    def needs_sums(self, moved: bool) -> bool:
+        """Whether `loss` looks at `ScoredRow.sums`.
+
+        Args:
+            moved: the policy is no longer the old one, so the ratio between them is not 1.
+        """
+        return False
+
+    def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+        """[N] each, by name: what is summed over all scored positions of a trajectory, in whichever rows they lie."""
+        return {}
+
+    needs_totals = False
+    """Whether `loss` looks at `ScoredRow.totals`, for which every row of a step is scored once more before it."""
+
+    def totals(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """By name, a number that is summed over the ranks, from this rank's sums, [trajectories] each."""
+        return {}
 
     def divisor(self, trajectories: int, scored: int, max_response_tokens: int) -> float:
         """Of one rank's share of an optimizer step; that of the step is their sum over the ranks."""

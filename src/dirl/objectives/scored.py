@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -29,6 +29,11 @@ class ScoredRow:
     rejected: "ScoredRow | None" = None
     """With `likelihood: trajectory` the masked positions that their denoising step did not commit: `logprobs` are their
     log F, `weights` those of their trajectory. None: there are none."""
+
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
+    """[N] each: of the objective's `summands`, the sum over the position's trajectory, without gradient."""
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of the objective's `totals`, the sum over the ranks of an optimizer step."""
 
     @property
     def old_logprobs(self) -> Tensor:

@@ -125,7 +125,7 @@ def prompt(prompt_ids: Sequence[int], block_size: int) -> Piece:
 def response(
     views: Views, weights: float | np.ndarray, columns: Mapping[str, float | Sequence[float]], number: int
 ) -> Piece:
-    """A response's clean blocks, the last one left out as nothing sees it, and its views.
+    """A response's views, and the clean blocks before the last of them: nothing sees the others.
 
     Args:
         weights: loss weight of the scored tokens: one for all, or [V, B].
@@ -143,7 +143,8 @@ def response(
         weights=np.where(views.targets == IGNORE, 0.0, weights),
         columns=own,
     )
-    return concatenate([clean(views.blocks[:-1], views.first_block, number), noised])
+    seen = views.blocks[: views.view_block.max(initial=0)]
+    return concatenate([clean(seen, views.first_block, number), noised])
 
 
 def clean(blocks: np.ndarray, first_block: int, trajectory: int) -> Piece:

@@ -134,7 +134,10 @@ class Collector:
         for trajectory in trajectories:
             if trajectory.key not in report.failed:
                 scored = report.results[trajectory.key]
-                trajectory = dataclasses.replace(trajectory, reward=scored.total, rewards=scored.components)
+                right = self.scorer.correctness.is_right(scored.components)
+                trajectory = dataclasses.replace(
+                    trajectory, reward=scored.total, rewards=scored.components, correct=right
+                )
                 result.sampled.append(trajectory)
                 groups[trajectory.prompt_id].append(trajectory)
         whole = [self._finish(groups[i]) for i in by_id if len(groups[i]) == self.group_size]

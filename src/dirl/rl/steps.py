@@ -1,13 +1,18 @@
 """Groups of trajectories cut into optimizer steps, each packed and normalised as a whole."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
-from dirl.batches import StepBatch
+from dirl.batches import IGNORE, StepBatch
+from dirl.diffusion.views import Views
 from dirl.objectives import Objective
-from dirl.packing.pieces import Piece, PieceGroup, prompt, response
+from dirl.objectives.subsets import EVERYTHING, Subset
+from dirl.packing.pieces import PieceGroup, prompt, response
 from dirl.packing.rows import pack
 from dirl.seeds import derived_seed
 from dirl.types import ModelSpec, Trajectory
@@ -32,40 +37,73 @@ def step_batch(
 
     Args:
         share_prompt: False gives every trajectory a copy of the prompt of its own.
-        seed: of views that are drawn, with the trajectory's prompt and number.
+        seed: of what is drawn: views, with the trajectory's prompt and number, and the part that is learned from.
     """
-    pieces = piece_groups(groups, spec, objective, share_prompt, seed)
-    scored = sum(response.scored for group in pieces for response in group.responses)
-    trajectories = sum(len(group) for group in groups)
-    divisor = objective.divisor(trajectories, scored, max_response_tokens)
-    return StepBatch(pack(pieces, token_budget), divisor, trajectories, token_budget)
+    shown = take_views(groups, spec, objective, seed)
+    scored = sum(int((each.views.targets != IGNORE).sum()) for each in shown)
+    divisor = objective.divisor(len(shown), scored, max_response_tokens)
+    learned = draw_subset(shown, objective.subset, seed)
+    rows = pack(piece_groups(learned, spec, objective, share_prompt), token_budget)
+    return StepBatch(rows, divisor, len(shown), token_budget)
 
 
-def piece_groups(
-    groups: Sequence[Sequence[Trajectory]],
-    spec: ModelSpec,
-    objective: Objective,
-    share_prompt: bool = True,
-    seed: tuple[int, ...] = (0,),
-) -> list[PieceGroup]:
-    """The responses of each group behind their prompt; see `step_batch`."""
-    found: list[PieceGroup] = []
-    numbers = itertools.count()
-    for group in groups:
-        responses = [response_piece(t, spec, objective, next(numbers), seed) for t in group]
-        shared = prompt(group[0].prompt_ids, spec.block_size)
-        found += [PieceGroup(shared, responses)] if share_prompt else [PieceGroup(shared, [r]) for r in responses]
+class Shown(NamedTuple):
+    """A trajectory as an objective shows it to the model."""
+
+    trajectory: Trajectory
+    group: int
+    number: int
+    """Of its group, and of the trajectory itself, in the optimizer step."""
+    views: Views
+    weights: np.ndarray
+    """[V, B] of the scored tokens in the loss."""
+
+
+def take_views(
+    groups: Sequence[Sequence[Trajectory]], spec: ModelSpec, objective: Objective, seed: tuple[int, ...] = (0,)
+) -> list[Shown]:
+    """The views that the objective takes of each trajectory, group by group."""
+    found: list[Shown] = []
+    for number, group in enumerate(groups):
+        for trajectory in group:
+            rng = np.random.default_rng(derived_seed("views", *seed, *trajectory.key))
+            views = objective.views(trajectory, spec, rng)
+            weights = np.broadcast_to(objective.weights(trajectory, views), views.targets.shape)
+            found.append(Shown(trajectory, number, len(found), views, weights))
     return found
 
 
-def response_piece(
-    trajectory: Trajectory, spec: ModelSpec, objective: Objective, number: int = 0, seed: tuple[int, ...] = (0,)
-) -> Piece:
-    """The clean blocks of a response and the views that the objective takes of it.
+def draw_subset(shown: Sequence[Shown], subset: Subset, seed: tuple[int, ...] = (0,)) -> list[Shown]:
+    """The part of a step that is learned from, each weighed by one over its probability."""
+    if subset == EVERYTHING or not shown:
+        return list(shown)
+    rng = np.random.default_rng(derived_seed("subset", *seed, *shown[0].trajectory.key))
+    sizes = Counter(each.group for each in shown)
+    factors = np.concatenate([subset.of_trajectories(size, rng) for size in sizes.values()])
+    kept = [each._replace(weights=each.weights * f) for each, f in zip(shown, factors, strict=True) if f]
+    of_views = subset.of_views(np.concatenate([view_surprise(each) for each in kept]), rng)
+    ends = np.cumsum([len(each.views) for each in kept])
+    found = [
+        each._replace(views=each.views[own > 0], weights=(each.weights * own[:, None])[own > 0])
+        for each, own in zip(kept, np.split(of_views, ends[:-1]), strict=True)
+    ]
+    return [each for each in found if len(each.views)]
 
-    Args:
-        number: of the trajectory in its optimizer step.
-    """
-    rng = np.random.default_rng(derived_seed("views", *seed, *trajectory.key))
-    views = objective.views(trajectory, spec, rng)
-    return response(views, objective.weights(trajectory, views), objective.columns(trajectory), number)
+
+def view_surprise(shown: Shown) -> np.ndarray:
+    """[V] |advantage| times -log p of each view's scored tokens when they were sampled, nats."""
+    surprise = -np.array((*shown.trajectory.behaviour_logprobs, 0.0))[shown.views.response_index]
+    return abs(shown.trajectory.advantage or 0.0) * np.maximum(surprise, 0.0).sum(1)
+
+
+def piece_groups(
+    shown: Sequence[Shown], spec: ModelSpec, objective: Objective, share_prompt: bool = True
+) -> list[PieceGroup]:
+    """The responses of each group behind their prompt; see `step_batch`."""
+    found: list[PieceGroup] = []
+    for _, members in groupby(shown, key=lambda each: each.group):
+        group = list(members)
+        responses = [response(m.views, m.weights, objective.columns(m.trajectory), m.number) for m in group]
+        shared = prompt(group[0].trajectory.prompt_ids, spec.block_size)
+        found += [PieceGroup(shared, responses)] if share_prompt else [PieceGroup(shared, [r]) for r in responses]
+    return found
