@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 OF_THE_RUN = ("generate_s", "reward_s", "push_s", "rollout_s", "score_s", "seconds")
-"""What the clock says."""
+CLOCKED = ("time/", "throughput/", "share/", "memory/")
+"""What the clock says, and columns of metrics.csv that no two runs have in common."""
 
 
 def differences(one: Any, two: Any, where: str = "") -> list[str]:
@@ -15,14 +16,16 @@ def differences(one: Any, two: Any, where: str = "") -> list[str]:
         same = one.dtype == two.dtype and one.shape == two.shape
         return [] if same and one.numpy().tobytes() == two.numpy().tobytes() else [where]
     if isinstance(one, dict) and isinstance(two, dict):
-        keys = [
-            key for key in (*one, *(key for key in two if key not in one)) if str(key).rsplit("/")[-1] not in OF_THE_RUN
-        ]
+        keys = [key for key in (*one, *(key for key in two if key not in one)) if not of_the_clock(str(key))]
         return [d for key in keys for d in differences(one.get(key), two.get(key), f"{where}/{key}")]
     if isinstance(one, list | tuple) and isinstance(two, list | tuple) and len(one) == len(two):
         return [d for i, (a, b) in enumerate(zip(one, two, strict=True)) for d in differences(a, b, f"{where}/{i}")]
     same = one == two or (one != one and two != two)
     return [] if type(one) is type(two) and same else [f"{where}: {one!r:.60} and {two!r:.60}"]
+
+
+def of_the_clock(key: str) -> bool:
+    return key.rsplit("/")[-1] in OF_THE_RUN or key.startswith(CLOCKED)
 
 
 def state(path: Path) -> dict[str, Any]:

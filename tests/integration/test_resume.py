@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import lightning as L
 import pytest
+from lightning.pytorch.callbacks import Checkpoint
 from tests.integration.identity import assert_identical, checkpoint
 from tests.integration.test_runs import CONFIGS, fit, rl_args
 from tests.integration.toy import metrics, write_rl, write_sft
+from tests.torture.leavings import compare_numbers
 
 SAVER = (
     "trainer:\n  callbacks+:\n    - class_path: lightning.pytorch.callbacks.ModelCheckpoint\n"
@@ -31,7 +34,7 @@ def check_chain(whole: Path, args: list[object], points: list[int], last: int) -
         assert same_weights(whole, resumed)
         if step < last:
             assert metrics(resumed, "step")[-1] == last - 1
-            assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")[step:]
+            assert metrics(resumed, "train/loss") == metrics(whole, "train/loss")[step - 1 :]  # its step's row again
             for later in range(step + 1, last + 1):
                 assert_identical(whole, resumed, later)
         before = resumed
@@ -70,6 +73,47 @@ def test_an_overlapped_run_is_resumed_with_the_rollout_that_was_under_way(tmp_pa
     args += ["--trainer.max_epochs=4"]
     whole = fit(tmp_path / "whole", *args)
     check_chain(whole, args, [1, 2, 5], 8)
+
+
+class Dies(Checkpoint):
+    """As a kill would between the checkpoint of a step, or of an epoch, and its row: Lightning calls such ones last."""
+
+    def __init__(self, step: int, epoch: int = -1) -> None:
+        self.step, self.epoch = step, epoch
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("killed")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: object) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("killed")
+
+
+def died(option: str) -> str:
+    return f"--trainer.callbacks+={{class_path: {__name__}.Dies, init_args: {{{option}}}}}"
+
+
+def test_the_row_of_the_step_that_a_checkpoint_was_written_after_is_not_lost(tmp_path: Path) -> None:
+    args = [*sft_args(tmp_path), "--trainer.max_steps=-1", "--trainer.max_epochs=2"]
+    whole = fit(tmp_path / "whole", *args)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "run", *args, died("step: 2"))
+    run = fit(tmp_path / "run", *args, f"--ckpt_path={checkpoint(tmp_path / 'run', 2)}")
+    assert compare_numbers(whole, run) == []
+    assert metrics(run, "train/loss") == metrics(whole, "train/loss")[1:]
+
+
+def test_the_row_of_the_epoch_that_a_checkpoint_was_written_after_is_not_lost(tmp_path: Path) -> None:
+    saver = tmp_path / "saver.yaml"
+    saver.write_text(SAVER.replace("every_n_train_steps", "every_n_epochs"))
+    args = [*rl_args(tmp_path), "--config", saver, "--checkpoint=null", "--trainer.max_epochs=2"]
+    whole = fit(tmp_path / "whole", *args)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path / "run", *args, died("step: -1, epoch: 0"))
+    run = fit(tmp_path / "run", *args, f"--ckpt_path={checkpoint(tmp_path / 'run', 2)}")
+    assert compare_numbers(whole, run) == []
+    assert metrics(run, "rollout/reward") == metrics(whole, "rollout/reward")
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(1, 0), (2, 0), (3, 1)])

@@ -51,7 +51,7 @@ class Case:
         began = time.monotonic()
         try:
             self._run()
-            self.result.wrong += compare(self.reference, self.root, self.result.damaged, self.result.kills)
+            self.result.wrong += compare(self.reference, self.root, self.result.damaged)
         except (RuntimeError, TimeoutError) as error:
             self.result.wrong.append(str(error))
         self.result.seconds = time.monotonic() - began

@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from tests.integration.identity import differences, state
 from tests.torture.leavings import compare_folders, compare_numbers, litter
-from tests.torture.moments import PHASES, Kill, Moments
+from tests.torture.moments import PHASES, Moments
 from tests.torture.nursery import Nursery
 from tests.torture.scenarios import Scenario
 from tests.torture.start import Start
@@ -58,7 +57,7 @@ def make_reference(scenario: Scenario, folder: Path, nursery: Nursery) -> Refere
     return Reference(scenario, folder, time.monotonic() - began, start.moments)
 
 
-def compare(reference: Reference, root: Path, damaged: set[Path], kills: Sequence[Kill] = ()) -> list[str]:
+def compare(reference: Reference, root: Path, damaged: set[Path]) -> list[str]:
     """What differs, in all that two runs leave: every checkpoint, the model, trajectories, the numbers of each step."""
     whole, found = checkpoints(reference.root, set()), checkpoints(root, damaged)
     last = reference.scenario.last
@@ -73,9 +72,7 @@ def compare(reference: Reference, root: Path, damaged: set[Path], kills: Sequenc
         said.append(f"no checkpoint of step {last} is of the place in its epoch where the whole run has written one")
     for name in ("model", "trajectories"):
         said += compare_folders(reference.root / name, root / name)
-    # Lightning hands a step's row to its loggers after the callbacks, so after the step's checkpoint.
-    may_lack = {kill.step - 1 for kill in kills if kill.within.rsplit("/")[-1] in ("checkpoint", "removal", "fit")}
-    return [*said, *compare_numbers(reference.root, root, may_lack), *litter(root)]
+    return [*said, *compare_numbers(reference.root, root), *litter(root)]
 
 
 def differ(one: dict[str, Any], two: dict[str, Any]) -> list[str]:

@@ -21,6 +21,8 @@ class Resumable(L.LightningModule):
     A training step says how far it is with `update`, so that a checkpoint of a run that fails within it is right too.
     """
 
+    _unlogged: dict[str, Any] | None = None
+    """The row of the step after which the checkpoint of a resumed run was written, and the step."""
     update: Literal["none", "begun", "made"] = "none"
     """The update of the weights (and of their schedule) in the batch under way."""
     _validated_at = 0
@@ -59,11 +61,33 @@ class Resumable(L.LightningModule):
         batches = self.trainer.fit_loop.epoch_loop.batch_progress.current
         torn = self.update == "begun" and batches.started > batches.processed
         position = self.position
-        checkpoint[KEY] = {"position": asdict(position), "torn": torn}
+        checkpoint[KEY] = {"position": asdict(position), "torn": torn, "unlogged": self._row_to_come()}
         checkpoint["loops"]["fit_loop"] = loop_state(position)
         checkpoint["epoch"], checkpoint["global_step"] = position.epoch, position.optimizer_steps
 
+    def _row_to_come(self) -> dict[str, Any] | None:
+        """What loggers get of this step, or epoch, when every callback is through with it: a kill may come before.
+
+        The resumed run logs it as its first row, whether or not the one before came so far.
+        """
+        trainer, connector = self.trainer, self.trainer._logger_connector
+        loop, epochs = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_progress.current
+        batches, step = loop.batch_progress.current, loop._batches_that_stepped
+        of_epoch = epochs.processed > epochs.completed
+        if (of_epoch and self.position.step > 0) or (not of_epoch and batches.processed == batches.completed):
+            return None  # it is logged already, or will be by the resumed run
+        if not of_epoch and not connector.should_update_logs:
+            return None
+        values = {name: float(value) for name, value in connector.metrics["log"].items()}
+        return {"step": step - of_epoch, "metrics": values | {"epoch": trainer.current_epoch}} if values else None
+
+    def on_train_start(self) -> None:
+        row, self._unlogged = self._unlogged, None
+        for logger in self.trainer.loggers if row else ():
+            logger.log_metrics(row["metrics"], step=row["step"])
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._unlogged = checkpoint[KEY].get("unlogged")
         position = Position(**checkpoint[KEY]["position"])
         self._validated_at = position.batches if position.validated else 0
         for callback in self.trainer.checkpoint_callbacks:

@@ -278,6 +278,7 @@ class BlockDiffusionModule(Resumable):
 
     def on_train_start(self) -> None:
         """What the command line says of the optimizer acts in a resumed run too; Lightning has put back the old."""
+        super().on_train_start()
         before, now = self._loaded_optimizer_settings, self._optimizer_settings()
         if before is None or before == now:
             return
