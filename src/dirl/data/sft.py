@@ -240,7 +240,8 @@ class SFTSteps(Dataset):
             pieces.append(piece)
             tokens += count
         batches = pack(map(alone, pieces), self.token_budget)
-        return StepBatch(batches or [empty_batch(self.spec)], float(tokens), len(pieces), self.token_budget)
+        rows = batches or [empty_batch(self.spec)]
+        return StepBatch(rows, float(tokens), len(pieces), self.token_budget, tokens)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:
