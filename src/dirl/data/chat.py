@@ -82,7 +82,7 @@ def encode_turns(
     Qwen3's leaves thoughts out of earlier answers, for example: an answer with them is trained behind the prompt that
     it follows at inference.
     """
-    options = {"chat_template_kwargs": chat_template_kwargs, "where": where}
+    options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "where": where}
     try:
         return [encode_conversation(tokenizer, messages, stop_token_ids, turns=turns, **options)]
     except RewrittenHistoryError:
@@ -181,7 +181,7 @@ def _answer_span(text: str, prompt: str, answer: Message, stops: list[str], wher
 
 def _texts(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[str]:
     """How tokens are written; ids beyond the tokenizer's vocabulary are written in no way."""
-    return [text for index in token_ids if (text := tokenizer.decode([index]))]
+    return [text for index in token_ids if (text := str(tokenizer.decode([index])))]
 
 
 def _squeeze(text: str) -> str:

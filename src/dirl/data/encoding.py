@@ -88,8 +88,8 @@ class ConversationEncoder:
         fitted = fit_conversation(example, self.max_tokens, self.overflow, None, where)
         if fitted is None:
             return DROPPED
-        arrays = {"input_ids": np.asarray(fitted.input_ids, np.int32), "loss_mask": np.asarray(fitted.loss_mask, bool)}
-        return dataclasses.replace(fitted, **arrays)
+        ids, loss_mask = np.asarray(fitted.input_ids, np.int32), np.asarray(fitted.loss_mask, bool)
+        return dataclasses.replace(fitted, input_ids=ids, loss_mask=loss_mask)
 
 
 DROPPED = Encoded(np.empty(0, np.int32), np.empty(0, bool))
@@ -101,7 +101,7 @@ def check_on_bad_row(on_bad_row: str) -> None:
         raise ValueError(f"data.on_bad_row={on_bad_row!r}: use {' or '.join(get_args(OnBadRow))}")
 
 
-def check_ids(ids: Sequence[int], banned: Spans, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+def check_ids(ids: Sequence[int] | np.ndarray, banned: Spans, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """Raise ValueError if one of the ids is banned."""
     for first, end in banned:
         found = next((index for index in ids if first <= index < end), None)

@@ -104,7 +104,7 @@ def _ids(
     where: str,
 ) -> list[int]:
     """The prompt in tokens, all of which the model may meet."""
-    options = {"chat_template_kwargs": chat_template_kwargs, "where": where}
+    options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "where": where}
     ids = encode_prompt(description.tokenizer, question, system_prompt, **options)
     check_ids(ids, description.spec.banned, description.tokenizer, where)
     return ids

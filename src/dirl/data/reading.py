@@ -61,7 +61,7 @@ def read_rows(source: str | Path | Sequence[str | Path], split: str = "train") -
     return rows
 
 
-class JoinedRows(Sequence[Row]):
+class JoinedRows:
     """The rows of several sources, one after the other."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:

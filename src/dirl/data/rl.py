@@ -96,7 +96,7 @@ class RLDataModule(L.LightningDataModule):
         check_rollout(prompts_per_rollout, steps_per_rollout, group_size)
         counts = {"passes": passes, "token_budget": token_budget, "max_prompt_tokens": max_prompt_tokens}
         at_least(1, "data", **counts, max_val_prompts=max_val_prompts)
-        self.files = {
+        self.files: dict[str, Any] = {
             "train": train,
             "val": val,
             "question_column": question_column,
@@ -144,6 +144,7 @@ class RLDataModule(L.LightningDataModule):
             self.take(None)
         check_sampler(self.trainer)
         trainer, description = self.trainer, self.trainer.lightning_module.description
+        assert isinstance(description, ModelDescription)
         if stage == "fit" and not hasattr(self, "stream"):
             prompts = self._prompts("train", description)
             self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
@@ -234,6 +235,7 @@ class RLDataModule(L.LightningDataModule):
             )
 
     def _prompts(self, split: Split, description: ModelDescription) -> list[Prompt]:
+        assert self.trainer is not None
         encode = PromptEncoder(
             description,
             self.max_prompt_tokens,

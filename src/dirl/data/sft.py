@@ -20,7 +20,8 @@ from dirl.data.reading import OnBadRow
 from dirl.data.schemas import RowSchema
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.pieces import Encoded, alone, conversation
+from dirl.models import ModelDescription
+from dirl.packing.pieces import Encoded, Piece, alone, conversation
 from dirl.packing.rows import empty_batch, pack
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
@@ -102,6 +103,7 @@ class SFTDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """The first process of each host encodes for all of them; the others wait."""
+        assert self.trainer is not None
         check_sampler(self.trainer)
         quiet = not bars_shown(self.trainer)
         for split, source in self._sources(self.trainer.state.fn).items():
@@ -151,15 +153,18 @@ class SFTDataModule(L.LightningDataModule):
 
     def _steps(self, examples: Sequence[Encoded], budget: int, shuffle: bool) -> "SFTSteps":
         trainer = self.trainer
+        assert trainer is not None
         size = self.global_batch_size
         if size % trainer.world_size:
             raise ValueError(
                 f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use another "
                 f"number of processes or, in a new run, a multiple of {trainer.world_size}"
             )
+        spec = trainer.lightning_module.spec
+        assert isinstance(spec, ModelSpec)
         return SFTSteps(
             examples,
-            trainer.lightning_module.spec,
+            spec,
             self.noise,
             size,
             budget,
@@ -169,13 +174,14 @@ class SFTDataModule(L.LightningDataModule):
             trainer.world_size,
         )
 
-    def _sources(self, stage: str) -> dict[str, str | list[str]]:
+    def _sources(self, stage: str | None) -> dict[str, str | list[str]]:
         """By split, what the stage needs and is not loaded yet."""
         wanted = {"train": self.train if stage == "fit" else None, "val": self.val}
         return {split: source for split, source in wanted.items() if source is not None and split not in self.examples}
 
     def _encoder(self) -> ConversationEncoder:
         description = self.trainer.lightning_module.description
+        assert isinstance(description, ModelDescription)
         spec, limits = description.spec, (self.max_tokens, self.overflow)
         return ConversationEncoder(
             description.tokenizer,
@@ -190,6 +196,7 @@ class SFTDataModule(L.LightningDataModule):
         )
 
     def _load(self, split: str, source: str | list[str]) -> Sequence[Encoded]:
+        assert self.trainer is not None
         quiet = not bars_shown(self.trainer)
         examples, counts = load_encoded(source, SPLITS[split], self._encoder(), quiet)
         self.counts[split] = counts
@@ -232,7 +239,8 @@ class SFTSteps(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> StepBatch:
         epoch, step = key
         chosen = self._order(epoch)[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-        pieces, tokens = [], 0
+        pieces: list[Piece] = []
+        tokens = 0
         noise_epoch = epoch if self.shuffle else VALIDATION_EPOCH
         for index in chosen[self.rank :: self.world_size].tolist():
             rng = np.random.default_rng([self.seed, noise_epoch, index])

@@ -125,7 +125,7 @@ def draw_answer(task: GeneratedTask, data: TaskFiles, folder: Path, console: Con
     longest = max(made, key=lambda t: (t.denoising_steps(size), t.prompt_id))
     answer = Answer(
         prompt_text=prompts[longest.prompt_id].question,
-        tokens=[description.tokenizer.decode([i]) for i in longest.response_ids],
+        tokens=[str(description.tokenizer.decode([i])) for i in longest.response_ids],
         step_map=longest.step_map,
         logprobs=longest.behaviour_logprobs,
         response_length=longest.response_length,
