@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
-from dirl.modules import BlockDiffusionModule
+from dirl.modules import BlockDiffusionModule, RLModule
 from dirl.objectives import Objective
 from dirl.rollout import RolloutEngine
 from dirl.tasks import Task
@@ -93,9 +93,8 @@ def callbacks_of(
                 "configs/rl.yaml below your overlay, or see it for an example"
             )
         config["rollout"].engine = config["engine"]
-        objective: Objective = config["objective"] or module.objective
-        objective.check(module.decoding)
-        module.objective = objective
+        assert isinstance(module, RLModule), "no other makes rollouts"
+        module.use(config["objective"] or module.objective)
         if isinstance(data, RLDataModule):
             data.take(config["task"])
             config["rollout"].score_by(data.task)
