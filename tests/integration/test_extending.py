@@ -10,8 +10,8 @@ from tests.integration.test_runs import fit, rl_args
 from tests.integration.toy import metrics
 
 from dirl.cli.plan import read_plan
-from dirl.data.prompts import PromptEncoder
 from dirl.models import NewModel
+from dirl.reading.prompts import PromptEncoder
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 

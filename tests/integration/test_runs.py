@@ -10,8 +10,8 @@ from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 from transformers import AutoTokenizer
 
 from dirl.cli.main import main
-from dirl.data import encoding
 from dirl.models import PretrainedModel
+from dirl.reading import encoding
 from dirl.trajectory_files import read_trajectories
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -8,9 +8,6 @@ from typing import Literal
 import torch
 
 from dirl.checkpoints.reading import read
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder
-from dirl.data.reading import OnBadRow
 from dirl.evaluation import evaluate as run_evaluation
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
@@ -23,6 +20,9 @@ from dirl.models.folder import check_replaceable
 from dirl.models.weight_writer import check_size
 from dirl.outputs import check_new_file, check_new_folder
 from dirl.progress import bar
+from dirl.reading.prompt_template import check_template
+from dirl.reading.prompts import PromptEncoder
+from dirl.reading.rows import OnBadRow
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.lengths import check_positions

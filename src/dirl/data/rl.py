@@ -11,15 +11,16 @@ import torch.distributed
 from lightning.pytorch.utilities import rank_zero_info
 
 from dirl.checkpoints.settings import check_same
-from dirl.data.chat import FitCounts
-from dirl.data.encoding import check_on_bad_row
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder, PromptStream, prompts_digest
-from dirl.data.reading import OnBadRow
+from dirl.data.prompt_stream import PromptStream, prompts_digest
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
+from dirl.reading.chat import FitCounts
+from dirl.reading.encoding import check_on_bad_row
+from dirl.reading.prompt_template import check_template
+from dirl.reading.prompts import PromptEncoder
+from dirl.reading.rows import OnBadRow
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows

@@ -13,17 +13,17 @@ from torch.utils.data import Dataset
 
 from dirl.batches import StepBatch
 from dirl.checkpoints.settings import check_same
-from dirl.data.chat import FitCounts
-from dirl.data.encoding import ConversationEncoder, check_on_bad_row, keep_encoded, load_encoded
-from dirl.data.mapped import examples_digest
-from dirl.data.reading import OnBadRow
-from dirl.data.schemas import RowSchema
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.pieces import Encoded, alone, conversation
 from dirl.packing.rows import empty_batch, pack
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
+from dirl.reading.chat import FitCounts
+from dirl.reading.encoding import ConversationEncoder, check_on_bad_row, keep_encoded, load_encoded
+from dirl.reading.mapped import examples_digest
+from dirl.reading.rows import OnBadRow
+from dirl.reading.schemas import RowSchema
 from dirl.seeds import run_seed
 from dirl.types import ModelSpec
 

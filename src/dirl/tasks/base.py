@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from dirl.data.prompts import PromptEncoder
+from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import Reward
 from dirl.types import Prompt
 

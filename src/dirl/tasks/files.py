@@ -1,8 +1,8 @@
 """Task: questions and answers as they stand in files, folders or datasets of the hub."""
 
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder
-from dirl.data.reading import read_rows
+from dirl.reading.prompt_template import check_template
+from dirl.reading.prompts import PromptEncoder
+from dirl.reading.rows import read_rows
 from dirl.tasks.base import Split, Task
 from dirl.types import Prompt
 

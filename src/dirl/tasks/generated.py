@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder
+from dirl.reading.prompt_template import check_template
+from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import Reward
 from dirl.tasks.base import Split, Task
 from dirl.types import Prompt

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dirl.data.chat import FitCounts
-from dirl.data.prompts import PromptEncoder
 from dirl.models import ModelDescription, NewModel
+from dirl.reading.chat import FitCounts
+from dirl.reading.prompts import PromptEncoder
 from dirl.tasks import Files
 from dirl.types import Prompt
 

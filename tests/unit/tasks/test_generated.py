@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from dirl.data.prompts import PromptEncoder
 from dirl.models import NewModel
+from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import RewardSample
 from dirl.tasks import Arithmetic, Countdown, Sudoku
 from dirl.tasks.arithmetic import worked_sum

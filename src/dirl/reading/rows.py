@@ -10,8 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from dirl.data.files import FILE_TYPES, SAVED, data_type, files_of, shown
-from dirl.data.unpacking import PACKED, unpacked
+from dirl.reading.files import FILE_TYPES, SAVED, data_type, files_of, shown
+from dirl.reading.unpacking import PACKED, unpacked
 
 if TYPE_CHECKING:
     import datasets

@@ -14,20 +14,21 @@ from typing import Any, Literal, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data import chat, control_tokens, reading, schemas
-from dirl.data.chat import FitCounts, Turns, encode_turns, fit_conversation
-from dirl.data.fingerprint import fingerprint, local_files, source_state
-from dirl.data.mapped import MappedConversations
-from dirl.data.reading import OnBadRow, Row, Rows, read_rows
-from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
 from dirl.packing.pieces import Encoded
 from dirl.progress import bar, on_terminal
+from dirl.reading import chat, control_tokens, schemas
+from dirl.reading import rows as rows_module
+from dirl.reading.chat import FitCounts, Turns, encode_turns, fit_conversation
+from dirl.reading.fingerprint import fingerprint, local_files, source_state
+from dirl.reading.mapped import MappedConversations
+from dirl.reading.rows import OnBadRow, Row, Rows, read_rows
+from dirl.reading.schemas import RowSchema, conversation_row
 from dirl.spans import Spans
 
 log = logging.getLogger(__name__)
 
-CODE = (chat, control_tokens, reading, schemas, special_tokens)
+CODE = (chat, control_tokens, rows_module, schemas, special_tokens)
 """The modules that decide into which tokens a row is encoded, with this one."""
 SMALL_DATA = 4 * 2**20
 """Files of fewer bytes in all are encoded in memory, by each process for itself: that takes a few seconds."""
