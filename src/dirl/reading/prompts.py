@@ -10,7 +10,7 @@ from dirl.progress import bar
 from dirl.reading.chat import FitCounts, encode_prompt, fit_prompt
 from dirl.reading.encoding import check_ids, check_on_bad_row
 from dirl.reading.prompt_template import check_template, fill
-from dirl.reading.rows import OnBadRow, Row, Rows
+from dirl.reading.rows import ListedRows, OnBadRow, Row, Rows
 from dirl.reading.schemas import prompt_row
 from dirl.types import Prompt
 
@@ -63,9 +63,9 @@ class PromptEncoder:
         """
         check_template(template)
         prompts, first_bad, counts = [], "", self.counts
-        where_of = getattr(rows, "where", lambda index: f"{name}, row {index + 1}")
+        rows = rows if hasattr(rows, "where") else ListedRows(rows, name)
         for index in bar(range(len(rows)), desc="tokenise prompts", shown=not self.quiet, leave=False):
-            where = where_of(index)
+            where = rows.where(index)
             try:
                 row = prompt_row(rows[index], where, *columns)
                 if row.truth is None:

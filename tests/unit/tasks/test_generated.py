@@ -184,7 +184,7 @@ def test_solutions_are_counted_by_hand_worked_numbers():
 
 
 def parts(task):
-    return task.conversations(), task.rows("train"), task.rows("val")
+    return task.conversations("train"), task.rows("train"), task.rows("val")
 
 
 def test_rows_are_what_they_promise(task):
