@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data.control_tokens import mark, pieces, unmark
 from dirl.models.special_tokens import END_TOKENS, MASK_TOKENS, find_token, render_chat
 from dirl.packing.pieces import Encoded
+from dirl.reading.control_tokens import mark, pieces, unmark
 
 Message = Mapping[str, Any]
-"""`role` and `content`, see `dirl.data.schemas`."""
+"""`role` and `content`, see `dirl.reading.schemas`."""
 Turns = Literal["all", "last"]
 
 EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
@@ -224,7 +224,8 @@ def _check_contents(
 ) -> None:
     """In an answer the mask and the unknown token may stand nowhere, and an end token would end it.
 
-    What others have typed of them is text, see `dirl.data.control_tokens`; a mask token that is no special one is not.
+    What others have typed of them is text, see `dirl.reading.control_tokens`; a mask token that is no special one is
+    not.
     """
     banned = {name for name in MASK_TOKENS if find_token(tokenizer, name) is not None}
     banned |= {tokenizer.mask_token} if tokenizer.mask_token else set()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dirl.data.reading import Row, quoted
+from dirl.reading.rows import Row, quoted
 
 Message = dict[str, Any]
 """`role` and `content`, and what chat templates take besides: `tool_calls`, `reasoning_content`, `name`, ..."""

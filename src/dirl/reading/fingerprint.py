@@ -12,8 +12,8 @@ from types import ModuleType
 
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data.files import SAVED, data_files
-from dirl.data.reading import JoinedRows, Rows, read_rows
+from dirl.reading.files import SAVED, data_files
+from dirl.reading.rows import JoinedRows, Rows, read_rows
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 

@@ -7,12 +7,12 @@ from typing import overload
 
 import numpy as np
 
-from dirl.data.chat import FitCounts
 from dirl.packing.pieces import Encoded
+from dirl.reading.chat import FitCounts
 
 
 class MappedConversations(Sequence[Encoded]):
-    """What `dirl.data.encoding` wrote, in the order of the rows.
+    """What `dirl.reading.encoding` wrote, in the order of the rows.
 
     Pages are read when wanted, and shared by all processes.
     """
