@@ -70,3 +70,14 @@ def step_views(trajectory: Trajectory, block_size: int, mask_token_id: int) -> V
         targets=np.where(committed, blocks[view_block], IGNORE),
         response_index=np.where(committed, index[view_block], -1),
     )
+
+
+def merged(views: Views, shrink: int) -> Views:
+    """Step views, of which `shrink` neighbours of a block are one: the first one's inputs, the targets of all."""
+    starts = np.flatnonzero((views.view_number - 1) % shrink == 0)
+    return replace(
+        views[starts],
+        view_number=(views.view_number[starts] - 1) // shrink + 1,
+        targets=np.maximum.reduceat(views.targets, starts),  # IGNORE and -1 are below all that is scored
+        response_index=np.maximum.reduceat(views.response_index, starts),
+    )

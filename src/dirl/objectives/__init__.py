@@ -5,5 +5,6 @@ from dirl.objectives.dipo import DiPO
 from dirl.objectives.normalization import Normalization
 from dirl.objectives.policy_gradient import PolicyGradient
 from dirl.objectives.scored import ScoredRow
+from dirl.objectives.tracerl import TraceRL
 
-__all__ = ["DiPO", "Normalization", "Objective", "PolicyGradient", "RowLoss", "ScoredRow"]
+__all__ = ["DiPO", "Normalization", "Objective", "PolicyGradient", "RowLoss", "ScoredRow", "TraceRL"]
