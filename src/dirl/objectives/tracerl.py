@@ -12,7 +12,7 @@ from dirl.objectives.normalization import Normalization
 from dirl.objectives.policy_gradient import KL, PolicyGradient, Ratio, check_option
 from dirl.objectives.scored import ScoredRow
 from dirl.objectives.subsets import ViewChoice
-from dirl.types import ModelSpec, Trajectory
+from dirl.types import DecodingParams, ModelSpec, Trajectory
 
 Anchor = Literal["old", "reference"]
 
@@ -99,6 +99,14 @@ class TraceRL(PolicyGradient):
     @property
     def needs_reference(self) -> bool:
         return super().needs_reference and self.kl_anchor == "reference"
+
+    def refuses_stale(self, decoding: DecodingParams) -> str | None:
+        if self.shrink > 1:
+            return (
+                f"objective.shrink={self.shrink} scores tokens at other states than the older policy drew them at: use "
+                "shrink=1, with an importance_cap"
+            )
+        return super().refuses_stale(decoding)
 
     def views(self, trajectory: Trajectory, spec: ModelSpec, rng: np.random.Generator) -> Views:
         return merged(step_views(trajectory, spec.block_size, spec.mask_token_id), self.shrink)
