@@ -1,6 +1,7 @@
 """Every YAML under configs/ parses and instantiates, alone or on top of the recipe it belongs to."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -39,8 +40,12 @@ PARTS = [
 CHANGED = {
     "replay": {"importance_cap": 2.0},  # its samples are of other weights
     "dipo_trajectory": {"likelihood": "trajectory"},
+    "gspo": {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4, "normalization": "sequence"},
+    "cispo": {"ratio": "cispo", "clip_low": 1.0, "clip_high": 0.28},
 }
 """What a part changes of the objective."""
+OF_DIPO = ("dipo", "dipo_trajectory", "gspo", "cispo")
+"""The objectives that all recipes have, by default or by name."""
 PARTS += [(ROOT / "data" / f"local_{stage}.yaml", recipe) for recipe, stage in RECIPES.items()]
 OWN_TASK = sorted((ROOT / "demo").glob("*.yaml"))
 """Recipes with a task; others have files."""
@@ -109,7 +114,15 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
     else:
         assert isinstance(learned, Arithmetic)
     if isinstance(after.model, RLModule):
-        assert vars(after.model.objective) == vars(before.model.objective) | CHANGED.get(part.stem, {})
+        if part.parent.name == "objective" and part.stem not in OF_DIPO:
+            assert type(after.model.objective).__name__ in text
+        else:
+            assert vars(after.model.objective) == vars(before.model.objective) | CHANGED.get(part.stem, {})
+        if part.stem == "leftmost":
+            leftmost = {"strategy": "sequential", "denoising_steps": None}
+            assert after.model.decoding == replace(before.model.decoding, **leftmost)
+        else:
+            assert after.model.decoding == before.model.decoding
 
 
 @pytest.mark.parametrize(
