@@ -214,7 +214,7 @@ def test_parity_holds_for_every_packing(budget: int) -> None:
 @pytest.mark.parametrize("share_prompt", [True, False], ids=["shared prompt", "own prompts"])
 @pytest.mark.parametrize("attention", ["dense", "segments", "flex"])
 @torch.no_grad()  # FlexAttention has no backward on CPU
-def test_parity_holds_where_responses_are_divided(attention: str, share_prompt: bool) -> None:
+def test_parity_holds_where_responses_are_split(attention: str, share_prompt: bool) -> None:
     this = world()
     whole, batches = packed(this, 10_000, share_prompt), packed(this, 32, share_prompt)
     longest = max(len(t.prompt_ids) + len(t.response_ids) for t in this.trajectories)
