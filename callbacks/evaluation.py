@@ -80,7 +80,7 @@ class Evaluate(L.Callback):
 
     def _run(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         rollout = next(c for c in trainer.callbacks if isinstance(c, Rollout))
-        trainer.datamodule.ahead.wait()
+        trainer.datamodule.prefetch.wait()
         row = {"step": float(trainer.global_step)}
         pl_module.before_rollout()
         try:
