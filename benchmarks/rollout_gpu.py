@@ -189,7 +189,7 @@ def _step(
         torch.cuda.reset_peak_memory_stats()
     requests = make_requests(spec, max(part.batches), part.prompt)
     found = list(engine.generate(requests, _params(part, 0.5)))
-    engine.rest()
+    engine.sleep()
     mark()
     _train(part, model, spec, optimizer, found, device)
     mark()

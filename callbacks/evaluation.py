@@ -88,7 +88,7 @@ class Evaluate(L.Callback):
             for name, params in self.decoding.items():
                 metrics = self._evaluate(rollout, trainer, pl_module, name, params)
                 row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-            rollout.engine.rest()
+            rollout.engine.sleep()
         finally:
             pl_module.after_rollout()
         self.history.append(row)

@@ -207,7 +207,7 @@ class Rollout(L.Callback):
                 epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, prefetched=True), begun_at
             )
         else:
-            self.engine.rest()
+            self.engine.sleep()
         return collection, {"push_s": push_s, "rollout_s": waited}
 
     def _collect(self, trainer: L.Trainer, pl_module: RLModule, epoch: int, prefetched: bool = False) -> Collection:
@@ -258,7 +258,7 @@ class Rollout(L.Callback):
         }
         for reason in (reason for reason, given in reasons.items() if given):
             check_stale(reason, pl_module.objective, pl_module.decoding)
-        if self.overlap and self.engine.sleep:
+        if self.overlap and self.engine.sleeps:
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

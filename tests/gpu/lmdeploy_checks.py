@@ -131,7 +131,7 @@ def sleep_and_wake(shape: Shape, device: torch.device, dtype: torch.dtype, block
             rollouts.append(list(pair.engine.generate(pair.requests(), pair.params(temperature=0))))
             read(f"awake{suffix}")
             numbers[f"held{suffix}"] = float(_weight_bytes(pair.engine) + _cache_bytes(pair))
-            numbers[f"rest{suffix}_s"] = _seconds(pair.engine.rest, pair.device)
+            numbers[f"sleep{suffix}_s"] = _seconds(pair.engine.sleep, pair.device)
             read(f"asleep{suffix}")
     finally:
         pair.engine.close()

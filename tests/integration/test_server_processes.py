@@ -136,7 +136,7 @@ for version in (8, 9):
     engine.update_weights(iter(weights()), version)
     assert [link.alive for link in engine.links] == [True, False, True], [link.reason for link in engine.links]
 write_trajectories(out, engine.generate(requests(10)[int(rank) :: 2], PARAMS))
-engine.rest()
+engine.sleep()
 engine.close()
 """
 

@@ -48,7 +48,7 @@ def main(block_size: int) -> float:
                 each.update_weights(weights, version)
             made = {t.key: t for t in engine.generate(requests, params)}
             differences += [difference(made[t.key], t) for t in reference.generate(requests, params)]
-            engine.rest()
+            engine.sleep()
         engine.close()
     return max(differences)
 

@@ -181,7 +181,7 @@ def test_captured_graphs_outlive_a_push_unless_it_moves_a_weight(pair: Pair, mov
 def test_a_sleeping_engine_gives_its_memory_back_and_works_after_the_next_push(pair: Pair) -> None:
     params = DecodingParams(threshold=0.7, max_response_tokens=20)
     pair.compare(some_requests(6, 0), params)
-    pair.engine.rest()
+    pair.engine.sleep()
     agent = pair.engine.engine.executor.model_agent
     assert agent.cache_engine is None
     assert {p.device.type for p in agent.patched_model.get_model().parameters()} == {"meta"}

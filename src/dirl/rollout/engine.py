@@ -25,7 +25,7 @@ PATIENCE_S = 0.25
 class RolloutEngine(ABC):
     """Makes trajectories with the decoding semantics of `DecodingParams`; `TorchEngine` is the reference.
 
-    Life: `setup`, then any number of `update_weights`, `generate` and `rest`, then `close`.
+    Life: `setup`, then any number of `update_weights`, `generate` and `sleep`, then `close`.
     """
 
     policy_version: int = -1
@@ -40,8 +40,8 @@ class RolloutEngine(ABC):
     concurrent: bool = False
     """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""
 
-    sleep: bool = False
-    """Whether `rest` gives its memory to the trainer, which then cannot work beside it."""
+    sleeps: bool = False
+    """Whether `sleep` gives its memory to the trainer, which then cannot work beside it."""
 
     room: int | None = None
     """Positions that a prompt and its response may have, where the options say so; None: known later, or no limit."""
@@ -80,10 +80,10 @@ class RolloutEngine(ABC):
         """
         return dataclasses.replace(NO_ENGINE, note=f"{cls.__name__} says nothing of its memory: it is not counted")
 
-    def rest(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
-        """The trainer works now: give it the memory that the engine is configured to give.
+    def sleep(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
+        """Give the trainer, which works now, the memory that the engine is configured to give between rollouts.
 
-        `update_weights` and `generate` take back what they need.
+        There is no call that wakes the engine: `update_weights` and `generate` take back what they need.
         """
 
     def close(self) -> None:  # noqa: B027 - engines without resources need not override it

@@ -80,7 +80,7 @@ class ScriptedEngine(RolloutEngine):
             with self.lock:
                 self.at_once -= left
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         self.rests += 1
 
 

@@ -84,7 +84,7 @@ class LMDeployEngine(RolloutEngine):
             raise ValueError(f"engine.page_tokens={page_tokens}: use a power of two, 16 or more")
         self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
-        self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
+        self.sleeps, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
         self.room = (kv_blocks - 2) * page_tokens if kv_blocks else None  # LMDeploy keeps two for itself
         self._loop: LoopThread | None = None
         self.engine: Engine | None = None
@@ -175,8 +175,8 @@ class LMDeployEngine(RolloutEngine):
                 self._loop.loop.call_soon_threadsafe(stop.set)
                 work.result()
 
-    def rest(self) -> None:
-        if not self.sleep:
+    def sleep(self) -> None:
+        if not self.sleeps:
             return
         with self._turn.alone():
             if self.policy_version >= 0:

@@ -1,4 +1,4 @@
-"""A rollout server: any engine behind HTTP, with health, generate, rest and weights.
+"""A rollout server: any engine behind HTTP, with health, generate, sleep and weights.
 
 Calls wait in order of arrival; an engine that is `concurrent` works on several at once. The answer to `generate`
 is a line of JSON per trajectory, and one about every second that tells the engine's progress.
@@ -22,7 +22,7 @@ from dirl.rollout.remote.weight_messages import HEARTBEAT_S as WEIGHTS_HEARTBEAT
 from dirl.rollout.remote.weight_messages import MESSAGE_BYTES
 from dirl.rollout.remote.weight_receiver import WeightReceiver
 from dirl.rollout.remote.weight_transfer import dtype_name
-from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Rest, dumps, loads
+from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Sleep, dumps, loads
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class EngineServer:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._guard])
         app.router.add_get("/health", self._health)
         app.router.add_post("/generate", self._generate)
-        app.router.add_post("/rest", self._rest)
+        app.router.add_post("/sleep", self._sleep)
         app.router.add_get("/weights", self._weights)
         app.router.add_post("/weights/{token}", self._bucket)
         app.on_shutdown.append(self._stop)
@@ -170,10 +170,10 @@ class EngineServer:
             return f"the server has policy_version {self.engine.policy_version}, asked for is {call.policy_version}"
         return None
 
-    async def _rest(self, request: web.Request) -> web.Response:
-        run = loads(Rest, await request.read()).run
+    async def _sleep(self, request: web.Request) -> web.Response:
+        run = loads(Sleep, await request.read()).run
         if run == self.lease.run:  # of no concern to the engine otherwise
-            await asyncio.shield(self.turns.run(self.engine.rest))
+            await asyncio.shield(self.turns.run(self.engine.sleep))
         return web.json_response(text=dumps(self.health()))
 
     async def _weights(self, request: web.Request) -> web.WebSocketResponse:

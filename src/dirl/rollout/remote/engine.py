@@ -150,14 +150,14 @@ class ServerEngine(RolloutEngine):
         finally:
             running.cancel()
 
-    def rest(self) -> None:
-        """Let the servers rest when all ranks have their trajectories; call it on all ranks."""
+    def sleep(self) -> None:
+        """Put the servers to sleep when all ranks have their trajectories; call it on all ranks."""
         rank, ranks = rank_of_ranks()
         if ranks > 1:
             dist.barrier()
-        rested = everyones(self._await(self._rest(self.links[rank::ranks])), ranks)
-        self._await(self._lose({url: verdict.lost for url, verdict in rested.items() if verdict.lost is not None}))
-        if any(v.health is not None and v.health.policy_version != self.policy_version for v in rested.values()):
+        asleep = everyones(self._await(self._sleep(self.links[rank::ranks])), ranks)
+        self._await(self._lose({url: verdict.lost for url, verdict in asleep.items() if verdict.lost is not None}))
+        if any(v.health is not None and v.health.policy_version != self.policy_version for v in asleep.values()):
             self.policy_version = -1  # an engine gave its weights back
 
     def close(self) -> None:
@@ -206,14 +206,14 @@ class ServerEngine(RolloutEngine):
             for link in self.links:
                 link.listen(LISTEN_S)
 
-    async def _rest(self, links: Sequence[ServerLink]) -> dict[str, Verdict]:
-        async def rest(link: ServerLink) -> tuple[str, Verdict]:
+    async def _sleep(self, links: Sequence[ServerLink]) -> dict[str, Verdict]:
+        async def sleep(link: ServerLink) -> tuple[str, Verdict]:
             try:
-                return link.url, Verdict(await link.rest(self.push_timeout_s))
+                return link.url, Verdict(await link.sleep(self.push_timeout_s))
             except ServerLostError as error:
                 return link.url, Verdict(None, lost=str(error))
 
-        return dict(await asyncio.gather(*(rest(link) for link in links if link.alive)))
+        return dict(await asyncio.gather(*(sleep(link) for link in links if link.alive)))
 
     def _settle(self, verdicts: dict[str, Verdict]) -> None:
         """Take over what the pushing ranks found about all servers."""

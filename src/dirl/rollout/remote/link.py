@@ -12,7 +12,7 @@ import torch
 from dirl.rollout.remote.lease import busy
 from dirl.rollout.remote.weight_sender import WeightSender
 from dirl.rollout.remote.weight_transfer import DTYPES
-from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Rest, dumps, loads
+from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Sleep, dumps, loads
 from dirl.types import ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,11 @@ class ServerLink:
         if not done:
             raise ServerLostError("its answer ended before the call was over")
 
-    async def rest(self, timeout_s: float) -> Health:
+    async def sleep(self, timeout_s: float) -> Health:
         with self.breaking():
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            body = dumps(Rest(self.run)).encode()
-            async with self.session.post(f"{self.url}/rest", timeout=timeout, data=body, headers=JSON) as response:
+            body = dumps(Sleep(self.run)).encode()
+            async with self.session.post(f"{self.url}/sleep", timeout=timeout, data=body, headers=JSON) as response:
                 await self._accept(response)
                 text = await response.read()
         with garbage():

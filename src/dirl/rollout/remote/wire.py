@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from dirl import finite
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Both ends must have the same."""
 
 T = TypeVar("T")
@@ -53,8 +53,8 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Rest:
-    """One call of `rest`, by the run that the server works for."""
+class Sleep:
+    """One call of `sleep`, by the run that the server works for."""
 
     run: str
 

@@ -131,17 +131,17 @@ def test_a_rollout_that_is_given_up_stops_on_the_server(stop) -> None:
 
 def test_rest_reaches_the_engines(stop) -> None:
     engines = [ScriptedEngine(), ScriptedEngine()]
-    stop(client(*(stop(served(e)) for e in engines))).rest()
+    stop(client(*(stop(served(e)) for e in engines))).sleep()
     assert [e.rests for e in engines] == [1, 1]
 
 
 def test_after_a_rest_that_gave_the_weights_back_they_are_asked_for_again(stop) -> None:
     class Sleeper(ScriptedEngine):
-        def rest(self) -> None:
+        def sleep(self) -> None:
             self.policy_version = -1
 
     engine = stop(client(stop(served(Sleeper())), stop(served(ScriptedEngine()))))
-    engine.rest()
+    engine.sleep()
     assert engine.policy_version == -1
     engine.update_weights(weights(), 0)
     assert_answered(engine, requests(2, 2))
@@ -193,7 +193,7 @@ def test_the_right_key_opens_everything(stop, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("OTHER_KEY", "secret")
     engine = client(server, api_key_env="OTHER_KEY")
     assert_answered(engine, requests(1, 2))
-    engine.rest()
+    engine.sleep()
     engine.close()
     (tmp_path / "key").write_text("secret\n")
     assert_answered(stop(client(server, api_key_file=str(tmp_path / "key"))), requests(1, 2))
