@@ -25,7 +25,7 @@ from dirl.rollout.engine import RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy import checks
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
-from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
+from dirl.rollout.lmdeploy.loop_thread import LoopThread, SharedLock
 from dirl.rollout.lmdeploy.model import check_served, write_model_folder
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.remote.weight_transfer import buckets
@@ -122,7 +122,7 @@ class LMDeployEngine(RolloutEngine):
         self.tracing = Tracing(spec)
         self.policy_version = -1
         self._sessions = itertools.count(1)
-        self._turn = Turn()
+        self._lock = SharedLock()
         self._checked = not self.check
         self._folder = tempfile.TemporaryDirectory()
         write_model_folder(Path(self._folder.name), config, tokenizer, self.dtype_name)
@@ -130,11 +130,11 @@ class LMDeployEngine(RolloutEngine):
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         """Copies them in place, in buckets, when no request is under way. The first update starts the engine."""
-        with self._turn.alone():
+        with self._lock.exclusive():
             self.policy_version = -1
             if self.engine is None:
                 self._loop.call(self._start, self._folder.name, self.spec.block_size)
-                self._loop.call(self._shorten)
+                self._loop.call(self._patch_loop)
             self._loop.call(self._wake, "weights")
             for bucket in buckets(checked(weights, self.shapes, policy_version), self.bucket_mb << 20):
                 ready = torch.cuda.Event()
@@ -157,7 +157,7 @@ class LMDeployEngine(RolloutEngine):
     def _stream(
         self, requests: Sequence[GenerationRequest], params: DecodingParams, stop_tokens: tuple[int, ...]
     ) -> Iterator[Trajectory]:
-        with self._turn.shared(params):
+        with self._lock.shared(params):
             if self.policy_version < 0:
                 raise ValueError("the engine has no weights: call update_weights before generate")
             self.tracing.params = params
@@ -178,7 +178,7 @@ class LMDeployEngine(RolloutEngine):
     def sleep(self) -> None:
         if not self.sleeps:
             return
-        with self._turn.alone():
+        with self._lock.exclusive():
             if self.policy_version >= 0:
                 self.policy_version = -1
                 self._loop.run(self.engine.sleep(level=2))
@@ -208,10 +208,10 @@ class LMDeployEngine(RolloutEngine):
         self.engine._sleeping_tags.discard("weights")  # allocated; their values are awaited
         self.engine.start()
 
-    def _shorten(self) -> None:
-        from dirl.rollout.lmdeploy.loop import shorten_loop
+    def _patch_loop(self) -> None:
+        from dirl.rollout.lmdeploy.loop import patch_engine_loop
 
-        shorten_loop(self.engine)
+        patch_engine_loop(self.engine)
 
     def _wake(self, what: Literal["weights", "kv_cache"]) -> None:
         if what in self.engine._sleeping_tags:

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, and turns for those who use what runs on it."""
+"""An event loop in a thread of its own, and the lock of those who use what runs on it."""
 
 import asyncio
 import threading
@@ -61,14 +61,14 @@ class LoopThread:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Turn:
-    """Generations with equal settings go together; everything else goes alone."""
+class SharedLock:
+    """A lock that generations with equal decoding settings share; everything else holds it exclusively."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.sharing = 0
         self.waiting = 0
-        """For a turn alone: no further generation begins before they had it."""
+        """Threads that want it exclusively: no further generation begins before they had it."""
         self.params: DecodingParams | None = None
 
     @contextmanager
@@ -82,7 +82,7 @@ class Turn:
             self._leave(1)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with self.changed:
             self.waiting += 1
             self.changed.wait_for(lambda: self.sharing == 0)

@@ -16,7 +16,7 @@ from aiohttp import web
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.remote.api_key import is_authorized
 from dirl.rollout.remote.cuda_ipc import visible_gpus
-from dirl.rollout.remote.engine_turns import EngineTurns
+from dirl.rollout.remote.engine_queue import EngineQueue
 from dirl.rollout.remote.lease import Lease
 from dirl.rollout.remote.weight_messages import HEARTBEAT_S as WEIGHTS_HEARTBEAT_S
 from dirl.rollout.remote.weight_messages import MESSAGE_BYTES
@@ -44,7 +44,7 @@ class EngineServer:
         self.engine, self.spec, self.device, self.api_key = engine, spec, device, api_key
         self.instance = uuid.uuid4().hex
         self.gpus = visible_gpus()
-        self.turns = EngineTurns()
+        self.queue = EngineQueue()
         self.calls: set[asyncio.Task] = set()
         self.stopping = threading.Event()
         self.lease = Lease()
@@ -85,7 +85,7 @@ class EngineServer:
             policy_version=engine.policy_version,
             run=self.lease.holder,
             progress=engine.progress,
-            busy=self.turns.busy,
+            busy=self.queue.busy,
             spec=self.spec,
             cuda_devices=self.gpus,
             dtype=None if engine.dtype is None else dtype_name(engine.dtype),
@@ -133,7 +133,7 @@ class EngineServer:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
         try:
-            last = await self.turns.run(lambda: self._run(call, say, left), shared=self.engine.concurrent)
+            last = await self.queue.run(lambda: self._run(call, say, left), shared=self.engine.concurrent)
         except Exception as error:  # whatever the engine raised: the trainer is told, the server lives on
             log.error("generate failed", exc_info=error)
             last = Line(self.engine.progress, failure=Failure.of(error))
@@ -173,13 +173,13 @@ class EngineServer:
     async def _sleep(self, request: web.Request) -> web.Response:
         run = loads(Sleep, await request.read()).run
         if run == self.lease.run:  # of no concern to the engine otherwise
-            await asyncio.shield(self.turns.run(self.engine.sleep))
+            await asyncio.shield(self.queue.run(self.engine.sleep))
         return web.json_response(text=dumps(self.health()))
 
     async def _weights(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, timeout=2.0, heartbeat=WEIGHTS_HEARTBEAT_S)
         await socket.prepare(request)
-        receiver = WeightReceiver(self.engine, self.turns, self.lease, socket, self.device)
+        receiver = WeightReceiver(self.engine, self.queue, self.lease, socket, self.device)
         self.receivers[receiver.token] = receiver
         try:
             await receiver.run()
