@@ -106,12 +106,12 @@ class BlockDiffusionLM(nn.Module):
             plan = scoring_plan(batch, self.spec, params, likelihood)
         hidden = self.hidden_states(batch)
         rejected = hidden[plan.rejected] if len(plan.rejected) else None
-        logprobs, entropies, log_factors = self.at_head(
+        logprobs, entropies, log_factors = self.score_hidden(
             hidden[plan.positions], rejected, batch.target_ids[plan.positions], plan, params, entropy
         )
         return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors)
 
-    def at_head(
+    def score_hidden(
         self,
         scored: Tensor,
         rejected: Tensor | None,

@@ -109,7 +109,7 @@ class RLModule(BlockDiffusionModule):
         rejected = None
         if len(scores.factor_positions):
             # A rejected position has no target, hence no weight of its own: it takes its trajectory's.
-            weights = self.placed(trajectory_weights(batch))[scores.factor_positions]
+            weights = self.to_device(trajectory_weights(batch))[scores.factor_positions]
             none = scores.log_factors.new_zeros(len(weights))
             rejected = scored_row(row, scores.factor_positions, scores.log_factors, none, weights)
         found = self.objective.loss(scored_row(row, at, scores.logprobs, scores.entropy, rejected=rejected))
@@ -126,7 +126,7 @@ class RLModule(BlockDiffusionModule):
         if not keep_old and reference is None:
             return list(steps)
         scored = []
-        at_work = nullcontext() if reference is None else reference.at_work(self.device, self.placed)
+        at_work = nullcontext() if reference is None else reference.on_device(self.device, self.to_device)
         with self.trainer.precision_plugin.forward_context(), at_work:
             for step in steps:
                 found = [self._score(batch, keep_old) for batch in self.equal_micro_batches(step)]

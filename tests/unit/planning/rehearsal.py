@@ -139,7 +139,7 @@ class Whole(BlockDiffusionLM):
         none = positions[:0]
         plan = ScoringPlan(positions, none, none, none, 0)
         hidden = self.backbone.model(**args).last_hidden_state[0, positions]
-        return self.at_head(hidden, None, positions, plan, DecodingParams())[0]
+        return self.score_hidden(hidden, None, positions, plan, DecodingParams())[0]
 
 
 def fake_tensors() -> FakeTensorMode:
