@@ -51,14 +51,14 @@ class Evaluate(L.Callback):
                 "take a task that has some"
             )
         description = pl_module.description
-        params = {f"evaluate.decoding.{name}": params for name, params in self.decoding.items()}
+        named = {f"evaluate.decoding.{name}": decoding for name, decoding in self.decoding.items()}
         rollout = next((c for c in trainer.callbacks if isinstance(c, Rollout)), None)
         if rollout is None:
             raise ValueError(
                 "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"
             )
         prompts, size = trainer.datamodule.val_prompts, description.spec.block_size
-        check_positions(prompts, params, description.config, size, rollout.engine)
+        check_positions(prompts, named, description.config, size, rollout.engine)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         if self.at_start and trainer.global_step == 0:
@@ -85,8 +85,8 @@ class Evaluate(L.Callback):
         pl_module.before_rollout()
         try:
             push_weights(rollout.engine, trainer, pl_module)
-            for name, params in self.decoding.items():
-                metrics = self._evaluate(rollout, trainer, pl_module, name, params)
+            for name, decoding in self.decoding.items():
+                metrics = self._evaluate(rollout, trainer, pl_module, name, decoding)
                 row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
             rollout.engine.sleep()
         finally:
@@ -101,17 +101,17 @@ class Evaluate(L.Callback):
             path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
 
     def _evaluate(
-        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, name: str, params: DecodingParams
+        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, name: str, decoding: DecodingParams
     ) -> dict[str, float]:
         prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
-        total = len(prompts) * (1 if params.temperature == 0 else self.samples)
+        total = len(prompts) * (1 if decoding.temperature == 0 else self.samples)
         shown = bars_shown(trainer)
         with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress:
             result = evaluate(
                 rollout.engine,
                 prompts,
                 rollout.scorer,
-                params,
+                decoding,
                 pl_module.spec,
                 pl_module.description.tokenizer,
                 self.samples,

@@ -120,8 +120,8 @@ class Rollout(L.Callback):
         trainer.datamodule.prefetch = RolloutPrefetch()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
-        prompts, params = trainer.datamodule.stream.prompts, {"decoding": pl_module.decoding}
-        check_positions(prompts, params, description.config, description.spec.block_size, self.engine)
+        prompts, named = trainer.datamodule.stream.prompts, {"decoding": pl_module.decoding}
+        check_positions(prompts, named, description.config, description.spec.block_size, self.engine)
         self._data = trainer.datamodule
         self.engine.still_wanted = self._still_wanted
         scorer.ask(self._still_wanted)

@@ -79,12 +79,12 @@ def client(urls: list[str], **options) -> ServerEngine:
 
 
 def undisturbed(
-    wanted: list[GenerationRequest], params: DecodingParams, version: int, source: TinyModel = SOURCE
+    wanted: list[GenerationRequest], decoding: DecodingParams, version: int, source: TinyModel = SOURCE
 ) -> dict[tuple[str, int], Trajectory]:
     engine = TorchEngine(max_batch_size=1)
     engine.setup(DESCRIPTION.config, DESCRIPTION.tokenizer, DESCRIPTION.spec, "cpu")
     engine.update_weights(weights(source), version)
-    return {t.key: t for t in engine.generate(wanted, params)}
+    return {t.key: t for t in engine.generate(wanted, decoding)}
 
 
 def test_killed_and_stopped_in_mid_rollout_and_back_after_the_next_push(servers: list[Server], caplog) -> None:

@@ -157,15 +157,15 @@ def evaluate(
     _ = scorer.correctness  # an error now and not after the generation
     description = source.describe()
     prompts = data.load(description)
-    named = {f"decoding.{name}": params for name, params in decoding.items()}
+    named = {f"decoding.{name}": one for name, one in decoding.items()}
     check_positions(prompts, named, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
     metrics = {}
-    for name, params in decoding.items():
-        total = len(prompts) * (1 if params.temperature == 0 else samples)
+    for name, one in decoding.items():
+        total = len(prompts) * (1 if one.temperature == 0 else samples)
         model = (description.spec, description.tokenizer)
         with bar(total=total, desc=f"evaluate {name}") as progress:
-            result = run_evaluation(engine, prompts, scorer, params, *model, samples, seed, progress=progress.update)
+            result = run_evaluation(engine, prompts, scorer, one, *model, samples, seed, progress=progress.update)
         metrics[name] = result.metrics
         if output is not None:
             write_trajectories(Path(output) / f"{name}.jsonl", result.trajectories)

@@ -28,7 +28,7 @@ def evaluate(
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
     scorer: Scorer,
-    params: DecodingParams,
+    decoding: DecodingParams,
     spec: ModelSpec,
     tokenizer: PreTrainedTokenizerBase,
     samples: int = 1,
@@ -44,11 +44,11 @@ def evaluate(
     Args:
         generating: entered while the engine works; ranks do not wait for one another within, only for the metrics.
     """
-    count = 1 if params.temperature == 0 else samples
+    count = 1 if decoding.temperature == 0 else samples
     started = time.perf_counter()
     collector = Collector(engine, scorer, tokenizer, spec, count, max_rounds=1, seed=seed)
     with generating:
-        result = collector.collect(iter(prompts), len(prompts), params, progress=progress)
+        result = collector.collect(iter(prompts), len(prompts), decoding, progress=progress)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
     names = [reward.name for reward in scorer.rewards]
     metrics = ResponseMetrics(names, spec.block_size, ks if count > 1 else (), scorer.correctness.name).to(device)

@@ -138,10 +138,10 @@ class BlockDiffusionModule(Resumable):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def place(
-        self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood = "tokens"
+        self, batch: PackedBatch, decoding: DecodingParams, likelihood: Likelihood = "tokens"
     ) -> tuple[PackedBatch, ScoringPlan]:
         """The micro-batch and where the head looks in it, on the module's device; from the host without waiting."""
-        plan = scoring_plan(batch, self.model.spec, params, likelihood)
+        plan = scoring_plan(batch, self.model.spec, decoding, likelihood)
         return batch.map(self.to_device), plan.map(self.to_device)
 
     def to_device(self, value: Tensor) -> Tensor:

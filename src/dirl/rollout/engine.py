@@ -65,7 +65,7 @@ class RolloutEngine(ABC):
         """
 
     @abstractmethod
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         """Yield one trajectory per request, in the order in which they finish.
 
         Raises NotFiniteError (`broken_logits`) where the logits at a masked position are not finite.

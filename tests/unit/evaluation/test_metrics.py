@@ -154,7 +154,7 @@ class CountingEngine(RolloutEngine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         pass
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.requests += requests
         for r in random.Random(0).sample(requests, len(requests)):
             text = "x" if r.prompt_id == "broken" else str(r.sample_index)
@@ -167,9 +167,9 @@ def questions(**truths: str) -> list[Prompt]:
     return [Prompt(prompt_id, (1, 2), "?", truth) for prompt_id, truth in truths.items()]
 
 
-def evaluation(engine: RolloutEngine, prompts: Sequence[Prompt], params: DecodingParams, **settings: object):
+def evaluation(engine: RolloutEngine, prompts: Sequence[Prompt], decoding: DecodingParams, **settings: object):
     scorer = Scorer([Right()], on_error="drop_group")
-    return evaluate(engine, prompts, scorer, params, SPEC, TOKENIZER, **settings)
+    return evaluate(engine, prompts, scorer, decoding, SPEC, TOKENIZER, **settings)
 
 
 def test_an_evaluation_samples_scores_and_reports() -> None:

@@ -63,7 +63,7 @@ class ScriptedEngine(RolloutEngine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.calls.append(list(requests))
         for request in random.Random(len(self.calls)).sample(requests, len(requests)):
             yield respond(request, self.script(request, len(self.calls)))

@@ -59,7 +59,7 @@ class ScriptedEngine(RolloutEngine):
         self.names = [name for name, _ in weights]
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         with self.lock:
             self.calls.append(list(requests))
             self.at_once += len(requests)

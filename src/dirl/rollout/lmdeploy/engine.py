@@ -150,21 +150,21 @@ class LMDeployEngine(RolloutEngine):
                 raise
             self._checked = True
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        checks.check_lengths(requests, params, self.spec.block_size, self.engine.max_session_len)
-        yield from self._stream(requests, params, self.spec.stop_token_ids)
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
+        checks.check_lengths(requests, decoding, self.spec.block_size, self.engine.max_session_len)
+        yield from self._stream(requests, decoding, self.spec.stop_token_ids)
 
     def _stream(
-        self, requests: Sequence[GenerationRequest], params: DecodingParams, stop_tokens: tuple[int, ...]
+        self, requests: Sequence[GenerationRequest], decoding: DecodingParams, stop_tokens: tuple[int, ...]
     ) -> Iterator[Trajectory]:
-        with self._lock.shared(params):
+        with self._lock.shared(decoding):
             if self.policy_version < 0:
                 raise ValueError("the engine has no weights: call update_weights before generate")
-            self.tracing.params = params
+            self.tracing.decoding = decoding
             self._loop.call(self._wake, "kv_cache")
             done: queue.SimpleQueue[Trajectory | BaseException] = queue.SimpleQueue()
             stop = asyncio.Event()
-            work = self._loop.start(self._run_all(requests, params, stop_tokens, done, stop))
+            work = self._loop.start(self._run_all(requests, decoding, stop_tokens, done, stop))
             try:
                 for _ in requests:
                     result = next_result(done, self.still_wanted)
@@ -249,13 +249,13 @@ class LMDeployEngine(RolloutEngine):
     async def _run_all(
         self,
         requests: Sequence[GenerationRequest],
-        params: DecodingParams,
+        decoding: DecodingParams,
         stop_tokens: tuple[int, ...],
         done: queue.SimpleQueue,
         stop: asyncio.Event,
     ) -> None:
         """All requests, until `stop` is set: who asked has got everything, or has lost interest."""
-        tasks = [asyncio.create_task(self._run(r, params, stop_tokens, done)) for r in requests]
+        tasks = [asyncio.create_task(self._run(r, decoding, stop_tokens, done)) for r in requests]
         await stop.wait()  # the consumer sets it when it has them all, too
         for task in tasks:
             task.cancel()
@@ -264,7 +264,7 @@ class LMDeployEngine(RolloutEngine):
     async def _run(
         self,
         request: GenerationRequest,
-        params: DecodingParams,
+        decoding: DecodingParams,
         stop_tokens: tuple[int, ...],
         done: queue.SimpleQueue,
     ) -> None:
@@ -273,7 +273,7 @@ class LMDeployEngine(RolloutEngine):
 
         from dirl.rollout.lmdeploy.config import generation_config
 
-        settings = generation_config(params.max_response_tokens, stop_tokens, request.seed)
+        settings = generation_config(decoding.max_response_tokens, stop_tokens, request.seed)
         session = next(self._sessions)
         instance = self.engine.create_instance()
         try:
@@ -285,7 +285,7 @@ class LMDeployEngine(RolloutEngine):
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
-            end = response_end(trace.response_ids, self.spec.stop_token_ids, params.max_response_tokens)
+            end = response_end(trace.response_ids, self.spec.stop_token_ids, decoding.max_response_tokens)
             assert end is not None, "LMDeploy ended a response that goes on"
             made = (trace.response_ids, trace.step_map, trace.logprobs)
             done.put(finished_trajectory(request, *made, end, self.policy_version))

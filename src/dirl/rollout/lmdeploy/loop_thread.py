@@ -69,13 +69,13 @@ class SharedLock:
         self.sharing = 0
         self.waiting = 0
         """Threads that want it exclusively: no further generation begins before they had it."""
-        self.params: DecodingParams | None = None
+        self.decoding: DecodingParams | None = None
 
     @contextmanager
-    def shared(self, params: DecodingParams) -> Iterator[None]:
+    def shared(self, decoding: DecodingParams) -> Iterator[None]:
         with self.changed:
-            self.changed.wait_for(lambda: not self.waiting and self._suits(params))
-            self.sharing, self.params = self.sharing + 1, params
+            self.changed.wait_for(lambda: not self.waiting and self._suits(decoding))
+            self.sharing, self.decoding = self.sharing + 1, decoding
         try:
             yield
         finally:
@@ -93,8 +93,8 @@ class SharedLock:
         finally:
             self._leave(-1)
 
-    def _suits(self, params: DecodingParams) -> bool:
-        return self.sharing == 0 or (self.sharing > 0 and self.params == params)
+    def _suits(self, decoding: DecodingParams) -> bool:
+        return self.sharing == 0 or (self.sharing > 0 and self.decoding == decoding)
 
     def _leave(self, weight: int) -> None:
         with self.changed:

@@ -145,7 +145,7 @@ class EngineServer:
         if reason := self._refusal(call):
             return Line(engine.progress, failure=Failure("refused", reason))
         ids = {(r.prompt_id, r.sample_index): i for i, r in call.requests.items()}
-        trajectories = iter(engine.generate(list(call.requests.values()), call.params))
+        trajectories = iter(engine.generate(list(call.requests.values()), call.decoding))
         try:
             while not (left.is_set() or self.stopping.is_set()):
                 trajectory = next(trajectories, None)

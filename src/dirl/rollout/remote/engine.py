@@ -135,11 +135,11 @@ class ServerEngine(RolloutEngine):
         self._settle(everyones(verdicts, ranks))
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         if self.policy_version < 0:
             raise ValueError("the servers have no weights yet: call update_weights before generate")
         results: SimpleQueue[Trajectory | None] = SimpleQueue()
-        dispatch = Dispatch(self.links, requests, params, self.policy_version, self.requests_in_flight, results.put)
+        dispatch = Dispatch(self.links, requests, decoding, self.policy_version, self.requests_in_flight, results.put)
         assert self._loop is not None, "`setup` has made it"
         running = asyncio.run_coroutine_threadsafe(dispatch.run(), self._loop)
         running.add_done_callback(lambda _: results.put(None))

@@ -49,7 +49,7 @@ class Call:
     policy_version: int
     requests: dict[str, GenerationRequest]
     """By an id that comes back with the trajectory."""
-    params: DecodingParams
+    decoding: DecodingParams
 
 
 @dataclass(frozen=True)

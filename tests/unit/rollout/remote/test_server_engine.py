@@ -381,7 +381,7 @@ def test_a_server_that_returns_with_another_model_stays_out(stop, caplog) -> Non
 
 
 def test_after_a_push_greedy_outputs_are_those_of_the_new_weights(stop) -> None:
-    params = DecodingParams(temperature=0, max_response_tokens=8)
+    decoding = DecodingParams(temperature=0, max_response_tokens=8)
     engine = stop(client(stop(served(torch_engine())), bucket_mb=1))
     other = TinyModel(nudge=0.3).build(DESCRIPTION.config)
     local = torch_engine()
@@ -390,8 +390,8 @@ def test_after_a_push_greedy_outputs_are_those_of_the_new_weights(stop) -> None:
         if model is not None:
             engine.update_weights(weights(model), version)
         local.update_weights(weights(model) if model is not None else weights(), version)
-        found.append({t.key: t for t in engine.generate(requests(6, 1), params)})
-        assert found[-1] == {t.key: t for t in local.generate(requests(6, 1), params)}
+        found.append({t.key: t for t in engine.generate(requests(6, 1), decoding)})
+        assert found[-1] == {t.key: t for t in local.generate(requests(6, 1), decoding)}
         assert {t.policy_version for t in found[-1].values()} == {version}
     assert any(found[0][k].response_ids != found[1][k].response_ids for k in found[0])
 
