@@ -8,7 +8,7 @@ from dirl.callbacks.ending import ended_together
 from dirl.callbacks.rollout import Rollout, push_weights
 
 from dirl.data.rl import RLDataModule
-from dirl.evaluation import evaluate
+from dirl.evaluation import run_evaluation
 from dirl.finite import dumps
 from dirl.modules.base import BlockDiffusionModule
 from dirl.progress import bar, bars_shown
@@ -107,7 +107,7 @@ class Evaluate(L.Callback):
         total = len(prompts) * (1 if decoding.temperature == 0 else self.samples)
         shown = bars_shown(trainer)
         with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress:
-            result = evaluate(
+            result = run_evaluation(
                 rollout.engine,
                 prompts,
                 rollout.scorer,

@@ -11,7 +11,7 @@ from dirl.checkpoints.reading import read
 from dirl.data.prompt_template import check_template
 from dirl.data.prompts import PromptEncoder
 from dirl.data.reading import OnBadRow
-from dirl.evaluation import evaluate as run_evaluation
+from dirl.evaluation import run_evaluation
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
 from dirl.models import ModelDescription, ModelSource, PretrainedModel, export_model

@@ -1,4 +1,4 @@
-"""One evaluation: sample responses to prompts, score them, and report. Callback and command both use it."""
+"""One run of an evaluation: responses are sampled and scored; the Evaluate callback and `dirl evaluate` call it."""
 
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ class Evaluation:
     """Those that were scored."""
 
 
-def evaluate(
+def run_evaluation(
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
     scorer: Scorer,
