@@ -11,7 +11,7 @@ from dirl.data.rl import RLDataModule
 from dirl.evaluation import run_evaluation
 from dirl.finite import dumps
 from dirl.modules.base import BlockDiffusionModule
-from dirl.progress import bar, bars_shown
+from dirl.progress_bar import bar, bars_shown
 from dirl.rollout.lengths import check_positions
 from dirl.types import DecodingParams
 
@@ -106,7 +106,7 @@ class Evaluate(L.Callback):
         prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
         total = len(prompts) * (1 if decoding.temperature == 0 else self.samples)
         shown = bars_shown(trainer)
-        with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress:
+        with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress_bar:
             result = run_evaluation(
                 rollout.engine,
                 prompts,
@@ -116,7 +116,7 @@ class Evaluate(L.Callback):
                 pl_module.description.tokenizer,
                 self.samples,
                 device=str(pl_module.device),
-                progress=progress.update,
+                finished=progress_bar.update,
                 generating=ended_together(trainer, pl_module),
             )
         return result.metrics

@@ -15,7 +15,7 @@ from dirl.data.rl import RLDataModule
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import RLModule
 from dirl.outputs import check_writable
-from dirl.progress import bar, bars_shown, expect
+from dirl.progress_bar import bar, bars_shown, expect
 from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer
 from dirl.rl.collector import Collection, Collector
@@ -214,15 +214,15 @@ class Rollout(L.Callback):
         data: RLDataModule = trainer.datamodule
         wanted = data.groups_per_rank(trainer.world_size)
         shown = bars_shown(trainer) and not prefetched
-        with bar(total=0, desc=f"rollout {epoch}", shown=shown, leave=False) as progress:
+        with bar(total=0, desc=f"rollout {epoch}", shown=shown, leave=False) as progress_bar:
             collection = self.collector.collect(
                 data.stream,
                 wanted,
                 pl_module.decoding,
                 () if self.overlap else data.surplus,
                 epoch=epoch,
-                progress=progress.update,
-                asked=lambda count: expect(progress, count),
+                finished=progress_bar.update,
+                asked=lambda count: expect(progress_bar, count),
             )
         if self.overlap:
             collection.counts["dropped_stale"] += len(collection.surplus)

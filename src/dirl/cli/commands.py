@@ -22,7 +22,7 @@ from dirl.models.families.weights import empty_backbone, named_tensors, weight_s
 from dirl.models.folder import check_replaceable
 from dirl.models.weight_writer import check_size
 from dirl.outputs import check_new_file, check_new_folder
-from dirl.progress import bar
+from dirl.progress_bar import bar
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.lengths import check_positions
@@ -164,8 +164,8 @@ def evaluate(
     for name, one in decoding.items():
         total = len(prompts) * (1 if one.temperature == 0 else samples)
         model = (description.spec, description.tokenizer)
-        with bar(total=total, desc=f"evaluate {name}") as progress:
-            result = run_evaluation(engine, prompts, scorer, one, *model, samples, seed, progress=progress.update)
+        with bar(total=total, desc=f"evaluate {name}") as progress_bar:
+            result = run_evaluation(engine, prompts, scorer, one, *model, samples, seed, finished=progress_bar.update)
         metrics[name] = result.metrics
         if output is not None:
             write_trajectories(Path(output) / f"{name}.jsonl", result.trajectories)

@@ -81,7 +81,7 @@ def run_command(name: str, options: list[str]) -> int | None:
             from dirl.cli.plan import plan
 
         return plan(options)
-    from dirl.progress import on_terminal, quiet_libraries
+    from dirl.progress_bar import on_terminal, quiet_libraries
 
     values = parse_command(name, options)
     if not on_terminal():

@@ -22,7 +22,7 @@ from dirl.data.reading import OnBadRow, Row, Rows, read_rows
 from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
 from dirl.packing.pieces import Encoded
-from dirl.progress import bar, on_terminal
+from dirl.progress_bar import bar, on_terminal
 from dirl.spans import Spans
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from dirl.data.prompt_template import check_template, fill
 from dirl.data.reading import OnBadRow, Row, Rows
 from dirl.data.schemas import prompt_row
 from dirl.models import ModelDescription
-from dirl.progress import bar
+from dirl.progress_bar import bar
 from dirl.types import Prompt
 
 log = logging.getLogger(__name__)

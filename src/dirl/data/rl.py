@@ -18,7 +18,7 @@ from dirl.data.prompts import PromptEncoder, PromptStream, prompts_digest
 from dirl.data.reading import OnBadRow
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
-from dirl.progress import bars_shown
+from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows

@@ -22,7 +22,7 @@ from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.pieces import Encoded, alone, conversation
 from dirl.packing.rows import empty_batch, pack
-from dirl.progress import bars_shown
+from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
 from dirl.seeds import run_seed
 from dirl.types import ModelSpec

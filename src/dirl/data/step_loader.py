@@ -40,7 +40,7 @@ class StepLoader(DataLoader):
 
     Args:
         start: number of steps of the current epoch that are done, asked when the first item is fetched. The
-            trainer's own progress is the one place that knows it (Lightning restores a loader's state in some
+            trainer's own count of batches is the one place that knows it (Lightning restores a loader's state in some
             kinds of resume and not in others).
     """
 

@@ -34,7 +34,7 @@ def run_evaluation(
     samples: int = 1,
     seed: int = 0,
     device: str = "cpu",
-    progress: Callable[[int], None] = lambda count: None,
+    finished: Callable[[int], None] = lambda count: None,
     generating: AbstractContextManager = nullcontext(),  # noqa: B008 - it has no state
 ) -> Evaluation:
     """Sample `samples` responses per prompt with the engine's current weights; all ranks must call it.
@@ -48,7 +48,7 @@ def run_evaluation(
     started = time.perf_counter()
     collector = Collector(engine, scorer, tokenizer, spec, count, max_rounds=1, seed=seed)
     with generating:
-        result = collector.collect(iter(prompts), len(prompts), decoding, progress=progress)
+        result = collector.collect(iter(prompts), len(prompts), decoding, finished=finished)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
     names = [reward.name for reward in scorer.rewards]
     metrics = ResponseMetrics(names, spec.block_size, ks if count > 1 else (), scorer.correctness.name).to(device)

@@ -77,13 +77,13 @@ class Collector:
         decoding: DecodingParams,
         surplus: Sequence[Group] = (),
         epoch: int = 0,
-        progress: Callable[[int], None] = lambda count: None,
+        finished: Callable[[int], None] = lambda count: None,
         asked: Callable[[int], None] = lambda count: None,
     ) -> Collection:
         """Groups for one epoch, older surplus first.
 
         Args:
-            progress: told of every finished trajectory.
+            finished: told of every finished trajectory.
             asked: told, as each round begins, how many it will make.
         """
         result = Collection(groups=list(surplus[:wanted]), surplus=[])
@@ -96,7 +96,7 @@ class Collector:
             if not batch:
                 break
             asked(len(batch) * self.group_size)
-            kept = self._round(batch, decoding, (epoch, result.counts["rounds"]), result, progress)
+            kept = self._round(batch, decoding, (epoch, result.counts["rounds"]), result, finished)
             room = wanted - len(result.groups)
             result.groups += kept[:room]
             result.surplus += kept[room:]
@@ -109,14 +109,14 @@ class Collector:
         decoding: DecodingParams,
         round_key: tuple[int, int],
         result: Collection,
-        progress: Callable[[int], None],
+        finished: Callable[[int], None],
     ) -> list[Group]:
         started = time.perf_counter()
         trajectories = []
         seed = (self.seed, *round_key)
         for trajectory in sample(self.engine, by_id.values(), self.group_size, decoding, seed):
             trajectories.append(trajectory)
-            progress(1)
+            finished(1)
         generated = time.perf_counter()
         samples = [reward_sample(t, by_id[t.prompt_id], decoding, self.spec, self.tokenizer) for t in trajectories]
         report = self.scorer.score(samples)

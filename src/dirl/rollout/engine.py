@@ -34,8 +34,8 @@ class RolloutEngine(ABC):
     stale: bool = False
     """Whether it may hand out trajectories of other weights than those that it was given last."""
 
-    progress: int = 0
-    """Grows while `generate` works: who waits for an engine tells by it a slow one from a dead one."""
+    heartbeat: int = 0
+    """It grows while `generate` works, by which those who wait for an engine tell a slow one from a dead one."""
 
     concurrent: bool = False
     """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""

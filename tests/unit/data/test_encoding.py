@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pytest
 
-from dirl import progress
+from dirl import progress_bar
 from dirl.data import encoding
 from dirl.data.chat import FitCounts, encode_conversation, fit_conversation
 from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
@@ -271,7 +271,7 @@ def test_only_one_who_is_not_quiet_shows_a_progress_bar(
     cache: Path, data: str, quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets.enable_progress_bars()
-    for module in (encoding, progress):
+    for module in (encoding, progress_bar):
         monkeypatch.setattr(module, "on_terminal", lambda: True)
     keep_encoded(data, "train", encoder(), 2, quiet=quiet)
     load_encoded(data, "train", encoder(), quiet=quiet)

@@ -175,7 +175,7 @@ def evaluation(engine: RolloutEngine, prompts: Sequence[Prompt], decoding: Decod
 def test_an_evaluation_samples_scores_and_reports() -> None:
     told: list[int] = []
     prompts = questions(a="0", b="3", c="9")
-    result = evaluation(CountingEngine(), prompts, DecodingParams(), samples=4, progress=told.append)
+    result = evaluation(CountingEngine(), prompts, DecodingParams(), samples=4, finished=told.append)
     assert result.metrics.pop("seconds") > 0
     # of 4 samples a and b have one right answer each, c none
     assert result.metrics == pytest.approx(

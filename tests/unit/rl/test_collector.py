@@ -157,7 +157,7 @@ def test_an_advantage_gives_one_finite_number_a_trajectory(advantage: Advantage)
 
 def test_progress_is_told_of_every_trajectory() -> None:
     told: list[int] = []
-    collector_of(distinct_answers).collect(stream("abc"), 3, PARAMS, progress=told.append)
+    collector_of(distinct_answers).collect(stream("abc"), 3, PARAMS, finished=told.append)
     assert told == [1] * 12
 
 

@@ -91,7 +91,7 @@ class LMDeployEngine(RolloutEngine):
         self.tracing: Tracing | None = None
 
     @property
-    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
+    def heartbeat(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return 0 if self.tracing is None else self.tracing.forwards
 
     @classmethod

@@ -1,7 +1,7 @@
 """A rollout server: any engine behind HTTP, with health, generate, sleep and weights.
 
 Calls wait in order of arrival; an engine that is `concurrent` works on several at once. The answer to `generate`
-is a line of JSON per trajectory, and one about every second that tells the engine's progress.
+is a line of JSON per trajectory, and one about every second that tells the engine's heartbeat.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class EngineServer:
             concurrent=engine.concurrent,
             policy_version=engine.policy_version,
             run=self.lease.holder,
-            progress=engine.progress,
+            heartbeat=engine.heartbeat,
             busy=self.queue.busy,
             spec=self.spec,
             cuda_devices=self.gpus,
@@ -116,13 +116,13 @@ class EngineServer:
 
     async def _answer(self, response: web.StreamResponse, lines: asyncio.Queue[Line]) -> None:
         """Write lines up to the last one, and signs of life where there is none to write."""
-        line = Line(self.engine.progress)
+        line = Line(self.engine.heartbeat)
         while not line.done and line.failure is None:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     line = await lines.get()
             except TimeoutError:
-                line = Line(self.engine.progress)
+                line = Line(self.engine.heartbeat)
             await response.write(dumps(line).encode() + b"\n")
         await response.write_eof()
 
@@ -136,14 +136,14 @@ class EngineServer:
             last = await self.queue.run(lambda: self._run(call, say, left), shared=self.engine.concurrent)
         except Exception as error:  # whatever the engine raised: the trainer is told, the server lives on
             log.error("generate failed", exc_info=error)
-            last = Line(self.engine.progress, failure=Failure.of(error))
+            last = Line(self.engine.heartbeat, failure=Failure.of(error))
         lines.put_nowait(last)
 
     def _run(self, call: Call, say: Callable[[Line], None], left: threading.Event) -> Line:
         """In a thread of the engine's; returns the last line."""
         engine = self.engine
         if reason := self._refusal(call):
-            return Line(engine.progress, failure=Failure("refused", reason))
+            return Line(engine.heartbeat, failure=Failure("refused", reason))
         ids = {(r.prompt_id, r.sample_index): i for i, r in call.requests.items()}
         trajectories = iter(engine.generate(list(call.requests.values()), call.decoding))
         try:
@@ -151,15 +151,15 @@ class EngineServer:
                 trajectory = next(trajectories, None)
                 if trajectory is None:
                     break
-                say(Line(engine.progress, ids.pop(trajectory.key), trajectory))
+                say(Line(engine.heartbeat, ids.pop(trajectory.key), trajectory))
         finally:
             if isinstance(trajectories, Generator):
                 trajectories.close()
         if self.stopping.is_set():
-            return Line(engine.progress, failure=Failure("error", "the server stops"))
+            return Line(engine.heartbeat, failure=Failure("error", "the server stops"))
         if ids and not left.is_set():
             raise RuntimeError(f"the engine left out {len(ids)} of {len(call.requests)} trajectories")
-        return Line(engine.progress, done=True)
+        return Line(engine.heartbeat, done=True)
 
     def _refusal(self, call: Call) -> str | None:
         if call.instance != self.instance:

@@ -169,7 +169,7 @@ class ServerEngine(RolloutEngine):
         self._loop, self.links = None, []
 
     @property
-    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
+    def heartbeat(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return sum(link.signs for link in self.links)
 
     def _await(self, work: Coroutine[None, None, T]) -> T:

@@ -54,8 +54,8 @@ class ServerLink:
         self.in_flight = 0
         """Requests of ours that it has not answered."""
         self.silent_s = 0.0
-        """Since the last trajectory or progress; 0 without work."""
-        self.progress = 0
+        """Seconds since the last trajectory or heartbeat; 0 without work."""
+        self.heartbeat = 0
         """Of its engine."""
         self.signs = 0
         """Of life, so far."""
@@ -86,7 +86,7 @@ class ServerLink:
             raise ServerLostError(busy(health.run))
         if self.health is not None and self.health.instance != health.instance:
             await self.drop_sender()
-        self.health, self.progress = health, health.progress
+        self.health, self.heartbeat = health, health.heartbeat
         return health
 
     async def generate(self, call: Call, deliver: Callable[[str | None, Trajectory], None]) -> None:
@@ -125,11 +125,11 @@ class ServerLink:
             return loads(Health, text)
 
     def hear(self, line: Line) -> None:
-        """Any growth of the engine's progress is a sign of life, also where it works for another trainer process."""
-        if line.trajectory is not None or line.progress != self.progress:
+        """Any growth of the engine's heartbeat is a sign of life, also where it works for another trainer process."""
+        if line.trajectory is not None or line.heartbeat != self.heartbeat:
             self.silent_s = 0.0
             self.signs += 1
-        self.progress = line.progress
+        self.heartbeat = line.heartbeat
 
     def listen(self, elapsed_s: float) -> None:
         """Let time pass; declare the server lost if it has been silent for too long."""

@@ -30,7 +30,7 @@ class Health:
     policy_version: int
     run: str | None
     """The run that the server works for, and for no other; None: it is free."""
-    progress: int
+    heartbeat: int
     busy: int
     """Calls that work or wait for the engine."""
     spec: ModelSpec
@@ -79,7 +79,7 @@ class Failure:
 class Line:
     """One line of the answer to a call; `done` or `failure` is the last."""
 
-    progress: int
+    heartbeat: int
     """Of the engine; a line without more is a sign of life."""
     id: str | None = None
     trajectory: Trajectory | None = None

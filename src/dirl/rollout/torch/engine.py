@@ -96,7 +96,7 @@ class TorchEngine(RolloutEngine):
                     active = self._admit(active, waiting)
                 self.still_wanted()
                 self._step(active, decoding)
-                self.progress += 1
+                self.heartbeat += 1
                 finished = active.close_blocks(self.spec, decoding)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])

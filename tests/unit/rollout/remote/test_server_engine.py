@@ -46,7 +46,7 @@ def test_two_servers_give_the_trajectories_of_a_local_engine(stop) -> None:
     made = list(engine.generate(requests(4, 3), PARAMS))
     assert len(made) == 12
     assert {t.key: t for t in made} == wanted
-    assert engine.progress > 0
+    assert engine.heartbeat > 0
 
 
 def test_no_request_is_no_work(stop) -> None:
@@ -314,7 +314,7 @@ def test_a_server_without_progress_is_left_and_a_slow_one_is_not(stop, caplog) -
     def crawl(request: GenerationRequest) -> None:
         for _ in range(8):  # no trajectory for longer than the limit, but progress
             time.sleep(0.25)
-            slow.progress += 1
+            slow.heartbeat += 1
 
     slow.before = lambda request: crawl(request) if request.sample_index == 1 else None
     servers = [stop(served(e)) for e in (slow, hung)]
