@@ -141,7 +141,7 @@ class BlockDiffusionLM(nn.Module):
         output = self.part("decoder")(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
-            block_mask=build_mask(batch.layout, self.attention),
+            packed_mask=build_mask(batch.layout, self.attention),
             use_cache=False,
         )
         return output.last_hidden_state[0]

@@ -154,7 +154,7 @@ def autocast(on: bool) -> AbstractContextManager:
 def row(tokens: int) -> dict[str, Tensor]:
     """Arguments of the backbone for a packed row."""
     ids = torch.zeros(1, tokens, dtype=torch.long)
-    return {"input_ids": ids, "position_ids": ids.clone(), "block_mask": None, "use_cache": False}
+    return {"input_ids": ids, "position_ids": ids.clone(), "packed_mask": None, "use_cache": False}
 
 
 @contextmanager
