@@ -1,4 +1,4 @@
-"""Slow oracles, written from the equations alone: attention, decoding, replay, selection and losses.
+"""Slow oracles, written from the equations alone: attention, decoding, views of a step map, selection and losses.
 
 Plain loops in float64, one sequence at a time, no cache, no packing. What the package computes fast is
 compared with what is computed here; nothing here imports the package, its types apart.
@@ -215,7 +215,7 @@ def _response_end(
     return decoding.max_response_tokens, "length"
 
 
-# ------------------------------------------------------------------------------------------------- replay
+# ------------------------------------------------------------------------------------------------- views
 
 
 def naive_trajectory_logprobs(

@@ -249,7 +249,7 @@ def test_drawn_candidates_that_are_not_committed_are_drawn_again() -> None:
     assert got.behaviour_logprobs == pytest.approx([math.log(0.3 / 0.8), math.log(0.4 / 0.7)])
 
 
-# ------------------------------------------------------------------------------------------------- replay
+# ------------------------------------------------------------------------------------------------- views
 
 
 def trajectory(prompt: Sequence[int], response: Sequence[int], steps: Sequence[int]) -> Trajectory:

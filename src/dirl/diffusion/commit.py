@@ -10,7 +10,7 @@ from dirl.types import DecodingParams
 def commit(
     confidence: Float[Tensor, "N B"], masked: Bool[Tensor, "N B"], decoding: DecodingParams, block_size: int
 ) -> Bool[Tensor, "N B"]:
-    """Positions that get their candidate token in this step.
+    """Positions that get their candidate token in this denoising step.
 
     Args:
         confidence: probability of the candidate (or of the best token) at each position.

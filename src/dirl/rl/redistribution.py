@@ -55,7 +55,7 @@ def _streams(streams: Sequence[State], world_size: int) -> list[State]:
 
 
 def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
-    """The micro-batches of each step; divisors and counts are sums over the processes.
+    """The micro-batches of each optimizer step; divisors and counts are sums over the processes.
 
     Trajectories keep numbers of their own, and what holds parts of one trajectory stays together.
     """

@@ -1,6 +1,6 @@
 """One packed forward scores each token as the engine drew it, and as one naive forward per denoising step does.
 
-Three ways to one number: the trainer's (replay, packing, block mask, chunked head), the engine's (KV cache,
+Three ways to one number: the trainer's (views, packing, attention mask, chunked head), the engine's (KV cache,
 batch of mixed lengths), and that of transformers' own attention over the plain sequence as it stood at the step.
 """
 

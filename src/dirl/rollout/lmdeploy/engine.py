@@ -49,7 +49,7 @@ class LMDeployEngine(RolloutEngine):
             not yet its optimizer's state and activations. `kv_blocks` says it outright.
         page_tokens: tokens per page.
         prefill_tokens: tokens of prompts per forward; longer prompts are prefilled in pieces.
-        cuda_graphs: replay the decoding forward from CUDA graphs, captured for batch sizes as LMDeploy chooses.
+        cuda_graphs: run the decoding forward from CUDA graphs, captured for batch sizes as LMDeploy chooses.
         sleep: give weights and cache back while the trainer works; they return with the next weight update. Costs
             their allocation, and the capture of the CUDA graphs, in every epoch.
         bucket_mb: weights are copied in pieces of this size.
