@@ -19,7 +19,7 @@ from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelDescription
 from dirl.packing.pieces import Encoded, Piece, alone, conversation
 from dirl.packing.rows import empty_batch, pack
-from dirl.progress import bars_shown
+from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
 from dirl.reading.chat import FitCounts
 from dirl.reading.encoding import ConversationEncoder, check_on_bad_row, encode_rows, keep_encoded, load_encoded
