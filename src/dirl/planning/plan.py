@@ -125,8 +125,9 @@ def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoa
     size, data = settings.block_size, settings.data
     if settings.stage == "rl":
         steps, scored = rl_views(lengths, size)
-        views = settings.objective.planned_views(steps)
-        scored *= settings.objective.planned_scorings()
+        part = settings.objective.subset.view_fraction
+        views = settings.objective.planned_views(steps) * part
+        scored *= settings.objective.planned_scorings() * part
     else:
         views, scored = sft_views(lengths, size, settings.noise)
     sequence = response_load(lengths, size, views, scored)
