@@ -346,10 +346,16 @@ def _clipped(log_ratio: Tensor, advantage: float, low: float, high: float) -> Te
     return torch.minimum(ratio * advantage, inside * advantage)
 
 
-def group_advantages(rewards: Sequence[float], mode: Literal["zscore", "mean"]) -> list[float]:
-    """Reward minus the group's mean; `zscore` divides by the population std. A group without spread has zeros."""
+def group_advantages(rewards: Sequence[float], mode: Literal["zscore", "mean", "leave_one_out"]) -> list[float]:
+    """Reward minus the group's mean; `zscore` divides by the population std. A group without spread has zeros.
+
+    `leave_one_out`: reward minus the mean of the other rewards.
+    """
     if max(rewards) == min(rewards):  # asked of the rewards: the std of equal floats need not be exactly 0
         return [0.0] * len(rewards)
+    if mode == "leave_one_out":
+        others = [[r for j, r in enumerate(rewards) if j != i] for i in range(len(rewards))]
+        return [r - math.fsum(rest) / len(rest) for r, rest in zip(rewards, others, strict=True)]
     mean = math.fsum(rewards) / len(rewards)
     centred = [reward - mean for reward in rewards]
     if mode == "mean":
