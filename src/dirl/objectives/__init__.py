@@ -1,6 +1,7 @@
 """What an RL step learns from trajectories: one algorithm, one file."""
 
 from dirl.objectives.base import Objective, RowLoss
+from dirl.objectives.best_of_group import BestOfGroup
 from dirl.objectives.coupled import Coupled
 from dirl.objectives.dipo import DiPO
 from dirl.objectives.leftmost import Leftmost
@@ -11,6 +12,7 @@ from dirl.objectives.scored import ScoredRow
 from dirl.objectives.tracerl import TraceRL
 
 __all__ = [
+    "BestOfGroup",
     "Coupled",
     "DiPO",
     "Leftmost",

@@ -43,6 +43,9 @@ class Objective(ABC):
     subset: Subset = EVERYTHING
     """The part of a step's views and trajectories that it learns from."""
 
+    needs_old = True
+    """Whether `loss` looks at `ScoredRow.old_logprobs`, which the old policy fills in before it moves."""
+
     @property
     def needs_reference(self) -> bool:
         """Whether the row's columns must hold `reference_logprobs`, for which a frozen model is kept."""
@@ -87,9 +90,15 @@ class Objective(ABC):
         """By name, a number that is summed over the ranks, from this rank's sums, [trajectories] each."""
         return {}
 
-    def divisor(self, trajectories: int, scored: int, max_response_tokens: int) -> float:
-        """Of one rank's share of an optimizer step; that of the step is their sum over the ranks."""
-        return step_divisor(self.normalization, trajectories, scored, max_response_tokens)
+    def divisor(self, trajectories: Sequence[Trajectory], scored: int, max_response_tokens: int) -> float:
+        """Of one rank's share of an optimizer step; that of the step is their sum over the ranks.
+
+        Where that is 0 there is nothing to learn from, and the step is skipped.
+
+        Args:
+            scored: positions of all views.
+        """
+        return step_divisor(self.normalization, len(trajectories), scored, max_response_tokens)
 
     def refuses_stale(self, decoding: DecodingParams) -> str | None:
         """Why samples of older weights cannot be learned from, and what to change; None: they can."""
