@@ -392,6 +392,68 @@ def naive_tracerl_loss(
     return loss / len(trajectories)
 
 
+def naive_block_elbo(
+    score: Callable[[tuple[int, ...]], Tensor],
+    maskable: Sequence[int],
+    draws: Sequence[Collection[int]],
+    complementary: bool,
+) -> Tensor:
+    """ESPO's estimate of one block's ELBO: the mean over draws S of |block| / |S| sum_{i in S} log p(y_i | S masked).
+
+    Args:
+        score: of masked positions, in order: the log-probabilities of their tokens.
+        complementary: the mean over S and what S leaves, each with (|block| + 1) / its size, an empty one counting 0.
+    """
+    found = torch.zeros((), dtype=torch.float64)
+    for drawn in draws:
+        halves = [tuple(i for i in maskable if i in drawn), tuple(i for i in maskable if i not in drawn)]
+        for half in halves if complementary else halves[:1]:
+            scale = (len(maskable) + 1) / 2 if complementary else len(maskable)
+            found = found + (score(half).sum() * scale / len(half) if half else 0.0)
+    return found / len(draws)
+
+
+class BoundScores(NamedTuple):
+    """The ELBO estimates of one response by three policies."""
+
+    advantage: float
+    tokens: int
+    bound: Tensor
+    """Carries the gradient."""
+    old: Tensor
+    reference: Tensor
+
+
+def naive_elbo_loss(
+    responses: Sequence[BoundScores],
+    *,
+    clip_low: float,
+    clip_high: float,
+    per_token: bool,
+    kl_coef: float,
+    kl: Literal["k2", "k3"],
+) -> Tensor:
+    """ESPO: the mean of -min(r A, clip(r) A) + kl_coef KL / T, log r = (L - L_old) / T; EBPO has no T (`per_token`)."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for each in responses:
+        tokens = each.tokens if per_token else 1
+        loss = loss - _clipped((each.bound - each.old.detach()) / tokens, each.advantage, clip_low, clip_high)
+        ahead = each.reference.detach() - each.bound
+        loss = loss + kl_coef * (ahead**2 / 2 if kl == "k2" else torch.exp(ahead) - ahead - 1) / tokens
+    return loss / len(responses)
+
+
+def naive_wd1_loss(groups: Sequence[Sequence[tuple[float, Tensor]]]) -> Tensor:
+    """The mean over groups of -sum softmax(A) log p + sum softmax(-A) log p; of (advantage, log p) of each response."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for group in groups:
+        for sign in (1, -1):
+            total = sum(math.exp(sign * advantage) for advantage, _ in group)
+            for advantage, logp in group:
+                loss = loss - sign * math.exp(sign * advantage) / total * logp
+    return loss / len(groups)
+
+
 def _clipped(log_ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
     ratio = torch.exp(log_ratio.double())
     inside = torch.clamp(ratio, 1 - low, 1 + high)

@@ -2,6 +2,7 @@
 
 from dirl.objectives.base import Objective, RowLoss
 from dirl.objectives.best_of_group import BestOfGroup
+from dirl.objectives.block_elbo import BlockELBO
 from dirl.objectives.coupled import Coupled
 from dirl.objectives.dipo import DiPO
 from dirl.objectives.leftmost import Leftmost
@@ -10,9 +11,12 @@ from dirl.objectives.one_step import OneStep
 from dirl.objectives.policy_gradient import PolicyGradient
 from dirl.objectives.scored import ScoredRow
 from dirl.objectives.tracerl import TraceRL
+from dirl.objectives.wd1 import WD1
 
 __all__ = [
+    "WD1",
     "BestOfGroup",
+    "BlockELBO",
     "Coupled",
     "DiPO",
     "Leftmost",

@@ -58,6 +58,11 @@ class Objective(ABC):
     def check(self, decoding: DecodingParams) -> None:  # noqa: B027 - most learn from whatever is decoded
         """ValueError, which names both settings, if what is so decoded cannot be learned from."""
 
+    def of_group(self, group: Sequence[Trajectory]) -> Sequence[Trajectory]:
+        """The trajectories of one prompt as they are learned from, e.g. with weights for advantages; all that follows
+        sees these."""
+        return group
+
     def views(self, trajectory: Trajectory, spec: ModelSpec, rng: np.random.Generator) -> Views:
         """What the model is shown of a trajectory; `rng` is seeded by run, epoch and trajectory."""
         return step_views(trajectory, spec.block_size, spec.mask_token_id)

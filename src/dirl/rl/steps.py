@@ -65,7 +65,7 @@ def take_views(
     """The views that the objective takes of each trajectory, group by group."""
     found: list[Shown] = []
     for number, group in enumerate(groups):
-        for trajectory in group:
+        for trajectory in objective.of_group(group):
             rng = np.random.default_rng(derived_seed("views", *seed, *trajectory.key))
             views = objective.views(trajectory, spec, rng)
             weights = np.broadcast_to(objective.weights(trajectory, views), views.targets.shape)
