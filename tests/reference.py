@@ -443,6 +443,54 @@ def naive_elbo_loss(
     return loss / len(responses)
 
 
+def naive_sandwich(
+    score: Callable[[tuple[int, ...]], Tensor],
+    maskable: Sequence[int],
+    draws: Sequence[Collection[int]],
+    complementary: bool,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """SPG's lower and upper bound of one block: 1 / beta sum_k log (mean over sets of w [k masked] p_k^beta).
+
+    w is |block| / |set|, or (|block| + 1) / |set| for a set and what it leaves, which are both sets then, empty or not.
+    """
+    rest = [tuple(i for i in maskable if i not in drawn) for drawn in draws] if complementary else []
+    sets = [*(tuple(i for i in maskable if i in drawn) for drawn in draws), *rest]
+    scale = len(maskable) + complementary
+    lower, raised = torch.zeros((), dtype=torch.float64), dict.fromkeys(maskable, torch.zeros((), dtype=torch.float64))
+    for masked in filter(None, sets):
+        for i, logp in zip(masked, score(masked), strict=True):
+            lower = lower + scale / len(masked) * logp / len(sets)
+            raised[i] = raised[i] + scale / len(masked) * torch.exp(logp) ** beta / len(sets)
+    return lower, sum((torch.log(u) for u in raised.values() if u > 0), torch.zeros(())) / beta
+
+
+class Sandwich(NamedTuple):
+    """Bounds of one response's likelihood."""
+
+    advantage: float
+    tokens: int
+    lower: Tensor
+    upper: Tensor
+    old_lower: Tensor
+
+    def bound(self, mix: float) -> Tensor:
+        return self.lower if self.advantage > 0 else mix * self.upper + (1 - mix) * self.lower
+
+
+def naive_spg_loss(responses: Sequence[Sandwich], mix: float) -> Tensor:
+    """-sum A bound / tokens of all responses."""
+    return -sum(each.advantage * each.bound(mix) for each in responses) / sum(each.tokens for each in responses)
+
+
+def naive_stable_drl_loss(responses: Sequence[Sandwich], mix: float, low: float, high: float) -> Tensor:
+    """-sum w A bound / T over sum w, w = clip(exp((L - L_old) / T), low, high) without gradient."""
+    weights = [math.exp((e.lower.detach() - e.old_lower.detach()) / e.tokens) for e in responses]
+    weights = [min(max(w, low), high) for w in weights]
+    terms = (w * e.advantage * e.bound(mix) / e.tokens for w, e in zip(weights, responses, strict=True))
+    return -sum(terms) / sum(weights)
+
+
 def naive_wd1_loss(groups: Sequence[Sequence[tuple[float, Tensor]]]) -> Tensor:
     """The mean over groups of -sum softmax(A) log p + sum softmax(-A) log p; of (advantage, log p) of each response."""
     loss = torch.zeros((), dtype=torch.float64)

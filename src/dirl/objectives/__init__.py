@@ -10,10 +10,13 @@ from dirl.objectives.normalization import Normalization
 from dirl.objectives.one_step import OneStep
 from dirl.objectives.policy_gradient import PolicyGradient
 from dirl.objectives.scored import ScoredRow
+from dirl.objectives.spg import SPG
+from dirl.objectives.stable_drl import StableDRL
 from dirl.objectives.tracerl import TraceRL
 from dirl.objectives.wd1 import WD1
 
 __all__ = [
+    "SPG",
     "WD1",
     "BestOfGroup",
     "BlockELBO",
@@ -26,5 +29,6 @@ __all__ = [
     "PolicyGradient",
     "RowLoss",
     "ScoredRow",
+    "StableDRL",
     "TraceRL",
 ]

@@ -31,7 +31,8 @@ class Objective(ABC):
     weigh (`weights`), and what is to be remembered of each (`columns`). All of it is packed once for the rollout, so
     every pass and policy sees the same views. Then `loss` is asked for each packed row, of which it sees the scored
     positions as flat tensors (`ScoredRow`); a sequence in several rows has one `trajectory_ids` in all of them. One
-    that needs a number of a whole sequence names it in `summands`, and finds its sum in `ScoredRow.sums`.
+    that needs a number of a whole sequence names it in `summands`, and finds its sum in `ScoredRow.sums`; of a token
+    that several views score, in `token_summands`.
 
     A subclass is chosen by `objective: {class_path: ..., init_args: ...}`; what its constructor takes are its options.
     One of ten lines, REINFORCE without a clip, is in docs/extending.md.
@@ -86,6 +87,13 @@ class Objective(ABC):
 
     def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
         """[N] each, by name: what is summed over all scored positions of a trajectory, in whichever rows they lie."""
+        return {}
+
+    def token_summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+        """[N] each, by name: what is summed over all views that score the same token of a trajectory.
+
+        Tokens are told apart by a column `response_index`, their index in `response_ids`.
+        """
         return {}
 
     needs_totals = False
