@@ -6,6 +6,7 @@ from dirl.objectives.block_elbo import BlockELBO
 from dirl.objectives.coupled import Coupled
 from dirl.objectives.dipo import DiPO
 from dirl.objectives.leftmost import Leftmost
+from dirl.objectives.lightning_rl import LightningRL
 from dirl.objectives.normalization import Normalization
 from dirl.objectives.one_step import OneStep
 from dirl.objectives.policy_gradient import PolicyGradient
@@ -23,6 +24,7 @@ __all__ = [
     "Coupled",
     "DiPO",
     "Leftmost",
+    "LightningRL",
     "Normalization",
     "Objective",
     "OneStep",
