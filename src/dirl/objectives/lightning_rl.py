@@ -73,5 +73,5 @@ class LightningRL(PolicyGradient):
     def loss(self, row: ScoredRow) -> RowLoss:
         total, sums = super().loss(row)
         learned = row.columns["right"]
-        sums["nll_right"] = -(learned * row.logprobs.detach()).sum()
+        sums |= {"right": learned.sum(), "nll_of_right": -(learned * row.logprobs.detach()).sum()}  # over all tokens
         return RowLoss(total - self.nll_coef * (learned * row.weights * row.logprobs).sum(), sums)

@@ -171,7 +171,7 @@ def _instance(value: Any) -> Any:
 
 def _typed(value: Any, wanted: Any) -> Any:
     """Options of a dataclass as that, as `fit` has them."""
-    found = [kind for kind in (wanted, *get_args(wanted)) if is_dataclass(kind)]
+    found = [kind for kind in (wanted, *get_args(wanted)) if isinstance(kind, type) and is_dataclass(kind)]
     return found[0](**value) if isinstance(value, dict) and found else value
 
 
