@@ -123,8 +123,8 @@ def test_settings_out_of_range_are_refused_by_name_and_value(name: str, value: A
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     ends = {"threshold": 1.0, "denoising_steps": 1, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 1.0}
-    params = DecodingParams(**ends, max_response_tokens=1)
-    assert {name: getattr(params, name) for name in ends} == ends
+    decoding = DecodingParams(**ends, max_response_tokens=1)
+    assert {name: getattr(decoding, name) for name in ends} == ends
 
 
 @pytest.mark.parametrize(("steps", "block_size", "wanted"), [(None, 4, 1), (1, 4, 4), (2, 4, 2), (3, 8, 2), (9, 4, 1)])
@@ -155,7 +155,7 @@ def test_the_layout_of_a_batch_is_its_four_columns() -> None:
 
 
 def test_a_step_moves_all_its_micro_batches_and_keeps_its_numbers() -> None:
-    step = StepBatch([batch(2), batch(3)], 5.0, 4, 100).to("meta")
+    step = StepBatch([batch(2), batch(3)], 5.0, 4, 100, 5).to("meta")
     assert all(t.device.type == "meta" for b in step.micro_batches for t in b.tensors().values())
     assert [len(b) for b in step.micro_batches] == [2, 3]
-    assert (step.loss_divisor, step.sequences, step.token_budget) == (5.0, 4, 100)
+    assert (step.loss_divisor, step.sequences, step.token_budget, step.response_tokens) == (5.0, 4, 100, 5)

@@ -80,8 +80,9 @@ def run_command(name: str, options: list[str]) -> int | None:
         with no_collection("dirl.cli.plan"):
             from dirl.cli.plan import plan
 
-        return plan(options)
-    from dirl.progress import on_terminal, quiet_libraries
+        plan(options)
+        return None
+    from dirl.progress_bar import on_terminal, quiet_libraries
 
     values = parse_command(name, options)
     if not on_terminal():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,15 +20,15 @@ from dirl.types import DecodingParams, Likelihood, ModelSpec
 class Scores:
     """What one forward says of the N scored positions and, for `likelihood: trajectory`, the M rejected ones."""
 
-    positions: Tensor
+    positions: Int64[Tensor, " N"]
     """[N] indices into the packed row."""
-    logprobs: Tensor
+    logprobs: Float[Tensor, " N"]
     """[N] log-probability of the target, nats, with gradient."""
-    entropy: Tensor
+    entropy: Float[Tensor, " N"]
     """[N] nats, without gradient."""
-    factor_positions: Tensor
+    factor_positions: Int64[Tensor, " M"]
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
-    log_factors: Tensor
+    log_factors: Float[Tensor, " M"]
     """[M] log F_j, with gradient."""
 
 
@@ -35,13 +36,13 @@ class Scores:
 class ScoringPlan:
     """Where the head looks in a packed row. Made on the host, it spares a GPU every question of how many there are."""
 
-    positions: Tensor
+    positions: Int64[Tensor, " N"]
     """[N] positions with a target."""
-    rejected: Tensor
+    rejected: Int64[Tensor, " M"]
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
-    position_views: Tensor
+    position_views: Int64[Tensor, " _"]
     """[N] which view, counted along the row, a position belongs to; empty if M = 0."""
-    rejected_views: Tensor
+    rejected_views: Int64[Tensor, " M"]
     """[M] the same."""
     views: int
 
@@ -90,7 +91,7 @@ class BlockDiffusionLM(nn.Module):
     def forward(
         self,
         batch: PackedBatch,
-        params: DecodingParams,
+        decoding: DecodingParams,
         likelihood: Likelihood = "tokens",
         entropy: bool = True,
         plan: ScoringPlan | None = None,
@@ -103,23 +104,23 @@ class BlockDiffusionLM(nn.Module):
             plan: `scoring_plan` of the same arguments; None: made here, for which the host waits for the device.
         """
         if plan is None:
-            plan = scoring_plan(batch, self.spec, params, likelihood)
+            plan = scoring_plan(batch, self.spec, decoding, likelihood)
         hidden = self.hidden_states(batch)
         rejected = hidden[plan.rejected] if len(plan.rejected) else None
-        logprobs, entropies, log_factors = self.at_head(
-            hidden[plan.positions], rejected, batch.target_ids[plan.positions], plan, params, entropy
+        logprobs, entropies, log_factors = self.score_hidden(
+            hidden[plan.positions], rejected, batch.target_ids[plan.positions], plan, decoding, entropy
         )
         return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors)
 
-    def at_head(
+    def score_hidden(
         self,
-        scored: Tensor,
-        rejected: Tensor | None,
-        targets: Tensor,
+        scored: Float[Tensor, "N D"],
+        rejected: Float[Tensor, "M D"] | None,
+        targets: Int64[Tensor, " N"],
         plan: ScoringPlan,
-        params: DecodingParams,
+        decoding: DecodingParams,
         entropy: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " M"]]:
         """All that a forward asks of the head, in one call: under FSDP2 its weight is here from begin to end of it.
 
         Args:
@@ -128,31 +129,31 @@ class BlockDiffusionLM(nn.Module):
         Returns:
             log-probabilities [N], entropies [N] and log F [M] of `Scores`.
         """
-        weight, options = self.part("head").weight, (self.spec.banned, params, self.head_chunk)
+        weight, options = self.part("head").weight, (self.spec.banned, decoding, self.head_chunk)
         assert isinstance(weight, Tensor)
         logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
         if rejected is None:
             return logprobs, entropies, logprobs.new_zeros(0)
-        bound, inclusive = rejection_bounds(plan, confidence, params)
+        bound, inclusive = rejection_bounds(plan, confidence, decoding)
         return logprobs, entropies, selection_factors(weight, rejected, bound, inclusive, *options)
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
+    def hidden_states(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
         """[T, D] last hidden states of a packed row."""
         output = self.part("decoder")(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
-            block_mask=build_mask(batch.layout, self.attention),
+            packed_mask=build_mask(batch.layout, self.attention),
             use_cache=False,
         )
         return output.last_hidden_state[0]
 
 
 def scoring_plan(
-    batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood = "tokens"
+    batch: PackedBatch, spec: ModelSpec, decoding: DecodingParams, likelihood: Likelihood = "tokens"
 ) -> ScoringPlan:
     """Computed and left where the batch lies; a batch on a GPU makes the host wait."""
     positions = (batch.target_ids != IGNORE).nonzero().squeeze(1)
-    rejected = _rejected(batch, spec, params, likelihood)
+    rejected = _rejected(batch, spec, decoding, likelihood)
     if not len(rejected):
         return ScoringPlan(positions, rejected, rejected, rejected, 0)
     keys = torch.stack([batch.group_ids, batch.branch_ids, batch.block_ids, batch.view_ids])
@@ -160,15 +161,17 @@ def scoring_plan(
     return ScoringPlan(positions, rejected, view[positions], view[rejected], int(view[-1]) + 1)
 
 
-def _rejected(batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood) -> Tensor:
+def _rejected(batch: PackedBatch, spec: ModelSpec, decoding: DecodingParams, likelihood: Likelihood) -> Tensor:
     """Masked positions without a target, where the choice of positions has a probability of its own."""
-    if likelihood == "tokens" or not params.choice_is_random:
+    if likelihood == "tokens" or not decoding.choice_is_random:
         return batch.input_ids.new_zeros(0)
     masked = (batch.view_ids > 0) & (batch.input_ids == spec.mask_token_id)
     return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)
 
 
-def rejection_bounds(plan: ScoringPlan, confidence: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
+def rejection_bounds(
+    plan: ScoringPlan, confidence: Float[Tensor, " N"], decoding: DecodingParams
+) -> tuple[Float[Tensor, " M"], Bool[Tensor, " M"]]:
     """Which confidences a rejected candidate can have had, from those committed in the same view.
 
     With m the largest committed confidence, `low_confidence_dynamic` rejects below the threshold if m
@@ -181,9 +184,9 @@ def rejection_bounds(plan: ScoringPlan, confidence: Tensor, params: DecodingPara
         bound [M] and whether it is inclusive [M].
     """
     committed, rejected = plan.position_views, plan.rejected_views
-    if params.strategy == "low_confidence_static":
+    if decoding.strategy == "low_confidence_static":
         smallest = confidence.new_full((plan.views,), 1.0).scatter_reduce(0, committed, confidence, "amin")
         return smallest[rejected], torch.ones_like(rejected, dtype=torch.bool)
     largest = confidence.new_zeros(plan.views).scatter_reduce(0, committed, confidence, "amax")[rejected]
-    sure = largest >= params.threshold
-    return largest.masked_fill(sure, params.threshold), ~sure
+    sure = largest >= decoding.threshold
+    return largest.masked_fill(sure, decoding.threshold), ~sure

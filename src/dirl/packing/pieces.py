@@ -1,6 +1,6 @@
 """Pieces: the tokens of prompts, responses and conversations, clean blocks first, then the noised views of blocks.
 
-Prompt and responses are kept apart; `dirl.packing.rows` joins them to rows, and may divide a response.
+Prompt and responses are kept apart; `dirl.packing.rows` joins them to rows, and may split a response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ SHARED = -1
 class Encoded:
     """A conversation in tokens, up to the end token of its last trained assistant message."""
 
-    input_ids: Sequence[int]
-    loss_mask: Sequence[bool]
+    input_ids: Sequence[int] | np.ndarray
+    loss_mask: Sequence[bool] | np.ndarray
     """True for the assistant's tokens: its messages, each with its end token."""
     complete: bool = True
     """False after a cut: the last token is not the end of anything."""
@@ -106,7 +106,7 @@ def conversation(
 
 
 def whole_blocks(encoded: Encoded, size: int, end_token: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and loss mask as [K, B]; see `conversation_segment` for the last block."""
+    """Token ids and loss mask as [K, B]; see `conversation` for the last block."""
     ids, trained = list(encoded.input_ids), list(encoded.loss_mask)
     if encoded.complete:
         fill = -len(ids) % size

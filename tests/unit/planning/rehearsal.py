@@ -139,7 +139,7 @@ class Whole(BlockDiffusionLM):
         none = positions[:0]
         plan = ScoringPlan(positions, none, none, none, 0)
         hidden = self.backbone.model(**args).last_hidden_state[0, positions]
-        return self.at_head(hidden, None, positions, plan, DecodingParams())[0]
+        return self.score_hidden(hidden, None, positions, plan, DecodingParams())[0]
 
 
 def fake_tensors() -> FakeTensorMode:
@@ -154,7 +154,7 @@ def autocast(on: bool) -> AbstractContextManager:
 def row(tokens: int) -> dict[str, Tensor]:
     """Arguments of the backbone for a packed row."""
     ids = torch.zeros(1, tokens, dtype=torch.long)
-    return {"input_ids": ids, "position_ids": ids.clone(), "block_mask": None, "use_cache": False}
+    return {"input_ids": ids, "position_ids": ids.clone(), "packed_mask": None, "use_cache": False}
 
 
 @contextmanager
