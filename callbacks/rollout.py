@@ -40,7 +40,8 @@ class Rollout(L.Callback):
         engine: makes the trajectories. In configs it has a key of its own, `engine`.
         correct: name of the reward that says what is correct (above 0), for accuracies and dynamic sampling; None: the
             first that judges, as `accuracy` and `exact_answer` do and `boxed` and `length` do not.
-        dynamic_sampling: drop groups that are all right or all wrong, or whose rewards have no spread, and refill.
+        dynamic_sampling: drop groups that are all right or all wrong, or whose rewards have no spread, or of which the
+            advantage says otherwise that they teach nothing, and refill.
         max_rounds: rounds of generation per epoch, refills included.
         oversample: prompts sampled per missing group; above 1 saves rounds where many groups are dropped, and
             what is left over is used by the next epoch (see `rollout/stale_groups`), and dropped if that one does not

@@ -5,13 +5,11 @@ import logging
 import lightning as L
 import torch
 
-from dirl.advantages import has_spread
 from dirl.errors import NothingToLearnError, together
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import RLModule
 from dirl.rl.collector import Collection
 from dirl.rl.staleness import stale_groups
-from dirl.types import rewards_of
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ def counts_of(collection: Collection, policy_version: int) -> dict[str, float]:
         **{name: collection.counts[name] for name in COUNTS},
         "reward/incomparable": collection.counts["incomparable"],
         "groups": len(collection.groups),
-        "uniform_groups": sum(not has_spread(rewards_of(group)) for group in collection.groups),
+        "uniform_groups": sum(not any(t.advantage for t in group) for group in collection.groups),
         "response_tokens": sum(t.response_length for t in collection.sampled),
         "stale_groups": stale_groups(collection.groups, policy_version),
         "staleness": sum(policy_version - group[0].policy_version for group in collection.groups),

@@ -410,16 +410,132 @@ def naive_tracerl_loss(
     return loss / len(trajectories)
 
 
+def naive_block_elbo(
+    score: Callable[[tuple[int, ...]], Tensor],
+    maskable: Sequence[int],
+    draws: Sequence[Collection[int]],
+    complementary: bool,
+) -> Tensor:
+    """ESPO's estimate of one block's ELBO: the mean over draws S of |block| / |S| sum_{i in S} log p(y_i | S masked).
+
+    Args:
+        score: of masked positions, in order: the log-probabilities of their tokens.
+        complementary: the mean over S and what S leaves, each with (|block| + 1) / its size, an empty one counting 0.
+    """
+    found = torch.zeros((), dtype=torch.float64)
+    for drawn in draws:
+        halves = [tuple(i for i in maskable if i in drawn), tuple(i for i in maskable if i not in drawn)]
+        for half in halves if complementary else halves[:1]:
+            scale = (len(maskable) + 1) / 2 if complementary else len(maskable)
+            found = found + (score(half).sum() * scale / len(half) if half else 0.0)
+    return found / len(draws)
+
+
+class BoundScores(NamedTuple):
+    """The ELBO estimates of one response by three policies."""
+
+    advantage: float
+    tokens: int
+    bound: Tensor
+    """Carries the gradient."""
+    old: Tensor
+    reference: Tensor
+
+
+def naive_elbo_loss(
+    responses: Sequence[BoundScores],
+    *,
+    clip_low: float,
+    clip_high: float,
+    per_token: bool,
+    kl_coef: float,
+    kl: Literal["k2", "k3"],
+) -> Tensor:
+    """ESPO: the mean of -min(r A, clip(r) A) + kl_coef KL / T, log r = (L - L_old) / T; EBPO has no T (`per_token`)."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for each in responses:
+        tokens = each.tokens if per_token else 1
+        loss = loss - _clipped((each.bound - each.old.detach()) / tokens, each.advantage, clip_low, clip_high)
+        ahead = each.reference.detach() - each.bound
+        loss = loss + kl_coef * (ahead**2 / 2 if kl == "k2" else torch.exp(ahead) - ahead - 1) / tokens
+    return loss / len(responses)
+
+
+def naive_sandwich(
+    score: Callable[[tuple[int, ...]], Tensor],
+    maskable: Sequence[int],
+    draws: Sequence[Collection[int]],
+    complementary: bool,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """SPG's lower and upper bound of one block: 1 / beta sum_k log (mean over sets of w [k masked] p_k^beta).
+
+    w is |block| / |set|, or (|block| + 1) / |set| for a set and what it leaves, which are both sets then, empty or not.
+    """
+    rest = [tuple(i for i in maskable if i not in drawn) for drawn in draws] if complementary else []
+    sets = [*(tuple(i for i in maskable if i in drawn) for drawn in draws), *rest]
+    scale = len(maskable) + complementary
+    lower, raised = torch.zeros((), dtype=torch.float64), dict.fromkeys(maskable, torch.zeros((), dtype=torch.float64))
+    for masked in filter(None, sets):
+        for i, logp in zip(masked, score(masked), strict=True):
+            lower = lower + scale / len(masked) * logp / len(sets)
+            raised[i] = raised[i] + scale / len(masked) * torch.exp(logp) ** beta / len(sets)
+    return lower, sum((torch.log(u) for u in raised.values() if u > 0), torch.zeros(())) / beta
+
+
+class Sandwich(NamedTuple):
+    """Bounds of one response's likelihood."""
+
+    advantage: float
+    tokens: int
+    lower: Tensor
+    upper: Tensor
+    old_lower: Tensor
+
+    def bound(self, mix: float) -> Tensor:
+        return self.lower if self.advantage > 0 else mix * self.upper + (1 - mix) * self.lower
+
+
+def naive_spg_loss(responses: Sequence[Sandwich], mix: float) -> Tensor:
+    """-sum A bound / tokens of all responses."""
+    return -sum(each.advantage * each.bound(mix) for each in responses) / sum(each.tokens for each in responses)
+
+
+def naive_stable_drl_loss(responses: Sequence[Sandwich], mix: float, low: float, high: float) -> Tensor:
+    """-sum w A bound / T over sum w, w = clip(exp((L - L_old) / T), low, high) without gradient."""
+    weights = [math.exp((e.lower.detach() - e.old_lower.detach()) / e.tokens) for e in responses]
+    weights = [min(max(w, low), high) for w in weights]
+    terms = (w * e.advantage * e.bound(mix) / e.tokens for w, e in zip(weights, responses, strict=True))
+    return -sum(terms) / sum(weights)
+
+
+def naive_wd1_loss(groups: Sequence[Sequence[tuple[float, Tensor]]]) -> Tensor:
+    """The mean over groups of -sum softmax(A) log p + sum softmax(-A) log p; of (advantage, log p) of each response."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for group in groups:
+        for sign in (1, -1):
+            total = sum(math.exp(sign * advantage) for advantage, _ in group)
+            for advantage, logp in group:
+                loss = loss - sign * math.exp(sign * advantage) / total * logp
+    return loss / len(groups)
+
+
 def _clipped(log_ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
     ratio = torch.exp(log_ratio.double())
     inside = torch.clamp(ratio, 1 - low, 1 + high)
     return torch.minimum(ratio * advantage, inside * advantage)
 
 
-def group_advantages(rewards: Sequence[float], mode: Literal["zscore", "mean"]) -> list[float]:
-    """Reward minus the group's mean; `zscore` divides by the population std. A group without spread has zeros."""
+def group_advantages(rewards: Sequence[float], mode: Literal["zscore", "mean", "leave_one_out"]) -> list[float]:
+    """Reward minus the group's mean; `zscore` divides by the population std. A group without spread has zeros.
+
+    `leave_one_out`: reward minus the mean of the other rewards.
+    """
     if max(rewards) == min(rewards):  # asked of the rewards: the std of equal floats need not be exactly 0
         return [0.0] * len(rewards)
+    if mode == "leave_one_out":
+        others = [[r for j, r in enumerate(rewards) if j != i] for i in range(len(rewards))]
+        return [r - math.fsum(rest) / len(rest) for r, rest in zip(rewards, others, strict=True)]
     mean = math.fsum(rewards) / len(rewards)
     centred = [reward - mean for reward in rewards]
     if mode == "mean":

@@ -34,6 +34,8 @@ class Views:
     """[V, B] the token to score, IGNORE elsewhere."""
     response_index: np.ndarray
     """[V, B] index into `response_ids` of each target, -1 elsewhere."""
+    weights: np.ndarray | None = None
+    """[V, B] of the targets in the estimate of a likelihood bound, where views are drawn for one; None elsewhere."""
 
     def __len__(self) -> int:
         return len(self.view_block)
@@ -41,12 +43,13 @@ class Views:
     def __getitem__(self, index: slice | np.ndarray) -> "Views":
         """Some of the views, e.g. by a mask [V]."""
         own = ("view_block", "view_number", "inputs", "targets", "response_index")
-        return replace(self, **{name: getattr(self, name)[index] for name in own})
+        weights = None if self.weights is None else self.weights[index]
+        return replace(self, weights=weights, **{name: getattr(self, name)[index] for name in own})
 
 
 def step_views(trajectory: Trajectory, block_size: int, mask_token_id: int) -> Views:
     """One view a denoising step. Raises ValueError if a step of the map commits nothing."""
-    first, blocks, index = _in_blocks(trajectory, block_size)
+    first, blocks, index = in_blocks(trajectory, block_size)
     steps = np.array((*trajectory.step_map, 0), dtype=np.int64)[np.maximum(index, -1)]  # the prompt's tail has step 0
 
     per_block = steps.max(1)
@@ -84,8 +87,8 @@ def merged(views: Views, shrink: int) -> Views:
 
 def full_views(trajectory: Trajectory, block_size: int, mask_token_id: int) -> Views:
     """One view a block, all of it masked."""
-    _, _, index = _in_blocks(trajectory, block_size)
-    return _masked_views(trajectory, block_size, mask_token_id, np.ones((len(index), 1, block_size), dtype=bool))
+    _, _, index = in_blocks(trajectory, block_size)
+    return masked_views(trajectory, block_size, mask_token_id, np.ones((len(index), 1, block_size), dtype=bool))
 
 
 def complementary_views(
@@ -103,16 +106,26 @@ def complementary_views(
     Args:
         rates: for each pair of each block, the first one masks each position with a probability drawn between these.
     """
-    _, _, index = _in_blocks(trajectory, block_size)
+    _, _, index = in_blocks(trajectory, block_size)
     shape = (len(index), pairs, 1)
     first = rng.random((len(index), pairs, block_size)) < rng.uniform(*rates, size=shape)
     both = np.stack([first, ~first], axis=2)  # [K, pairs, 2, B]
-    return _masked_views(trajectory, block_size, mask_token_id, both.reshape(len(index), 2 * pairs, block_size))
+    return masked_views(trajectory, block_size, mask_token_id, both.reshape(len(index), 2 * pairs, block_size))
 
 
-def _masked_views(trajectory: Trajectory, block_size: int, mask_token_id: int, masked: np.ndarray) -> Views:
-    """n views of each block by `masked` [K, n, B], less the prompt's tail; those that mask nothing are left out."""
-    first, blocks, index = _in_blocks(trajectory, block_size)
+def masked_views(
+    trajectory: Trajectory,
+    block_size: int,
+    mask_token_id: int,
+    masked: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> Views:
+    """n views of each block by `masked` [K, n, B], less the prompt's tail; those that mask nothing are left out.
+
+    Args:
+        weights: [K, n, B] of `Views.weights`.
+    """
+    first, blocks, index = in_blocks(trajectory, block_size)
     masked = masked & (index >= 0)[:, None]
     view_block, number = np.nonzero(masked.any(-1))
     hidden, shown = masked[view_block, number], blocks[view_block]
@@ -124,10 +137,11 @@ def _masked_views(trajectory: Trajectory, block_size: int, mask_token_id: int, m
         inputs=np.where(hidden, mask_token_id, shown),
         targets=np.where(hidden, shown, IGNORE),
         response_index=np.where(hidden, index[view_block], -1),
+        weights=None if weights is None else np.where(hidden, weights[view_block, number], 0.0),
     )
 
 
-def _in_blocks(trajectory: Trajectory, block_size: int) -> tuple[int, np.ndarray, np.ndarray]:
+def in_blocks(trajectory: Trajectory, block_size: int) -> tuple[int, np.ndarray, np.ndarray]:
     """Index of the response's first block, its blocks' tokens [K, B], and their index in the response, else < 0."""
     head = len(trajectory.prompt_ids) % block_size
     tail = trajectory.prompt_ids[len(trajectory.prompt_ids) - head :]

@@ -162,7 +162,7 @@ class RLModule(BlockDiffusionModule):
 
         Called with the weights that begin the epoch, on all ranks. Of the batches, only the filled columns are copied.
         """
-        reference = self._reference
+        reference, keep_old = self._reference, keep_old and self.objective.needs_old
         if not keep_old and reference is None:
             return list(steps)
         scored = []

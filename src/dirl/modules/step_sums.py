@@ -1,7 +1,7 @@
-"""Sums over the trajectories of an optimizer step, whose tokens may lie in several rows of one rank."""
+"""Sums over the trajectories of an optimizer step, or over the views of a token, which may lie in several rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,12 +12,16 @@ from dirl.objectives import Objective, ScoredRow
 
 @dataclass(frozen=True)
 class StepSums:
-    """What `Objective.summands` add up to."""
+    """What `Objective.summands` and `token_summands` add up to."""
 
     sums: Mapping[str, Tensor]
     """[J] each, by `trajectory_ids`."""
     totals: Mapping[str, Tensor]
     """Over all ranks."""
+    token_keys: Tensor | None = None
+    """[K] of the tokens that have sums of their own, ascending."""
+    token_sums: Mapping[str, Tensor] = field(default_factory=dict)
+    """[K] each."""
 
     @classmethod
     def of_rows(
@@ -38,13 +42,37 @@ class StepSums:
             for name, value in objective.summands(row).items():
                 start = sums.setdefault(name, value.new_zeros(count, dtype=torch.float64))
                 start.index_add_(0, row.trajectory_ids, value.detach().double())
-        totals = objective.totals(sums) if over_ranks is not None and objective.needs_totals else {}
-        return cls(sums, {name: over_ranks(value) for name, value in totals.items()} if over_ranks else {})
+        wanted = bool(rows) and over_ranks is not None and objective.needs_totals  # with no row, no rank has one
+        totals = objective.totals(sums) if wanted else {}
+        totals = {name: over_ranks(value) for name, value in totals.items()} if over_ranks else {}
+        return cls(sums, totals, *_of_tokens(objective, rows))
 
     def beside(self, row: ScoredRow) -> ScoredRow:
-        """The row with the sums of each of its positions' trajectories."""
-        own = {name: value[row.trajectory_ids].to(row.logprobs.dtype) for name, value in self.sums.items()}
+        """The row with the sums of each of its positions' trajectories and tokens."""
+        dtype = row.logprobs.dtype
+        own = {name: value[row.trajectory_ids].to(dtype) for name, value in self.sums.items()}
+        if self.token_keys is not None:
+            at = torch.searchsorted(self.token_keys, _token_keys(row))
+            own |= {name: value[at].to(dtype) for name, value in self.token_sums.items()}
         return replace(row, sums=own, totals=self.totals)
+
+
+def _of_tokens(objective: Objective, rows: Sequence[ScoredRow]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Keys, ascending, and sums of the tokens of all rows, in double precision."""
+    found = [objective.token_summands(row) for row in rows]
+    if not any(found):
+        return None, {}
+    keys, at = torch.cat([_token_keys(row) for row in rows]).unique(return_inverse=True)
+    sums = {}
+    for name in found[0]:
+        values = torch.cat([each[name].detach().double() for each in found])
+        sums[name] = values.new_zeros(len(keys)).index_add_(0, at, values)
+    return keys, sums
+
+
+def _token_keys(row: ScoredRow) -> Tensor:
+    """[N] a number for each token of each trajectory; columns are exact up to 2^24."""
+    return row.trajectory_ids * 2**24 + row.columns["response_index"].long()
 
 
 def divided(batches: Sequence[PackedBatch]) -> bool:

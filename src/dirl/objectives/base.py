@@ -31,7 +31,8 @@ class Objective(ABC):
     weigh (`weights`), and what is to be remembered of each (`columns`). All of it is packed once for the rollout, so
     every pass and policy sees the same views. Then `loss` is asked for each packed row, of which it sees the scored
     positions as flat tensors (`ScoredRow`); a sequence in several rows has one `trajectory_ids` in all of them. One
-    that needs a number of a whole sequence names it in `summands`, and finds its sum in `ScoredRow.sums`.
+    that needs a number of a whole sequence names it in `summands`, and finds its sum in `ScoredRow.sums`; of a token
+    that several views score, in `token_summands`.
 
     A subclass is chosen by `objective: {class_path: ..., init_args: ...}`; what its constructor takes are its options.
     One of ten lines, REINFORCE without a clip, is in docs/extending.md.
@@ -42,6 +43,9 @@ class Objective(ABC):
     """`trajectory` also scores the positions that a denoising step left masked (`ScoredRow.rejected`)."""
     subset: Subset = EVERYTHING
     """The part of a step's views and trajectories that it learns from."""
+
+    needs_old = True
+    """Whether `loss` looks at `ScoredRow.old_logprobs`, which the old policy fills in before it moves."""
 
     @property
     def needs_reference(self) -> bool:
@@ -54,6 +58,11 @@ class Objective(ABC):
 
     def check(self, decoding: DecodingParams) -> None:  # noqa: B027 - most learn from whatever is decoded
         """ValueError, which names both settings, if what is so decoded cannot be learned from."""
+
+    def of_group(self, group: Sequence[Trajectory]) -> Sequence[Trajectory]:
+        """The trajectories of one prompt as they are learned from, e.g. with weights for advantages; all that follows
+        sees these."""
+        return group
 
     def views(self, trajectory: Trajectory, spec: ModelSpec, rng: np.random.Generator) -> Views:
         """What the model is shown of a trajectory; `rng` is seeded by run, epoch and trajectory."""
@@ -80,6 +89,13 @@ class Objective(ABC):
         """[N] each, by name: what is summed over all scored positions of a trajectory, in whichever rows they lie."""
         return {}
 
+    def token_summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+        """[N] each, by name: what is summed over all views that score the same token of a trajectory.
+
+        Tokens are told apart by a column `response_index`, their index in `response_ids`.
+        """
+        return {}
+
     needs_totals = False
     """Whether `loss` looks at `ScoredRow.totals`, for which every row of a step is scored once more before it."""
 
@@ -87,9 +103,15 @@ class Objective(ABC):
         """By name, a number that is summed over the ranks, from this rank's sums, [trajectories] each."""
         return {}
 
-    def divisor(self, trajectories: int, scored: int, max_response_tokens: int) -> float:
-        """Of one rank's share of an optimizer step; that of the step is their sum over the ranks."""
-        return step_divisor(self.normalization, trajectories, scored, max_response_tokens)
+    def divisor(self, trajectories: Sequence[Trajectory], scored: int, max_response_tokens: int) -> float:
+        """Of one rank's share of an optimizer step; that of the step is their sum over the ranks.
+
+        Where that is 0 there is nothing to learn from, and the step is skipped.
+
+        Args:
+            scored: positions of all views.
+        """
+        return step_divisor(self.normalization, len(trajectories), scored, max_response_tokens)
 
     def refuses_stale(self, decoding: DecodingParams) -> str | None:
         """Why samples of older weights cannot be learned from, and what to change; None: they can."""

@@ -31,7 +31,8 @@ class ScoredRow:
     log F, `weights` those of their trajectory. None: there are none."""
 
     sums: Mapping[str, Tensor] = field(default_factory=dict)
-    """[N] each: of the objective's `summands`, the sum over the position's trajectory, without gradient."""
+    """[N] each, without gradient: of the objective's `summands`, the sum over the position's trajectory, and of its
+    `token_summands` the sum over all views of its token."""
     totals: Mapping[str, Tensor] = field(default_factory=dict)
     """Of the objective's `totals`, the sum over the ranks of an optimizer step."""
 

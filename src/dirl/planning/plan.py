@@ -169,7 +169,7 @@ def _flops(
     if settings.stage == "sft":
         return found
     scoring = forward_flops(settings.shape, work)
-    if settings.updates > 1:
+    if settings.updates > 1 and settings.objective.needs_old:
         found["old log-probs"] = scoring
     if settings.kl:
         found["reference log-probs"] = scoring

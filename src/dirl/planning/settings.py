@@ -3,9 +3,9 @@
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from jsonargparse import Namespace
@@ -164,8 +164,15 @@ def _instance(value: Any) -> Any:
     if not isinstance(value, dict) or "class_path" not in value:
         return value
     module, _, name = value["class_path"].rpartition(".")
-    options = {key: _instance(option) for key, option in (value.get("init_args") or {}).items()}
-    return getattr(importlib.import_module(module), name)(**options)
+    made = getattr(importlib.import_module(module), name)
+    types = get_type_hints(made.__init__)
+    return made(**{key: _typed(_instance(o), types.get(key)) for key, o in (value.get("init_args") or {}).items()})
+
+
+def _typed(value: Any, wanted: Any) -> Any:
+    """Options of a dataclass as that, as `fit` has them."""
+    found = [kind for kind in (wanted, *get_args(wanted)) if isinstance(kind, type) and is_dataclass(kind)]
+    return found[0](**value) if isinstance(value, dict) and found else value
 
 
 def _engine(engine: Config | None) -> tuple[type[RolloutEngine], Config]:

@@ -12,11 +12,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from dirl import finite
-from dirl.advantages import Advantage, ZScore, has_spread
+from dirl.advantages import Advantage, ZScore
 from dirl.rewards import RewardSample, Scorer, ScoreReport
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.sample import sample
-from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory, rewards_of, trajectory_from_dict
+from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory, trajectory_from_dict
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class Collector:
     """Makes groups of `group_size` trajectories until the wanted number has something to teach.
 
     Args:
-        dynamic_sampling: drop groups whose correctness has no spread, and those whose reward has none, as they teach
-            nothing; refill from further prompts.
+        dynamic_sampling: drop groups of which the advantage says that they teach nothing, by default those whose
+            correctness or reward has no spread; refill from further prompts.
         max_rounds: rounds of generation per collection; what is missing after them is counted.
         oversample: prompts asked for per missing group, in expectation of drops; the surplus is kept.
         advantage: None: z-scores.
@@ -69,6 +69,7 @@ class Collector:
         self.engine, self.scorer, self.tokenizer, self.spec = engine, scorer, tokenizer, spec
         self.group_size, self.dynamic_sampling, self.max_rounds = group_size, dynamic_sampling, max_rounds
         self.oversample, self.advantage, self.seed = oversample, advantage or ZScore(), seed
+        self.advantage.setup(spec)
 
     def collect(
         self,
@@ -149,9 +150,8 @@ class Collector:
         return kept
 
     def _teaches(self, group: Group) -> bool:
-        """Whether some of its responses are right and others wrong, and their rewards say so."""
         degrees = [self.scorer.correctness.degree(t.rewards) for t in group]
-        return has_spread(degrees) and has_spread(rewards_of(group))
+        return self.advantage.teaches(group, degrees)
 
     @staticmethod
     def _count_incomparable(report: ScoreReport, result: Collection) -> None:

@@ -41,7 +41,7 @@ def step_batch(
     """
     shown = take_views(groups, spec, objective, seed)
     scored = sum(int((each.views.targets != IGNORE).sum()) for each in shown)
-    divisor = objective.divisor(len(shown), scored, max_response_tokens)
+    divisor = objective.divisor([each.trajectory for each in shown], scored, max_response_tokens)
     learned = draw_subset(shown, objective.subset, seed)
     rows = pack(piece_groups(learned, spec, objective, share_prompt), token_budget)
     tokens = sum(len(each.trajectory.response_ids) for each in learned)
@@ -66,7 +66,7 @@ def take_views(
     """The views that the objective takes of each trajectory, group by group."""
     found: list[Shown] = []
     for number, group in enumerate(groups):
-        for trajectory in group:
+        for trajectory in objective.of_group(group):
             rng = np.random.default_rng(derived_seed("views", *seed, *trajectory.key))
             views = objective.views(trajectory, spec, rng)
             weights = np.broadcast_to(objective.weights(trajectory, views), views.targets.shape)
@@ -75,9 +75,10 @@ def take_views(
 
 
 def draw_subset(shown: Sequence[Shown], subset: Subset, seed: tuple[int, ...] = (0,)) -> list[Shown]:
-    """The part of a step that is learned from, each weighed by one over its probability."""
+    """The part of a step that is learned from, each weighed by one over its probability; nothing is without views."""
+    shown = [each for each in shown if len(each.views)]
     if subset == EVERYTHING or not shown:
-        return list(shown)
+        return shown
     rng = np.random.default_rng(derived_seed("subset", *seed, *shown[0].trajectory.key))
     sizes = Counter(each.group for each in shown)
     factors = np.concatenate([subset.of_trajectories(size, rng) for size in sizes.values()])

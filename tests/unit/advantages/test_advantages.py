@@ -5,9 +5,9 @@ import random
 import pytest
 from tests import reference
 
-from dirl.advantages import Mean, ZScore, has_spread
+from dirl.advantages import LeaveOneOut, Mean, ZScore, has_spread
 
-RULES = {"zscore": ZScore().of_rewards, "mean": Mean().of_rewards}
+RULES = {"zscore": ZScore().of_rewards, "mean": Mean().of_rewards, "leave_one_out": LeaveOneOut().of_rewards}
 
 
 def test_zscores_by_hand() -> None:
@@ -20,7 +20,11 @@ def test_mean_only_keeps_the_scale_of_the_rewards() -> None:
     assert RULES["mean"]([1, 0, 0, 0]) == [0.75, -0.25, -0.25, -0.25]
 
 
-@pytest.mark.parametrize("mode", ["zscore", "mean"])
+def test_leave_one_out_compares_with_the_mean_of_the_others() -> None:
+    assert RULES["leave_one_out"]([4, 1, 0]) == pytest.approx([3.5, -1, -2.5])
+
+
+@pytest.mark.parametrize("mode", list(RULES))
 @pytest.mark.parametrize("rewards", [[1.0], [0.0, 0.0], [0.1] * 3, [1 / 3] * 7, [-1e6] * 5, [1e-12] * 4])
 def test_a_group_without_spread_has_advantage_zero(rewards: list[float], mode: str) -> None:
     """The std of equal floats need not be 0: that of three times 0.1 is 1.4e-17, and z-scores would be noise."""
@@ -38,7 +42,7 @@ def test_small_differences_that_are_meant_have_spread() -> None:
     assert has_spread([1.0, 1.0001]) and has_spread([0.0, 1e-6]) and has_spread([1000.0, 1000.001])
 
 
-@pytest.mark.parametrize("mode", ["zscore", "mean"])
+@pytest.mark.parametrize("mode", list(RULES))
 def test_random_groups_are_those_of_the_oracle(mode: str) -> None:
     rng = random.Random(0)
     for _ in range(100):

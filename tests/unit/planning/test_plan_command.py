@@ -86,6 +86,15 @@ def test_numbers_of_a_step_follow_from_the_assumed_lengths() -> None:
     assert kl.flops["reference log-probs"] == plan.flops["forward"]
 
 
+@pytest.mark.parametrize("overlay", sorted((CONFIGS / "objective").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_objective_can_be_planned(overlay: Path) -> None:
+    plan = planned("debug/rl.yaml", f"--config={overlay}", "--memory=1GB")
+    objective = plan.settings.objective
+    assert objective is not None and objective.planned_views(2.0) > 0
+    assert ("old log-probs" in plan.flops) == objective.needs_old
+    assert ("reference log-probs" in plan.flops) == objective.needs_reference
+
+
 @pytest.mark.parametrize(
     ("objective", "options", "views"),
     [

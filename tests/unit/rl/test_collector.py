@@ -295,6 +295,23 @@ def test_a_collection_never_asks_for_the_same_prompt_twice() -> None:
     assert len(made) == 2 * GROUP
 
 
+class KeepsUniform(Mean):
+    """A group teaches if it has no spread."""
+
+    def setup(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def teaches(self, group: Sequence[Trajectory], degrees: Sequence[float]) -> bool:
+        assert len(degrees) == len(group)
+        return not super().teaches(group, degrees)
+
+
+def test_the_advantage_knows_the_model_and_says_which_groups_are_kept() -> None:
+    collector = collector_of(uniform_for("bd"), dynamic_sampling=True, advantage=KeepsUniform())
+    assert ids_of(collector.collect(stream("abcd"), 2, PARAMS).groups) == "bd"
+    assert collector.advantage.spec == SPEC
+
+
 # -------------------------------------------------------------------------------------------- failed rewards
 
 
