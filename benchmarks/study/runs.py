@@ -65,7 +65,7 @@ def of_task(task: str, seed: int) -> list[object]:
 
 
 def fit(folder: Path, args: list[object]) -> dict[str, Any]:
-    """`dirl fit` into a fresh folder, where what a run cut off had left is removed; RuntimeError with its last lines."""
+    """`dirl fit` into a folder, where what a run cut off had left is removed; RuntimeError with its last lines."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}"]
