@@ -375,3 +375,44 @@ def naive_sft_loss(
         assert i in response, f"position {i} is masked and not of the response"
         loss = loss - logprobs[i].double() / noise[i // block_size]
     return loss / len(response)
+
+
+# ------------------------------------------------------------------------------------------ values and credit
+
+
+def naive_gae(
+    steps: Sequence[Sequence[float]], outcome: float, gamma: float, lam: float
+) -> list[list[tuple[float, float]]]:
+    """Advantage and return of each token of one trajectory, by sums over all that follows (TraceRL, section 4.2).
+
+    Args:
+        steps: the values of the tokens that each denoising step commits, first to last.
+    """
+    last = len(steps) - 1
+
+    def value(t: int) -> float:
+        return sum(steps[t]) / len(steps[t]) if t <= last else 0.0
+
+    def reward(t: int) -> float:
+        return outcome if t == last else 0.0
+
+    def step_return(t: int) -> float:
+        return sum(gamma ** (u - t) * reward(u) for u in range(t, last + 1))
+
+    def step_advantage(t: int) -> float:
+        deltas = (reward(u) - value(u) + gamma * value(u + 1) for u in range(t, last + 1))
+        return sum((gamma * lam) ** n * delta for n, delta in enumerate(deltas))
+
+    def token(t: int, own: float) -> tuple[float, float]:
+        advantage = reward(t) - own + gamma * value(t + 1) + gamma * lam * step_advantage(t + 1)
+        return advantage, reward(t) + gamma * step_return(t + 1)
+
+    return [[token(t, own) for own in tokens] for t, tokens in enumerate(steps)]
+
+
+def naive_value_error(value: float, old: float, target: float, clip: float | None) -> float:
+    """The term of one token in the value's loss (TraceRL, eq. 4)."""
+    if clip is None:
+        return (value - target) ** 2 / 2
+    near = old + min(max(value - old, -clip), clip)
+    return max((value - target) ** 2, (near - target) ** 2) / 2
