@@ -93,8 +93,7 @@ def callbacks_of(
                 "configs/rl.yaml below your overlay, or see it for an example"
             )
         config["rollout"].engine = config["engine"]
-        module.objective = config["objective"] or module.objective
-        module.objective.check(module.decoding)
+        module.learn_by(config["objective"] or module.objective)
         if isinstance(data, RLDataModule):
             data.take(config["task"])
             config["rollout"].score_by(data.task)

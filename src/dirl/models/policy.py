@@ -29,6 +29,8 @@ class Scores:
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
     log_factors: Tensor
     """[M] log F_j, with gradient."""
+    hidden: Tensor
+    """[N, D] last hidden states, with gradient."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,11 @@ class BlockDiffusionLM(nn.Module):
         if plan is None:
             plan = scoring_plan(batch, self.spec, params, likelihood)
         hidden = self.hidden_states(batch)
-        rejected = hidden[plan.rejected] if len(plan.rejected) else None
+        rejected, scored = hidden[plan.rejected] if len(plan.rejected) else None, hidden[plan.positions]
         logprobs, entropies, log_factors = self.at_head(
-            hidden[plan.positions], rejected, batch.target_ids[plan.positions], plan, params, entropy
+            scored, rejected, batch.target_ids[plan.positions], plan, params, entropy
         )
-        return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors)
+        return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors, scored)
 
     def at_head(
         self,

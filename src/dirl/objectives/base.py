@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from dirl.advantages.gae import GAE
 from dirl.diffusion.views import Views, step_views
 from dirl.objectives.normalization import Normalization, step_divisor, token_weight
 from dirl.objectives.scored import ScoredRow
@@ -43,6 +44,14 @@ class Objective(ABC):
     subset: Subset = EVERYTHING
     """The part of a step's views and trajectories that it learns from."""
 
+    gae: GAE | None = None
+    """How the advantage of each token comes from a value model; None: it is the group's, for all tokens."""
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether a value model learns beside the policy. The column `advantages` is then each token's own."""
+        return self.gae is not None
+
     @property
     def needs_reference(self) -> bool:
         """Whether the row's columns must hold `reference_logprobs`, for which a frozen model is kept."""
@@ -66,7 +75,8 @@ class Objective(ABC):
     def columns(self, trajectory: Trajectory) -> Mapping[str, float | Sequence[float]]:
         """By name, one number for the trajectory or one for each of its `response_ids`."""
         advantage = 0.0 if trajectory.advantage is None else trajectory.advantage
-        return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs}
+        own = {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs}
+        return own if self.gae is None else {**own, "outcomes": self.gae.outcome_of(trajectory)}
 
     def needs_sums(self, moved: bool) -> bool:
         """Whether `loss` looks at `ScoredRow.sums`.
