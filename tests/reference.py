@@ -248,6 +248,25 @@ def naive_trajectory_logprobs(
     return torch.stack([logprobs[i] for i in range(prompt, len(ids))]), factors
 
 
+def naive_masked_logprobs(
+    model: Logits,
+    trajectory: Trajectory,
+    spec: ModelSpec,
+    params: DecodingParams,
+    masked: Collection[int],
+    scored: Sequence[int],
+) -> Tensor:
+    """Log-probabilities [n] of the response's tokens at `scored`, all of one block, of which `masked` is masked.
+
+    Positions are absolute. One forward over all blocks up to this one; differentiable. Temperatures above 0 only.
+    """
+    ids = [*trajectory.prompt_ids, *trajectory.response_ids]
+    (start,) = {i // spec.block_size * spec.block_size for i in (*masked, *scored)}
+    shown = [spec.mask_token_id if i in masked else ids[i] for i in range(start + spec.block_size)]
+    logits = naive_block_logits(model, shown, start, spec.block_size)
+    return torch.stack([torch.log(_distribution(logits[i - start], spec, params)[0][ids[i]]) for i in scored])
+
+
 def selection_log_factors(
     params: DecodingParams,
     probs: Mapping[int, tuple[Tensor, Tensor]],
@@ -338,6 +357,39 @@ def naive_dipo_loss(
                 old = factor.detach() if t.old_factors is None else t.old_factors[i].detach()
                 loss = loss - _clipped(factor - old, t.advantage, clip_low, clip_high) / divisor
     return loss
+
+
+class StepScores(NamedTuple):
+    """What three policies say of the n tokens of one step of a trace, merged or not; [n] each."""
+
+    logp: Tensor
+    """Carries the gradient."""
+    old_logp: Tensor
+    reference_logp: Tensor
+
+
+def naive_tracerl_loss(
+    trajectories: Sequence[tuple[float, Sequence[StepScores]]],
+    *,
+    clip_low: float,
+    clip_high: float,
+    beta: float,
+    anchor: Literal["old", "reference"] = "old",
+    max_response_tokens: int | None = None,
+) -> Tensor:
+    """-J of TraceRL's eq. 3: of (advantage, steps) of each trajectory the sum over steps of the mean over their tokens.
+
+    The expectation over trajectories is their mean; the KL is k3, averaged alike. max_response_tokens divides the sum
+    over the steps; None: it is a mean.
+    """
+    loss = torch.zeros((), dtype=torch.float64)
+    for advantage, steps in trajectories:
+        for step in steps:
+            surrogate = _clipped(step.logp - step.old_logp.detach(), advantage, clip_low, clip_high)
+            ahead = (step.old_logp if anchor == "old" else step.reference_logp).detach() - step.logp
+            of_step = -surrogate.mean() + beta * (torch.exp(ahead) - ahead - 1).mean()
+            loss = loss + of_step / (max_response_tokens or len(steps))
+    return loss / len(trajectories)
 
 
 def _clipped(log_ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:

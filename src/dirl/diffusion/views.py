@@ -2,7 +2,10 @@
 
 `step_views` are those of a step map, what the model saw at each denoising step and which tokens it committed: for
 block k with s steps there are s views; view v shows the tokens committed before step v and masks the rest, and the
-tokens committed at v are its targets (DiRL, arXiv:2512.22234, section 3).
+tokens committed at v are its targets (DiRL, arXiv:2512.22234, section 3). `merged` has several of them in one.
+
+`full_views` and `complementary_views` ask no step map: they mask all of a block, or a random part of it and then the
+rest, and score all that they mask. The prompt's tail in the first block is visible in every view.
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +27,7 @@ class Views:
     view_block: np.ndarray
     """[V] row of `blocks` that each view shows."""
     view_number: np.ndarray
-    """[V] 1 for the first view of a block, 2 for the second, ..."""
+    """[V] 1 for the first view of a block, 2 for the second, ...; there may be gaps."""
     inputs: np.ndarray
     """[V, B] what the model sees: tokens, and the mask token where they are hidden."""
     targets: np.ndarray
@@ -43,12 +46,8 @@ class Views:
 
 def step_views(trajectory: Trajectory, block_size: int, mask_token_id: int) -> Views:
     """One view a denoising step. Raises ValueError if a step of the map commits nothing."""
-    head = len(trajectory.prompt_ids) % block_size
-    first = len(trajectory.prompt_ids) // block_size
-    tail = trajectory.prompt_ids[len(trajectory.prompt_ids) - head :]
-    blocks = np.array(tail + trajectory.response_ids, dtype=np.int64).reshape(-1, block_size)
-    steps = np.array((0,) * head + trajectory.step_map, dtype=np.int64).reshape(-1, block_size)
-    index = np.arange(-head, len(trajectory.response_ids)).reshape(-1, block_size)
+    first, blocks, index = _in_blocks(trajectory, block_size)
+    steps = np.array((*trajectory.step_map, 0), dtype=np.int64)[np.maximum(index, -1)]  # the prompt's tail has step 0
 
     per_block = steps.max(1)
     view_block = np.repeat(np.arange(len(blocks)), per_block)
@@ -70,3 +69,68 @@ def step_views(trajectory: Trajectory, block_size: int, mask_token_id: int) -> V
         targets=np.where(committed, blocks[view_block], IGNORE),
         response_index=np.where(committed, index[view_block], -1),
     )
+
+
+def merged(views: Views, shrink: int) -> Views:
+    """Step views, of which `shrink` neighbours of a block are one: the first one's inputs, the targets of all."""
+    starts = np.flatnonzero((views.view_number - 1) % shrink == 0)
+    return replace(
+        views[starts],
+        view_number=(views.view_number[starts] - 1) // shrink + 1,
+        targets=np.maximum.reduceat(views.targets, starts),  # IGNORE and -1 are below all that is scored
+        response_index=np.maximum.reduceat(views.response_index, starts),
+    )
+
+
+def full_views(trajectory: Trajectory, block_size: int, mask_token_id: int) -> Views:
+    """One view a block, all of it masked."""
+    _, _, index = _in_blocks(trajectory, block_size)
+    return _masked_views(trajectory, block_size, mask_token_id, np.ones((len(index), 1, block_size), dtype=bool))
+
+
+def complementary_views(
+    trajectory: Trajectory,
+    block_size: int,
+    mask_token_id: int,
+    rng: np.random.Generator,
+    rates: tuple[float, float],
+    pairs: int = 1,
+) -> Views:
+    """Pairs of views of each block: what one of them masks is visible in the other, so a pair scores each token once.
+
+    A view that would mask nothing is left out; its other one masks all.
+
+    Args:
+        rates: for each pair of each block, the first one masks each position with a probability drawn between these.
+    """
+    _, _, index = _in_blocks(trajectory, block_size)
+    shape = (len(index), pairs, 1)
+    first = rng.random((len(index), pairs, block_size)) < rng.uniform(*rates, size=shape)
+    both = np.stack([first, ~first], axis=2)  # [K, pairs, 2, B]
+    return _masked_views(trajectory, block_size, mask_token_id, both.reshape(len(index), 2 * pairs, block_size))
+
+
+def _masked_views(trajectory: Trajectory, block_size: int, mask_token_id: int, masked: np.ndarray) -> Views:
+    """n views of each block by `masked` [K, n, B], less the prompt's tail; those that mask nothing are left out."""
+    first, blocks, index = _in_blocks(trajectory, block_size)
+    masked = masked & (index >= 0)[:, None]
+    view_block, number = np.nonzero(masked.any(-1))
+    hidden, shown = masked[view_block, number], blocks[view_block]
+    return Views(
+        first_block=first,
+        blocks=blocks,
+        view_block=view_block,
+        view_number=number + 1,
+        inputs=np.where(hidden, mask_token_id, shown),
+        targets=np.where(hidden, shown, IGNORE),
+        response_index=np.where(hidden, index[view_block], -1),
+    )
+
+
+def _in_blocks(trajectory: Trajectory, block_size: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Index of the response's first block, its blocks' tokens [K, B], and their index in the response, else < 0."""
+    head = len(trajectory.prompt_ids) % block_size
+    tail = trajectory.prompt_ids[len(trajectory.prompt_ids) - head :]
+    blocks = np.array(tail + trajectory.response_ids, dtype=np.int64).reshape(-1, block_size)
+    index = np.arange(-head, len(trajectory.response_ids)).reshape(-1, block_size)
+    return len(trajectory.prompt_ids) // block_size, blocks, index

@@ -43,6 +43,10 @@ class PolicyGradient(Objective):
         trajectory_fraction: random part of each group that is learned from, with the same expectation.
     """
 
+    at_the_draw = True
+    """Whether each token is scored at the state at which it was drawn; if not, its behaviour log-prob, which is of that
+    state, is no measure of the trainer's: there is no importance weight, and no mismatch to be logged."""
+
     def __init__(
         self,
         ratio: Ratio = "token",
@@ -80,6 +84,8 @@ class PolicyGradient(Objective):
         return self.kl_coef > 0
 
     def refuses_stale(self, decoding: DecodingParams) -> str | None:
+        if not self.at_the_draw:
+            return super().refuses_stale(decoding)
         return "set objective.init_args.importance_cap, e.g. to 2" if self.importance_cap is None else None
 
     def needs_sums(self, moved: bool) -> bool:
@@ -94,14 +100,14 @@ class PolicyGradient(Objective):
         if self.importance_cap is not None:
             surrogate = surrogate * truncated_importance(old, behaviour, self.importance_cap)
         total = -(surrogate * row.weights).sum()
-        mismatch = (old - behaviour).detach()
         sums = {
             "ratio": ratio.sum(),
             "clip_fraction": clipped.float().sum(),
-            "mismatch_kl": -mismatch.sum(),
-            "mismatch_abs": mismatch.abs().sum(),
             "bounded": bounded(row.logprobs - old),
         }
+        if self.at_the_draw:
+            mismatch = (old - behaviour).detach()
+            sums |= {"mismatch_kl": -mismatch.sum(), "mismatch_abs": mismatch.abs().sum()}
         if self.needs_reference:
             reference = row.columns["reference_logprobs"]
             kl = (k2 if self.kl == "k2" else k3)(row.logprobs, reference)
