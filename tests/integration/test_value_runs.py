@@ -89,7 +89,7 @@ def test_a_run_without_values_does_not_go_on_from_a_checkpoint_with_them(tmp_pat
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each kind on one process, on two with DDP and FSDP2, and from the middle of the first rollout of the latter."""
     folder = tmp_path_factory.mktemp("values")
-    args = {kind: value_args(folder / kind, kind, tied=kind == "own") for kind in KINDS}
+    args = {kind: [*value_args(folder / kind, kind, tied=kind == "own"), "--trainer.max_epochs=1"] for kind in KINDS}
     for kind, own in args.items():
         fit(folder / f"{kind}-single", *own)
     two = {f"{kind}-{strategy}": [strategy, *own] for kind, own in args.items() for strategy in ("ddp", "fsdp")}
@@ -108,7 +108,7 @@ def test_two_processes_equal_one(kind: str, strategy: str, runs: Path) -> None:
     one, two = runs / f"{kind}-single", runs / f"{kind}-{strategy}"
     for name in LOGGED:
         first, second = metrics(one, f"train/{name}"), metrics(two, f"train/{name}")
-        assert len(first) == len(second) == 8, name
+        assert len(first) == len(second) == 4, name
         assert second == pytest.approx(first, rel=1e-3, abs=1e-5), name
     exported = [load_file(root / "model" / "model.safetensors") for root in (one, two)]
     assert exported[0].keys() == exported[1].keys()
