@@ -3,7 +3,6 @@
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -43,7 +42,7 @@ def scalars(weight: Tensor, hidden: Tensor) -> Tensor:
     """[N] products of weight [1, D] with hidden states [N, D], in fp32 or, of such weights, in double precision."""
     dtype = torch.promote_types(torch.float32, weight.dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        return F.linear(hidden.to(dtype), weight.to(dtype)).squeeze(-1)
+        return torch.mv(hidden.to(dtype), weight.to(dtype)[0])  # no view: FSDP2 warns of them
 
 
 def with_scalar_head(backbone: PreTrainedModel, parts: Parts, dtype: torch.dtype) -> PreTrainedModel:
