@@ -8,6 +8,7 @@ from dirl.planning.plan import Plan, make_plan
 from dirl.planning.report import print_plan
 from dirl.planning.settings import Settings, parse_bytes, read_settings
 from dirl.planning.workload import Lengths
+from dirl.types import DecodingParams
 
 
 def plan(args: list[str]) -> None:
@@ -59,7 +60,12 @@ class PlanCLI(DirlCLI):
             default=None,
             help="Assumed mean; default: what the config allows at most.",
         )
-        group.add_argument("--tokens_per_step", type=float, default=2.0, help="Assumed mean of a denoising step.")
+        group.add_argument(
+            "--tokens_per_step",
+            type=float | None,
+            default=None,
+            help="Assumed mean of a denoising step; default: what the decoding strategy commits, 2 if that varies.",
+        )
 
     def _set_seed(self) -> None:
         """Nothing is drawn."""
@@ -72,7 +78,7 @@ class PlanCLI(DirlCLI):
 
 
 def assumed_lengths(
-    settings: Settings, prompt_tokens: int | None, response_tokens: int | None, tokens_per_step: float
+    settings: Settings, prompt_tokens: int | None, response_tokens: int | None, tokens_per_step: float | None
 ) -> Lengths:
     """What the user assumes, else the most that the config allows."""
     data = settings.data
@@ -85,8 +91,18 @@ def assumed_lengths(
     response = most if response_tokens is None else response_tokens
     if prompt < 0 or response < 1:
         raise ValueError(f"prompt_tokens={prompt}, response_tokens={response}: use at least 0 and 1")
+    if tokens_per_step is None:
+        tokens_per_step = _committed(settings)
     if not 1 <= tokens_per_step <= settings.block_size:
         raise ValueError(
             f"tokens_per_step={tokens_per_step:g}: a denoising step commits 1 to block_size={settings.block_size}"
         )
     return Lengths(prompt, response, tokens_per_step)
+
+
+def _committed(settings: Settings) -> float:
+    """Tokens that a denoising step commits, so far as the config says."""
+    decoding = settings.model["decoding"] if settings.stage == "rl" else {"strategy": "low_confidence_dynamic"}
+    if decoding["strategy"] == "low_confidence_dynamic":
+        return min(2.0, settings.block_size)
+    return float(DecodingParams(**decoding).quota(settings.block_size))

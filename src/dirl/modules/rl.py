@@ -82,10 +82,10 @@ class RLModule(BlockDiffusionModule):
         self.value_model: ValueModel | ScalarHead | None = None
         self.objective: Objective = DiPO()
         if objective is not None or value is None:  # else one that needs values is still to come
-            self.learn_by(objective or self.objective)
+            self.use(objective or self.objective)
 
-    def learn_by(self, objective: Objective) -> None:
-        """Take an objective; ValueError if it does not fit how rollouts are decoded, or the value model."""
+    def use(self, objective: Objective) -> None:
+        """Learn by this one; ValueError if it cannot learn from what is decoded here, or from the value model."""
         objective.check(self.decoding)
         of_value.check_needed(self.value, objective)
         self.objective = objective
@@ -97,7 +97,7 @@ class RLModule(BlockDiffusionModule):
         return self.description if source is None else source.describe()
 
     def configure_model(self) -> None:
-        self.learn_by(self.objective)  # before weights are read
+        self.use(self.objective)  # before weights are read
         of_value.check_alike(self.value_description, self.description)
         super().configure_model()
         if self.value is not None and self.value_model is None:
@@ -174,7 +174,7 @@ class RLModule(BlockDiffusionModule):
         found = self.objective.loss(row)
         losses, sums = {"loss": found.loss / divisor}, found.sums
         if isinstance(self.value_model, ScalarHead):
-            assert self.value is not None and self.objective.gae is not None, "`learn_by` looks"
+            assert self.value is not None and self.objective.gae is not None, "`use` looks"
             values = self.value_model(of_value.partly(hidden, self.value.shared_coef))
             losses["value_loss"], more = of_value.value_loss(values, row.columns, self.objective.gae, divisor)
             sums = {**sums, **more}
@@ -183,7 +183,7 @@ class RLModule(BlockDiffusionModule):
 
     def value_losses(self, batch: PackedBatch, divisor: Tensor | float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This micro-batch's share of the loss of a value model of its own, and sums for the log."""
-        assert isinstance(self.value_model, ValueModel) and self.objective.gae is not None, "`learn_by` looks"
+        assert isinstance(self.value_model, ValueModel) and self.objective.gae is not None, "`use` looks"
         row, plan = self.place(batch, self.decoding)
         values = self.value_model(row, plan.positions)
         loss, sums = of_value.value_loss(values, columns_at(row, plan.positions), self.objective.gae, divisor)

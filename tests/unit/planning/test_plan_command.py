@@ -86,6 +86,25 @@ def test_numbers_of_a_step_follow_from_the_assumed_lengths() -> None:
     assert kl.flops["reference log-probs"] == plan.flops["forward"]
 
 
+@pytest.mark.parametrize(
+    ("objective", "options", "views"),
+    [
+        ("dipo", [], 2),
+        ("tracerl", ["--tokens_per_step=1"], 4),
+        ("tracerl", ["--tokens_per_step=1", "--objective.init_args.shrink=2"], 2),
+        ("leftmost", [], 4),  # one token a step, as its decoding has it
+        ("coupled", [], 2),
+        ("one_step", [], 1),
+    ],
+)
+def test_the_views_of_a_plan_are_the_objectives(objective: str, options: list[str], views: int) -> None:
+    overlay = ["--config", str(CONFIGS / "objective" / f"{objective}.yaml")]
+    lengths = ["--prompt_tokens=8", "--response_tokens=16"]
+    plan = planned("debug/rl.yaml", *overlay, "--memory=1GB", *lengths, *options)
+    assert plan.noised.tokens == 4 * 4 * 16 * views
+    assert ("reference log-probs" in plan.flops) == (objective in ("coupled", "one_step"))
+
+
 def test_clean_tokens_over_the_budget_are_planned_as_a_row_of_their_length() -> None:
     plan = planned("debug/rl.yaml", "--memory=1GB", "--response_tokens=2000")
     assert plan.setup.tokens == round(plan.load.longest) > 512
