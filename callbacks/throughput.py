@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from dirl.batches import StepBatch
 from dirl.models.policy import scoring_plan
-from dirl.modules import RLModule, SFTModule
+from dirl.modules import RLModule
 from dirl.modules.base import BlockDiffusionModule
 from dirl.planning import Work, layout_work, training_flops
 from dirl.planning.peaks import peak_tflops as known_peak
@@ -115,16 +115,12 @@ class _EpochCount:
 
 
 def count_step(step: StepBatch, module: BlockDiffusionModule) -> _StepCount:
-    """The work of this rank's rows, and the response tokens that it learns from.
-
-    In RL every position of a response's blocks is scored once; in SFT the divisor of the loss is their number.
-    """
+    """The work of this rank's rows, and the response tokens that it learns from."""
     work = sum((layout_work(row) for row in step.micro_batches), Work())
-    responses = step.loss_divisor if isinstance(module, SFTModule) else work.scored
     if isinstance(module, RLModule) and module.objective.likelihood == "trajectory":
         plans = (scoring_plan(row, module.spec, module.decoding, "trajectory") for row in step.micro_batches)
         work = replace(work, scored=work.scored + sum(len(plan.rejected) for plan in plans))
-    return _StepCount(work, responses)
+    return _StepCount(work, step.response_tokens)
 
 
 def phase_shares(seconds: dict[str, float], step_s: float, wall: float) -> dict[str, float]:

@@ -11,7 +11,11 @@ from tests import typechecker
 
 # Before anything imports them: beartype holds what these take and give against the shapes that they name. Not
 # dirl.diffusion.noise, whose settings say themselves what is wrong with them: its test wraps the function.
-SHAPED = ["dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"]
+SHAPED = [
+    *("dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"),
+    *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals", "dirl.attention.sdpa"),
+    *("dirl.models.head", "dirl.models.chunked_head"),
+]
 install_import_hook(SHAPED, f"{typechecker.__name__}.check")
 
 

@@ -329,8 +329,13 @@ def naive_dipo_loss(
     kl_coef: float = 0.0,
     tis_cap: float | None = None,
     likelihood: Literal["tokens", "trajectory"] = "tokens",
+    ratio: Literal["token", "sequence", "cispo", "none"] = "token",
+    kl: Literal["k2", "k3"] = "k3",
 ) -> Tensor:
     """-sum min(r A, clip(r) A) w / divisor + kl_coef * sum k3 / divisor over one optimizer step.
+
+    ratio: `token` as above; `cispo` sg(clip(r)) A log p; `none` A log p; `sequence` has for each trajectory of n tokens
+    n times min(s A, clip(s) A), s = (product of its r) ** (1 / n). k2 is half the square of the difference.
 
     divisor: `token` all scored tokens, `sequence` those of the trajectory times the number of trajectories,
     `constant` number of trajectories * max_response_tokens. w = sg(min(exp(old - behaviour), tis_cap)).
@@ -348,15 +353,28 @@ def naive_dipo_loss(
         for i, logp in enumerate(t.logp):
             old = logp.detach() if t.old_logp is None else t.old_logp[i].detach()
             weight = 1.0 if tis_cap is None else min(math.exp(old - t.behaviour_logp[i].detach()), tis_cap)
-            loss = loss - weight * _clipped(logp - old, t.advantage, clip_low, clip_high) / divisor
+            if ratio != "sequence":
+                loss = loss - weight * _event(logp, old, t.advantage, clip_low, clip_high, ratio) / divisor
             if kl_coef:
                 ahead = t.reference_logp[i].detach() - logp
-                loss = loss + kl_coef * (torch.exp(ahead) - ahead - 1) / divisor
+                k = torch.exp(ahead) - ahead - 1 if kl == "k3" else ahead * ahead / 2
+                loss = loss + kl_coef * k / divisor
+        if ratio == "sequence":
+            old = t.logp.detach() if t.old_logp is None else t.old_logp.detach()
+            mean = (t.logp - old).sum() / len(t.logp)
+            loss = loss - len(t.logp) * _clipped(mean, t.advantage, clip_low, clip_high) / divisor
         if likelihood == "trajectory" and t.factors is not None:
             for i, factor in enumerate(t.factors):
                 old = factor.detach() if t.old_factors is None else t.old_factors[i].detach()
-                loss = loss - _clipped(factor - old, t.advantage, clip_low, clip_high) / divisor
+                loss = loss - _event(factor, old, t.advantage, clip_low, clip_high, ratio) / divisor
     return loss
+
+
+def _event(logp: Tensor, old: Tensor, advantage: float, low: float, high: float, ratio: str) -> Tensor:
+    """What is maximised of one token, or one rejection."""
+    if ratio == "cispo":
+        return min(max(math.exp(logp.detach() - old), 1 - low), 1 + high) * advantage * logp
+    return advantage * logp if ratio == "none" else _clipped(logp - old, advantage, low, high)
 
 
 class StepScores(NamedTuple):

@@ -96,6 +96,8 @@ class StepBatch:
     """This rank's number of examples or trajectories."""
     token_budget: int
     """Tokens that a row was filled to; only one view that no such row holds makes a longer one."""
+    response_tokens: int
+    """That this rank learns from, each counted once, however often it is scored."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepBatch":
         moved = [batch.to(device, non_blocking) for batch in self.micro_batches]

@@ -79,3 +79,7 @@ class FailsOnSecondRank(Letters):
         if self.asked > 40 and os.environ.get("LOCAL_RANK") == "1":
             raise KeyError("oops")
         return super().__call__(sample)
+
+
+class NoTask(L.LightningDataModule):
+    """Data of someone who has no tasks."""

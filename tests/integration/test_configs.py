@@ -1,8 +1,10 @@
 """Every YAML under configs/ parses and instantiates, alone or on top of the recipe it belongs to."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import NoneType
 
 import pytest
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
@@ -14,6 +16,7 @@ from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.modules import RLModule, SFTModule
 from dirl.rollout import RolloutEngine
+from dirl.tasks import Arithmetic, Files
 
 ROOT = Path(__file__).parents[2] / "configs"
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.precision=32-true"]
@@ -25,7 +28,7 @@ ON_TOP = {
     "engine": ("rl",),
     "objective": ("rl",),
     "strategy": ("sft", "rl"),
-    "task": ("rl",),
+    "task": ("sft", "rl"),
 }
 PARTS = [
     (part, recipe)
@@ -42,11 +45,13 @@ CHANGED = {
 OF_DIPO = ("dipo", "dipo_trajectory")
 """The objectives that all recipes have, by default or by name."""
 PARTS += [(ROOT / "data" / f"local_{stage}.yaml", recipe) for recipe, stage in RECIPES.items()]
+OWN_TASK = sorted((ROOT / "demo").glob("*.yaml"))
+"""Recipes with a task; others have files."""
 
 
-def build(tmp_path: Path, *configs: Path) -> DirlCLI:
+def build(tmp_path: Path, *configs: Path, options: Sequence[str] = ()) -> DirlCLI:
     args = [x for config in configs for x in ("--config", str(config))]
-    return DirlCLI([*args, *HERE, f"--trainer.default_root_dir={tmp_path}"], run=False)
+    return DirlCLI([*args, *HERE, f"--trainer.default_root_dir={tmp_path}", *options], run=False)
 
 
 def name(value: object) -> str | None:
@@ -82,7 +87,10 @@ def correct_by(callback: Callback) -> dict[str, object]:
 def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
     part: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    before, after, text = plain(recipe), build(tmp_path, recipe, part), part.read_text(encoding="utf-8")
+    files_on_task = part.parent.name == "data" and recipe in OWN_TASK and RECIPES[recipe] == "rl"
+    options = ["--rollout.rewards=[dirl.rewards.ExactAnswer]"] if files_on_task else []  # files name none, as tasks do
+    after = build(tmp_path, recipe, part, options=options)
+    before, text = plain(recipe), part.read_text(encoding="utf-8")
     assert (type(after.model), type(after.datamodule)) == (type(before.model), type(before.datamodule))
     if part.parent.name == "strategy" and "class_path" in text:
         assert type(after.trainer.strategy).__name__ in text
@@ -96,9 +104,14 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
             assert type(other.engine).__name__ in (text if part.parent.name == "engine" else recipe.read_text())
             rewards = after.datamodule.task.rewards() if part.parent.name == "task" else one.scorer.rewards
             assert [type(r) for r in other.scorer.rewards] == [type(r) for r in rewards]
+    learned = after.datamodule.task
+    if part.parent.name == "task":
+        assert f"dirl.tasks.{type(learned).__name__}\n" in text
+    elif part.parent.name == "data" or recipe not in OWN_TASK:
+        assert isinstance(learned, Files if RECIPES[recipe] == "rl" else NoneType)
+    else:
+        assert isinstance(learned, Arithmetic)
     if isinstance(after.model, RLModule):
-        named = type(after.datamodule.task).__name__
-        assert named in text if part.parent.name == "task" else named == "Files"
         if part.parent.name == "objective" and part.stem not in OF_DIPO:
             assert type(after.model.objective).__name__ in text
         else:
@@ -162,10 +175,28 @@ def test_a_task_takes_the_place_of_files_on_the_command_line(tmp_path: Path) -> 
     assert [r.name for r in rollout.scorer.rewards] == ["exact_answer", "length"], "the config's own are kept"
 
 
-def test_a_task_is_refused_where_nothing_uses_it(tmp_path: Path) -> None:
+def test_a_task_takes_the_place_of_files_in_sft_too(tmp_path: Path) -> None:
     args = ["--config", str(ROOT / "debug" / "sft.yaml"), f"--trainer.default_root_dir={tmp_path}"]
-    with pytest.raises(ValueError, match="task: in the config, and SFTModule makes no rollouts; remove it"):
+    task = DirlCLI([*args, "--task=dirl.tasks.Countdown", "--data.train=null"], run=False).datamodule.task
+    assert type(task).__name__ == "Countdown"
+    with pytest.raises(ValueError, match=r"data.train='data/sft.jsonl': given, and so is task=Countdown, .*train=null"):
         DirlCLI([*args, "--task=dirl.tasks.Countdown"], run=False)
+    with pytest.raises(ValueError, match=r"data.train and task: neither is given"):
+        DirlCLI([*args, "--data.train=null"], run=False)
+
+
+def test_a_task_is_refused_where_nothing_takes_it(tmp_path: Path) -> None:
+    args = ["--config", str(ROOT / "debug" / "sft.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    with pytest.raises(ValueError, match="task: in the config, and data is none of SFTDataModule, RLDataModule"):
+        DirlCLI([*args, "--task=dirl.tasks.Countdown", "--data=tests.integration.engines.NoTask"], run=False)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_what_is_said_of_files_is_not_used_by_a_task_and_that_is_said(stage: str, tmp_path: Path) -> None:
+    option = {"sft": "column", "rl": "system_prompt"}[stage]
+    args = ["--config", str(ROOT / "debug" / f"{stage}.yaml"), "--task=dirl.tasks.Sudoku", "--data.train=null"]
+    with pytest.warns(UserWarning, match=f"data.{option}='x': not used, as task=Sudoku has no files"):
+        DirlCLI([*args, f"--data.{option}=x", f"--trainer.default_root_dir={tmp_path}"], run=False)
 
 
 def test_a_key_set_to_null_is_off(tmp_path: Path) -> None:
@@ -217,9 +248,9 @@ def test_the_callbacks_of_a_user_stand_between_those_of_the_keys(tmp_path: Path)
             "data.init_args.task: the task has a key of its own: write it under `task`",
         ),
         (
-            "task: {class_path: dirl.tasks.Sudoku}\ndata: {init_args: {system_prompt: Solve.}}\n",
-            r"data.train='data/rl.jsonl', data.system_prompt='Solve.': given, and so is task=Sudoku, .*; write "
-            "--data.train=null --data.system_prompt=null, or set the task to null",
+            "task: {class_path: dirl.tasks.Sudoku}\ndata: {init_args: {val: b.jsonl}}\n",
+            r"data.train='data/rl.jsonl', data.val='b.jsonl': given, and so is task=Sudoku, .*; write "
+            "--data.train=null --data.val=null, or set the task to null",
         ),
         ("data: {init_args: {train: null}}\n", "data.train and task: neither is given"),
         ("rollout: {rewards: null}\n", r"rollout.rewards: none are given, and the task \(Files\) names none"),

@@ -9,9 +9,10 @@ import pytest
 from tests.integration.test_runs import fit, rl_args
 from tests.integration.toy import metrics
 
+from dirl.cli.main import main
 from dirl.cli.plan import read_plan
-from dirl.data.prompts import PromptEncoder
 from dirl.models import NewModel
+from dirl.reading.prompts import PromptEncoder
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
@@ -59,6 +60,19 @@ def test_a_task_trains_by_its_class_path_with_its_rewards_and_is_evaluated(tmp_p
     assert metrics(root, "rollout/reward/accuracy") == [0, 0]
     assert len(metrics(root, "eval/greedy/accuracy")) >= 2
     assert len(code("CountLetters").split("class ")[1].splitlines()) <= 20
+
+
+def test_sft_learns_a_task_that_has_conversations_and_evaluate_asks_it(
+    tmp_path: Path, module_of_user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ("--config", PAGE.parents[1] / "configs" / "debug" / "sft.yaml", "--data.train=null")
+    steps = ("--trainer.max_steps=2", "--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=2")
+    root = fit(tmp_path / "run", *args, f"--task={module_of_user}.CountLettersSolved", *steps)
+    assert len(metrics(root, "val/nelbo_per_token")) == 1
+    source = ("--source=dirl.models.PretrainedModel", f"--source.path={root / 'model'}")
+    decoding = "--decoding={greedy: {temperature: 0, max_response_tokens: 8}}"
+    main(["evaluate", *source, f"--task={module_of_user}.CountLettersSolved", "--task.letters=ae", decoding])
+    assert "accuracy" in capsys.readouterr().out
 
 
 def test_columns_of_a_task_beside_question_and_truth_reach_the_rewards(module_of_user: str) -> None:

@@ -10,8 +10,8 @@ from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 from transformers import AutoTokenizer
 
 from dirl.cli.main import main
-from dirl.data import encoding
 from dirl.models import PretrainedModel
+from dirl.reading import encoding
 from dirl.trajectory_files import read_trajectories
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_another_block_size_is_refused(tmp_path: Path) -> None:
 
 def test_validate_without_validation_is_refused(tmp_path: Path) -> None:
     data, root = write_sft(tmp_path / "sft.jsonl"), f"--trainer.default_root_dir={tmp_path}"
-    with pytest.raises(ValueError, match=r"data\.val is not set"):
+    with pytest.raises(ValueError, match=r"data\.val=None: no conversations, and validate needs some"):
         main(["validate", "--config", str(CONFIGS / "debug" / "sft.yaml"), f"--data.init_args.train={data}", root])
     with pytest.raises(ValueError, match="use `dirl evaluate`"):
         main(["validate", *map(str, rl_args(tmp_path)), root])

@@ -14,7 +14,7 @@ LEVELS = (
     {"types", "batches"},
     {"trajectory_files", "attention", "diffusion", "losses"},
     {"models", "packing", "rewards", "advantages"},
-    {"objectives"},
+    {"objectives", "reading"},
     {"rollout"},
     {"tasks", "rl"},
     {"data", "evaluation", "report"},
@@ -28,7 +28,6 @@ LEVELS = (
 LEVEL = {package: number for number, packages in enumerate(LEVELS) for package in packages}
 UPWARD = {
     ("cli", "demo"): "the command `demo` is looked up when it is run",
-    ("tasks", "data"): "the DataModules, which ask tasks, lie in one package with what encodes prompts",
 }
 """What points the other way, and why."""
 

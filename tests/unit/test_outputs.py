@@ -71,8 +71,8 @@ def test_commands_look_before_they_load_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"old\.jsonl' exists already"):
         commands.rollout(None, data, str(tmp_path / "old.jsonl"))
     with pytest.raises(ValueError, match="exists already"):
-        commands.evaluate(None, data, [], {"greedy": None}, output=str(tmp_path))
+        commands.evaluate(None, data, {"greedy": None}, output=str(tmp_path))
     with pytest.raises(ValueError, match="samples=0: use at least 1"):
         commands.rollout(None, data, str(tmp_path / "new.jsonl"), samples=0)
     with pytest.raises(ValueError, match="decoding is empty"):
-        commands.evaluate(None, data, [], {})
+        commands.evaluate(None, data, {})

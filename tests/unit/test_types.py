@@ -155,7 +155,7 @@ def test_the_layout_of_a_batch_is_its_four_columns() -> None:
 
 
 def test_a_step_moves_all_its_micro_batches_and_keeps_its_numbers() -> None:
-    step = StepBatch([batch(2), batch(3)], 5.0, 4, 100).to("meta")
+    step = StepBatch([batch(2), batch(3)], 5.0, 4, 100, 5).to("meta")
     assert all(t.device.type == "meta" for b in step.micro_batches for t in b.tensors().values())
     assert [len(b) for b in step.micro_batches] == [2, 3]
-    assert (step.loss_divisor, step.sequences, step.token_budget) == (5.0, 4, 100)
+    assert (step.loss_divisor, step.sequences, step.token_budget, step.response_tokens) == (5.0, 4, 100, 5)

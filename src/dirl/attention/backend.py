@@ -4,9 +4,10 @@
 (anywhere, the default on CPU), or a dense bool tensor for SDPA (the oracle of the other two).
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
@@ -25,6 +26,7 @@ Backend = Literal["auto", "flex", "segments", "dense"]
 AttentionMask = Tensor | SegmentMask | BlockMask
 
 
+@runtime_checkable
 class AttentionLayer(Protocol):
     """What is asked of the module of transformers that calls `masked_attention`."""
 
@@ -51,13 +53,13 @@ def register_attention() -> None:
 
 def masked_attention(
     module: AttentionLayer,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    query: Float[Tensor, "N H Q D"],
+    key: Float[Tensor, "N Hkv K D"],
+    value: Float[Tensor, "N Hkv K D"],
     attention_mask: AttentionMask | None,
     block_mask: AttentionMask | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
+) -> tuple[Float[Tensor, "N Q H D"], None]:
     """transformers' attention interface. query [N, H, Q, D], key and value [N, Hkv, K, D] -> [N, Q, H, D].
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -34,7 +35,7 @@ COMPILATIONS = 64
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def mask_mod(begin: Tensor, end: Tensor) -> MaskMod:
+def mask_mod(begin: Int32[Tensor, "3 T"], end: Int32[Tensor, "3 T"]) -> MaskMod:
     """`visible` in the form that FlexAttention asks for: (batch, head, query index, key index) -> bool.
 
     Args:
@@ -79,7 +80,7 @@ def block_mask(layout: Layout, tile: int = TILE) -> BlockMask:
     return mask
 
 
-def tile_pairs(begin: Tensor, end: Tensor, tile: int) -> Tensor:
+def tile_pairs(begin: Int32[Tensor, "3 T"], end: Int32[Tensor, "3 T"], tile: int) -> Int64[Tensor, "tiles tiles"]:
     """[query tiles, key tiles]: how many pairs of each tile are visible, from the `key_intervals`."""
     tokens = begin.shape[1]
     count = -(-tokens // tile)
@@ -95,7 +96,13 @@ def tile_pairs(begin: Tensor, end: Tensor, tile: int) -> Tensor:
     return (before + part)[:, :count]
 
 
-def flex_forward(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scale: float | None = None) -> Tensor:
+def flex_forward(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 H_kv T D"],
+    value: Float[Tensor, "1 H_kv T D"],
+    mask: BlockMask,
+    scale: float | None = None,
+) -> Float[Tensor, "1 H T D"]:
     """Attention of query [1, H, T, D] to key and value [1, H_kv, T, D]; H is a multiple of H_kv.
 
     On a GPU it is compiled. On CPU it has no backward and holds [H, T, T] scores: meant for comparisons.

@@ -6,12 +6,13 @@ the prompt, those in its own branch, and its own block. They are found by sortin
 """
 
 import torch
+from jaxtyping import Int32
 from torch import Tensor
 
 from dirl.batches import Layout
 
 
-def key_intervals(layout: Layout) -> tuple[Tensor, Tensor]:
+def key_intervals(layout: Layout) -> tuple[Int32[Tensor, "3 T"], Int32[Tensor, "3 T"]]:
     """Where the three intervals of each query begin and end (exclusive), int32 [3, T] each; they do not overlap."""
     group, branch, block, view = vars(layout).values()
     length = len(layout)

@@ -1,10 +1,17 @@
 """SDPA for grouped-query attention under a mask, without copies of the keys and values."""
 
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def grouped_sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+def grouped_sdpa(
+    query: Float[Tensor, "N H Q D"],
+    key: Float[Tensor, "N Hkv K D"],
+    value: Float[Tensor, "N Hkv K D"],
+    mask: Bool[Tensor, "#N 1 Q K"],
+    scale: float,
+) -> Float[Tensor, "N H Q D"]:
     """Attention of query [N, H, Q, D] to key and value [N, Hkv, K, D] under mask [N or 1, 1, Q, K] -> [N, H, Q, D].
 
     The query heads of a group are laid side by side in the length, where the memory-efficient kernels would

@@ -5,6 +5,7 @@ a time and only the inputs and the output are kept: memory does not grow with th
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -12,7 +13,13 @@ from dirl.attention.segments import SegmentBatch, SegmentMask
 
 
 @torch.compiler.disable  # the loop is as long as the plan: every row would be another graph
-def segment_attention(query: Tensor, key: Tensor, value: Tensor, mask: SegmentMask, scale: float) -> Tensor:
+def segment_attention(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 Hkv T D"],
+    value: Float[Tensor, "1 Hkv T D"],
+    mask: SegmentMask,
+    scale: float,
+) -> Float[Tensor, "1 T H D"]:
     """Attention of query [1, H, T, D] to key and value [1, Hkv, T, D] -> [1, T, H, D].
 
     Computed in fp32 where the inputs are of half precision.

@@ -9,6 +9,7 @@ about as many keys go together through one matrix product (`dirl.attention.segme
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from dirl.batches import Layout
@@ -23,13 +24,13 @@ PAIRS = 2**16
 class SegmentBatch:
     """N segments padded to Q queries and K keys; a padded place holds T, the length of the row."""
 
-    queries: Tensor
+    queries: Int64[Tensor, "N Q"]
     """[N, Q] positions in the packed row."""
-    keys: Tensor
+    keys: Int64[Tensor, "N K"]
     """[N, K] positions: clean tokens in the order of their blocks, then the queries again."""
     free: int
     """The first so many keys are seen by all queries."""
-    hidden: Tensor
+    hidden: Bool[Tensor, "N Q others"]
     """[N, Q, K - free] bool, True where a query does not see one of the other keys."""
 
 

@@ -83,7 +83,9 @@ class Resumable(L.LightningModule):
 
     def on_train_start(self) -> None:
         row, self._unlogged = self._unlogged, None
-        for logger in self.trainer.loggers if row else ():
+        if row is None:
+            return
+        for logger in self.trainer.loggers:
             logger.log_metrics(row["metrics"], step=row["step"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

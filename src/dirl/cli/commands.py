@@ -3,14 +3,11 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 
 from dirl.checkpoints.reading import read
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder
-from dirl.data.reading import OnBadRow
 from dirl.evaluation import evaluate as run_evaluation
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
@@ -23,11 +20,15 @@ from dirl.models.folder import check_replaceable
 from dirl.models.weight_writer import check_size
 from dirl.outputs import check_new_file, check_new_folder
 from dirl.progress import bar
+from dirl.reading.prompt_template import check_template
+from dirl.reading.prompts import PromptEncoder
+from dirl.reading.rows import OnBadRow
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.lengths import check_positions
 from dirl.rollout.sample import sample
-from dirl.tasks import Files
+from dirl.tasks import Files, Split, Task
+from dirl.tasks.given import check_given_once, said_of_files
 from dirl.trajectory_files import write_trajectories
 from dirl.types import DecodingParams, Prompt
 
@@ -37,15 +38,15 @@ class PromptData:
     """Questions to answer.
 
     Args:
-        path: file, folder or hub name.
-        split: of a hub dataset.
+        path: file, folder or hub name; None: a task is given.
+        split: of a hub dataset, `test` by default; or of a task: `train` or, by default, `val`.
         limit: use the first so many; None: all.
         prompt_template: what is asked, with `{question}` in it; None: the question alone.
         on_bad_row: a row that cannot be used is an error, or is skipped and counted.
     """
 
-    path: str
-    split: str = "test"
+    path: str | None = None
+    split: str | None = None
     limit: int | None = None
     max_prompt_tokens: int = 1024
     overflow: Literal["drop", "error"] = "error"
@@ -63,15 +64,38 @@ class PromptData:
                 raise ValueError(f"data.{name}={value}: use at least 1" + (", or null" if name == "limit" else ""))
         check_template(self.prompt_template)
 
-    def load(self, description: ModelDescription) -> list[Prompt]:
+    def load(self, description: ModelDescription, task: Task | None = None) -> list[Prompt]:
+        """The prompts of the task, if there is one, or those of the path."""
         limits = (self.max_prompt_tokens, self.overflow, self.chat_template_kwargs, self.on_bad_row)
         encode = PromptEncoder(description, *limits, quiet=False)
-        columns = (self.question_column, self.answer_column)
-        files = Files(None, self.path, *columns, self.system_prompt, self.prompt_template, val_split=self.split)
-        prompts = files.prompts("val", encode)
+        task, split = task or self.files(), self.split_of(task)
+        prompts = task.prompts(split, encode)
+        if not prompts:
+            raise ValueError(
+                f"{task.origin(split)}: the task has no such prompts; name another, or a split by data.split"
+            )
         if encode.counts.left_out:
-            print(f"{self.path}: {encode.counts}")
+            print(f"{task.origin(split)}: {encode.counts}")
         return prompts[: self.limit]
+
+    def check(self, task: Task | None) -> None:
+        """ValueError for both path and task, for neither, and for a split that no task has."""
+        check_given_once(task, {"path": self.path})
+        self.split_of(task)
+        if unused := said_of_files(task, self.files().options()):
+            print(unused, file=sys.stderr)
+
+    def split_of(self, task: Task | None) -> Split:
+        """Whose prompts are asked for; files have no others than the validation's."""
+        if task is None or self.split is None:
+            return "val"
+        if self.split not in get_args(Split):
+            raise ValueError(f"data.split={self.split!r}: a task has {' and '.join(get_args(Split))}; name one of them")
+        return cast(Split, self.split)
+
+    def files(self) -> Files:
+        columns = (self.question_column, self.answer_column)
+        return Files(None, self.path, *columns, self.system_prompt, self.prompt_template, self.split or "test")
 
 
 def rollout(
@@ -79,6 +103,7 @@ def rollout(
     data: PromptData,
     output: str,
     engine: RolloutEngine = TorchEngine(),  # noqa: B008 - not set up until used
+    task: Task | None = None,
     decoding: DecodingParams = DecodingParams(),
     samples: int = 1,
     seed: int = 0,
@@ -91,15 +116,17 @@ def rollout(
         data: the prompts.
         output: file to write; the replay engine trains from it.
         engine: what generates.
+        task: whose prompts are answered, in place of those of data.path.
         decoding: how to sample.
         samples: responses per prompt.
         seed: of the requests.
         overwrite: an existing file is replaced.
     """
     _check_samples(samples)
+    data.check(task)
     check_new_file(Path(output), "output", overwrite)
     description = source.describe()  # prompts are looked at before weights are loaded
-    prompts = data.load(description)
+    prompts = data.load(description, task)
     check_positions(prompts, {"decoding": decoding}, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
     made = sample(engine, prompts, samples, decoding, (seed,))
@@ -118,8 +145,9 @@ def rollout(
 def evaluate(
     source: ModelSource,
     data: PromptData,
-    rewards: list[Reward],
     decoding: dict[str, DecodingParams],
+    task: Task | None = None,
+    rewards: list[Reward] | None = None,
     output: str | None = None,
     engine: RolloutEngine = TorchEngine(),  # noqa: B008 - not set up until used
     samples: int = 1,
@@ -135,8 +163,9 @@ def evaluate(
     Args:
         source: the model.
         data: the prompts.
-        rewards: their weighted sum is the reward.
         decoding: settings by name, a column of the table each.
+        task: whose prompts are answered, in place of those of data.path.
+        rewards: their weighted sum is the reward; None: those of the task.
         output: folder for metrics.json and the trajectories; None: nothing is written.
         engine: what generates.
         samples: responses per prompt (greedy decoding: one).
@@ -151,12 +180,13 @@ def evaluate(
     _check_samples(samples)
     if not decoding:
         raise ValueError("decoding is empty: name at least one setting, e.g. --decoding '{greedy: {temperature: 0}}'")
+    data.check(task)
     if output is not None:
         check_new_folder(Path(output), "output", overwrite)
-    scorer = Scorer(rewards, reward_workers, reward_timeout_s, on_reward_error, correct)
+    scorer = Scorer(_rewards(rewards, task), reward_workers, reward_timeout_s, on_reward_error, correct)
     _ = scorer.correctness  # an error now and not after the generation
     description = source.describe()
-    prompts = data.load(description)
+    prompts = data.load(description, task)
     named = {f"decoding.{name}": params for name, params in decoding.items()}
     check_positions(prompts, named, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
@@ -174,6 +204,15 @@ def evaluate(
     if output is not None:
         (Path(output) / "metrics.json").write_text(dumps(metrics, "metrics.json", indent=1), encoding="utf-8")
     print_metrics(metrics)
+
+
+def _rewards(rewards: list[Reward] | None, task: Task | None) -> list[Reward]:
+    """Those that are given, else the task's."""
+    found = rewards if rewards is not None or task is None else task.rewards()
+    if not found:
+        none = "none are given" if task is None else f"none are given, and task={type(task).__name__} names none"
+        raise ValueError(f"rewards: {none}; name one, e.g. --rewards '[dirl.rewards.Accuracy]'")
+    return found
 
 
 def export(

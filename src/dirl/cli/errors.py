@@ -59,6 +59,7 @@ def entry(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     debug, given = "--debug" in given, [arg for arg in given if arg != "--debug"]
     launched = is_launched()  # before the command sets it for its own
+    ended: BaseException
     try:
         from dirl.cli.main import main  # not above: it takes seconds, in which Ctrl-C should not show a traceback
 
@@ -150,7 +151,7 @@ def without_option(args: Sequence[str], name: str) -> list[str]:
 class ShortErrors(ArgumentParser):
     """A parser that says what is wrong with an option in one message, without the list of all options."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = with_nearest(message, [name for name in self._option_string_actions if name.startswith("--")])
         if not self.exit_on_error:
             super().error(message, ex)

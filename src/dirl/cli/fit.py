@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -18,7 +18,7 @@ from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.early import check_arguments
 from dirl.cli.errors import mark_launcher, tell_processes
-from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, drop_default_objective
+from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, drop_defaults
 from dirl.cli.log_folder import claim
 from dirl.cli.parsers import PARSER_MODE, CommandParser
 from dirl.cli.table import TRAINER_COMMANDS
@@ -98,12 +98,14 @@ class DirlCLI(LightningCLI):
         if not isinstance(self.model, SFTModule):
             raise ValueError("validate measures the NELBO of SFT; use `dirl evaluate` for a model trained by RL")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        check_arguments(sys.argv[1:] if args is None else args)
-        self.config = parse_texts(parser.parse_args, args)
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        given = sys.argv[1:] if args is None else args
+        assert isinstance(given, list), "the commands are given as texts"
+        check_arguments(given)
+        self.config = parse_texts(parser.parse_args, given)
         config = self.config.get(self.config.get("subcommand") or "", self.config)
         check_keys(config)
-        drop_default_objective(config)
+        drop_defaults(config)
 
     def instantiate_classes(self) -> None:
         """From texts without marks; the config that is written keeps them."""
@@ -134,8 +136,7 @@ class DirlCLI(LightningCLI):
             check_writable(root, "trainer.default_root_dir")
         if trainer["logger"] in (None, True) and not trainer["fast_dev_run"]:
             version = claim(root / "logs") if first else 0  # other processes write nothing
-            places = {"name": "logs", "version": version}
-            kwargs["logger"] = [TensorBoardLogger(root, **places), CSVLogger(root, **places)]
+            kwargs["logger"] = [TensorBoardLogger(root, "logs", version), CSVLogger(root, "logs", version)]
         mark_launcher()
         made = super().instantiate_trainer(**kwargs)
         launcher = made.strategy.launcher

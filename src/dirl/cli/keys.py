@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
-from dirl.modules import BlockDiffusionModule
+from dirl.modules import BlockDiffusionModule, RLModule
 from dirl.objectives import Objective
 from dirl.rollout import RolloutEngine
 from dirl.tasks import Task
@@ -33,14 +33,14 @@ CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
 DATA = (SFTDataModule, RLDataModule)
 """Imported here, so that help lists them and their names alone are enough."""
 OBJECTIVE = {"class_path": "dirl.objectives.DiPO"}
-OF_RL = ("task", "engine", "objective", "rollout", "evaluate")
+OF_RL = ("engine", "objective", "rollout", "evaluate")
 MOVED = {f"dirl.callbacks.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()}
 MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()
           for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
 
 
 def add_keys(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--task", type=Task | None, default=None, help="RL: what is learned, in place of data.train.")
+    parser.add_argument("--task", type=Task | None, default=None, help="What is learned, in place of data.train.")
     parser.add_argument("--engine", type=RolloutEngine | None, default=None, help="RL: what makes the trajectories.")
     parser.add_argument("--objective", type=Objective | None, default=OBJECTIVE, help="RL: what a step learns from.")
     for name, (cls, about) in CALLBACKS.items():
@@ -67,15 +67,24 @@ def check_keys(config: Mapping[str, Any]) -> None:
         raise ValueError("data.init_args.task: the task has a key of its own: write it under `task`, at the top")
 
 
-def drop_default_objective(config: Any) -> None:
-    """Of a parsed config whose module learns from no rollouts: it has none unless its user named one, or an option."""
-    model, objective = config["model"], config["objective"]
-    learns = model and resolve_name(model["class_path"]).makes_rollouts
-    if not objective or learns or objective["class_path"] != OBJECTIVE["class_path"]:
+def drop_defaults(config: Any) -> None:
+    """Of a parsed config whose module learns from no rollouts: no objective and no rollout, unless an option is set.
+
+    The objective has a default, and the overlay of a task says that the rewards of a rollout are the task's.
+    """
+    model, objective, rollout = config["model"], config["objective"], config["rollout"]
+    if not model or resolve_name(model["class_path"]).makes_rollouts:
         return
-    options = signature(resolve_name(OBJECTIVE["class_path"])).parameters.values()
-    if all(objective["init_args"][option.name] == option.default for option in options):
+    default = objective and objective["class_path"] == OBJECTIVE["class_path"]
+    if default and not changed(resolve_name(OBJECTIVE["class_path"]), objective["init_args"]):
         config["objective"] = None
+    if rollout and not changed(Rollout, rollout):
+        config["rollout"] = None
+
+
+def changed(cls: type, options: Mapping[str, Any]) -> bool:
+    """Whether any option of a class is not its default."""
+    return any(options[option.name] != option.default for option in signature(cls).parameters.values())
 
 
 def callbacks_of(
@@ -85,6 +94,13 @@ def callbacks_of(
     given: Sequence[L.Callback],
 ) -> list[Any]:
     """The callbacks of a run: those of the keys around those of the user. What has a key is handed on."""
+    if isinstance(data, DATA):
+        data.take(config["task"])
+    elif config["task"]:
+        raise ValueError(
+            f"task: in the config, and data is none of {', '.join(cls.__name__ for cls in DATA)}, which take one; name "
+            "one of them by data, or set the task to null"
+        )
     if module.makes_rollouts:
         missing = [name for name in ("engine", "rollout") if not config[name]]
         if missing:
@@ -93,10 +109,9 @@ def callbacks_of(
                 "configs/rl.yaml below your overlay, or see it for an example"
             )
         config["rollout"].engine = config["engine"]
-        module.objective = config["objective"] or module.objective
-        module.objective.check(module.decoding)
+        assert isinstance(module, RLModule), "no other makes rollouts"
+        module.use(config["objective"] or module.objective)
         if isinstance(data, RLDataModule):
-            data.take(config["task"])
             config["rollout"].score_by(data.task)
     elif unused := [name for name in OF_RL if config[name]]:
         raise ValueError(

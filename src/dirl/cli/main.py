@@ -80,7 +80,8 @@ def run_command(name: str, options: list[str]) -> int | None:
         with no_collection("dirl.cli.plan"):
             from dirl.cli.plan import plan
 
-        return plan(options)
+        plan(options)
+        return None
     from dirl.progress import on_terminal, quiet_libraries
 
     values = parse_command(name, options)

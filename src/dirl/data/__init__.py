@@ -1,1 +1,1 @@
-"""From files to batches: reading, chat template, packing, the two DataModules."""
+"""The two DataModules: from conversations and prompts to batches."""

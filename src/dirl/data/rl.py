@@ -8,37 +8,28 @@ from typing import Any, Literal
 
 import lightning as L
 import torch.distributed
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from dirl.checkpoints.settings import check_same
-from dirl.data.chat import FitCounts
-from dirl.data.encoding import check_on_bad_row
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder, PromptStream, prompts_digest
-from dirl.data.reading import OnBadRow
+from dirl.data.prompt_stream import PromptStream, prompts_digest
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
+from dirl.reading.chat import FitCounts
+from dirl.reading.encoding import check_on_bad_row
+from dirl.reading.prompts import PromptEncoder
+from dirl.reading.rows import OnBadRow
 from dirl.rl.ahead import CollectionAhead
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
 from dirl.rl.redistribution import redistribute
 from dirl.seeds import run_seed
 from dirl.tasks import Files, Split, Task
+from dirl.tasks.given import check_given_once, said_of_files
 from dirl.types import Prompt, Trajectory
 
 log = logging.getLogger(__name__)
-
-NO_FILES = {
-    "train": None,
-    "val": None,
-    "question_column": "question",
-    "answer_column": "ground_truth_answer",
-    "system_prompt": None,
-    "prompt_template": None,
-}
-"""Options that stand for a task of files, and what they are where none is meant."""
 
 
 class RLDataModule(L.LightningDataModule):
@@ -91,19 +82,11 @@ class RLDataModule(L.LightningDataModule):
         task: Task | None = None,
     ) -> None:
         super().__init__()
-        check_template(prompt_template)
         check_on_bad_row(on_bad_row)
         check_rollout(prompts_per_rollout, steps_per_rollout, group_size)
         counts = {"passes": passes, "token_budget": token_budget, "max_prompt_tokens": max_prompt_tokens}
         at_least(1, "data", **counts, max_val_prompts=max_val_prompts)
-        self.files = {
-            "train": train,
-            "val": val,
-            "question_column": question_column,
-            "answer_column": answer_column,
-            "system_prompt": system_prompt,
-            "prompt_template": prompt_template,
-        }
+        self.files = Files(train, val, question_column, answer_column, system_prompt, prompt_template)
         self.task: Task | None = None
         if task is not None or train is not None:
             self.take(task)
@@ -125,25 +108,17 @@ class RLDataModule(L.LightningDataModule):
 
     def take(self, task: Task | None) -> None:
         """Learn this task, or, with None, the files of the own options; ValueError for both or neither."""
-        given = [name for name, value in self.files.items() if value != NO_FILES[name]]
-        if task is not None and given:
-            unset = " ".join(f"--data.{name}={NO_FILES[name] or 'null'}" for name in given)
-            raise ValueError(
-                f"{', '.join(f'data.{name}={self.files[name]!r}' for name in given)}: given, and so is "
-                f"task={type(task).__name__}, which has data of its own; write {unset}, or set the task to null"
-            )
-        if task is None and self.files["train"] is None:
-            raise ValueError(
-                "data.train and task: neither is given, so there is nothing to learn; name a file, folder or hub "
-                "dataset by data.train, or a task, e.g. by configs/task/arithmetic.yaml on top"
-            )
-        self.task = task or Files(**self.files)
+        check_given_once(task, self.files.sources)
+        if unused := said_of_files(task, self.files.options()):
+            rank_zero_warn(unused)
+        self.task = task or self.files
 
     def setup(self, stage: str) -> None:
         if self.task is None:
             self.take(None)
         check_sampler(self.trainer)
         trainer, description = self.trainer, self.trainer.lightning_module.description
+        assert isinstance(description, ModelDescription)
         if stage == "fit" and not hasattr(self, "stream"):
             prompts = self._prompts("train", description)
             self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
@@ -230,10 +205,11 @@ class RLDataModule(L.LightningDataModule):
         if available < self.prompts_per_rollout:
             raise ValueError(
                 f"data.prompts_per_rollout={self.prompts_per_rollout} exceeds the {available} prompts of "
-                f"{self._named('train')}: use fewer per rollout or more data"
+                f"{self.task.origin('train')}: use fewer per rollout or more data"
             )
 
     def _prompts(self, split: Split, description: ModelDescription) -> list[Prompt]:
+        assert self.trainer is not None
         encode = PromptEncoder(
             description,
             self.max_prompt_tokens,
@@ -245,15 +221,10 @@ class RLDataModule(L.LightningDataModule):
         prompts, counts = self.task.prompts(split, encode), encode.counts
         self.counts[split] = counts
         if not prompts and split == "train":
-            raise ValueError(f"{self._named(split)}: no prompt to train on; give the task some, or name another")
+            raise ValueError(f"{self.task.origin(split)}: no prompt to train on; give the task some, or name another")
         if counts.left_out and self.trainer.is_global_zero:
-            log.warning("%s, max_prompt_tokens=%d: %s", self._named(split), self.max_prompt_tokens, counts)
+            log.warning("%s, max_prompt_tokens=%d: %s", self.task.origin(split), self.max_prompt_tokens, counts)
         return prompts
-
-    def _named(self, split: Split) -> str:
-        """Where the prompts are from, for messages."""
-        own = isinstance(self.task, Files) and self.files["train"] is not None
-        return f"data.{split}={self.files[split]!r}" if own else f"task={type(self.task).__name__}, {split}"
 
 
 def check_rollout(prompts_per_rollout: int, steps_per_rollout: int, group_size: int) -> None:

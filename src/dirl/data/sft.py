@@ -9,22 +9,26 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch.multiprocessing
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 
 from dirl.batches import StepBatch
 from dirl.checkpoints.settings import check_same
-from dirl.data.chat import FitCounts
-from dirl.data.encoding import ConversationEncoder, check_on_bad_row, keep_encoded, load_encoded
-from dirl.data.mapped import examples_digest
-from dirl.data.reading import OnBadRow
-from dirl.data.schemas import RowSchema
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.pieces import Encoded, alone, conversation
+from dirl.models import ModelDescription
+from dirl.packing.pieces import Encoded, Piece, alone, conversation
 from dirl.packing.rows import empty_batch, pack
 from dirl.progress import bars_shown
 from dirl.ranges import at_least
+from dirl.reading.chat import FitCounts
+from dirl.reading.encoding import ConversationEncoder, check_on_bad_row, encode_rows, keep_encoded, load_encoded
+from dirl.reading.mapped import examples_digest
+from dirl.reading.rows import ListedRows, OnBadRow
+from dirl.reading.schemas import RowSchema
 from dirl.seeds import run_seed
+from dirl.tasks import Split, Task
+from dirl.tasks.given import check_given_once, said_of_files
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -37,10 +41,10 @@ SPLITS = {"train": "train", "val": "validation"}
 
 
 class SFTDataModule(L.LightningDataModule):
-    """Conversations from JSON, JSONL, CSV, Parquet or a hub dataset.
+    """Conversations from JSON, JSONL, CSV, Parquet or a hub dataset, or those of a task.
 
     Args:
-        train: file, folder, list of them, or hub name.
+        train: file, folder, list of them, or hub name. None: a task is given.
         val: the same for validation; None: no validation.
         max_tokens: longest conversation.
         overflow: what happens to longer ones: drop, cut, or error.
@@ -59,11 +63,12 @@ class SFTDataModule(L.LightningDataModule):
             auto: by its columns.
         column: with the conversation, where it has another name.
         on_bad_row: a row that cannot be used is an error, or is skipped and counted.
+        task: what is learned. In configs it has a key of its own, `task`.
     """
 
     def __init__(
         self,
-        train: str | list[str],
+        train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         max_tokens: int = 8192,
         overflow: Literal["drop", "cut", "error"] = "drop",
@@ -79,6 +84,7 @@ class SFTDataModule(L.LightningDataModule):
         row_schema: RowSchema = "auto",
         column: str | None = None,
         on_bad_row: OnBadRow = "error",
+        task: Task | None = None,
     ) -> None:
         super().__init__()
         check_on_bad_row(on_bad_row)
@@ -90,36 +96,56 @@ class SFTDataModule(L.LightningDataModule):
         at_least(0, "data", num_workers=num_workers)
         if encode_workers is not None and encode_workers < 1:
             raise ValueError(f"data.encode_workers={encode_workers}: use at least 1, or null")
-        self.train, self.val, self.max_tokens, self.overflow = train, val, max_tokens, overflow
+        self.max_tokens, self.overflow = max_tokens, overflow
         self.global_batch_size, self.token_budget = global_batch_size, token_budget
         self.val_token_budget = val_token_budget or token_budget
         self.turns, self.noise, self.chat_template_kwargs = turns, noise, chat_template_kwargs
         self.num_workers, self.encode_workers = num_workers, encode_workers
         self.seed = run_seed(seed, "data.seed")
         self.row_schema, self.column, self.on_bad_row = row_schema, column, on_bad_row
+        self.sources: dict[Split, str | list[str] | None] = {"train": train, "val": val}
+        self.task: Task | None = None
+        if task is not None or train is not None:
+            self.take(task)
         self.examples: dict[str, Sequence[Encoded]] = {}
         self.counts: dict[str, FitCounts] = {}
 
+    def take(self, task: Task | None) -> None:
+        """Learn this task, or, with None, the files of the own options; ValueError for both or neither."""
+        check_given_once(task, self.sources)
+        if unused := said_of_files(task, {"row_schema": (self.row_schema, "auto"), "column": (self.column, None)}):
+            rank_zero_warn(unused)
+        self.task = task
+
     def prepare_data(self) -> None:
         """The first process of each host encodes for all of them; the others wait."""
+        assert self.trainer is not None
         check_sampler(self.trainer)
         quiet = not bars_shown(self.trainer)
-        for split, source in self._sources(self.trainer.state.fn).items():
-            keep_encoded(source, SPLITS[split], self._encoder(), self.encode_workers, quiet)
+        for split in self._wanted(self.trainer.state.fn):
+            if (source := self.sources[split]) is not None:
+                keep_encoded(source, SPLITS[split], self._encoder(), self.encode_workers, quiet)
 
     def setup(self, stage: str) -> None:
         check_sampler(self.trainer)
-        if stage == "validate" and self.val is None:
-            raise ValueError("data.val is not set: validate needs it, e.g. --data.init_args.val my_val.jsonl")
-        for split, source in self._sources(stage).items():
-            self.examples[split] = self._load(split, source)
+        if self.task is None:
+            self.take(None)
+        for split in self._wanted(stage):
+            examples = self._load(split)
+            if examples is not None:
+                self.examples[split] = examples
+        if stage == "validate" and "val" not in self.examples:
+            raise ValueError(
+                f"{self._origin('val')}: no conversations, and validate needs some; name them, e.g. --data.val "
+                "my_val.jsonl, or take a task that has some"
+            )
 
     def train_dataloader(self) -> StepLoader:
         steps = self._steps(self.examples["train"], self.token_budget, shuffle=True)
         if not len(steps):
             raise ValueError(
                 f"data.global_batch_size={self.global_batch_size} is larger than the {len(self.examples['train'])} "
-                "conversations of data.train: use a smaller batch or more data"
+                f"conversations of {self._origin('train')}: use a smaller batch or more data"
             )
         if self.num_workers:  # a file descriptor for each of a step's many tensors would run into the system's limit
             torch.multiprocessing.set_sharing_strategy("file_system")
@@ -144,22 +170,25 @@ class SFTDataModule(L.LightningDataModule):
         return examples_digest(self.examples["train"])
 
     def val_dataloader(self) -> StepLoader | list:
-        if self.val is None:
+        if "val" not in self.examples:
             return []
         steps = self._steps(self.examples["val"], self.val_token_budget, shuffle=False)
         return StepLoader(steps, len(steps), num_workers=self.num_workers)
 
     def _steps(self, examples: Sequence[Encoded], budget: int, shuffle: bool) -> "SFTSteps":
         trainer = self.trainer
+        assert trainer is not None
         size = self.global_batch_size
         if size % trainer.world_size:
             raise ValueError(
                 f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use another "
                 f"number of processes or, in a new run, a multiple of {trainer.world_size}"
             )
+        spec = trainer.lightning_module.spec
+        assert isinstance(spec, ModelSpec)
         return SFTSteps(
             examples,
-            trainer.lightning_module.spec,
+            spec,
             self.noise,
             size,
             budget,
@@ -169,13 +198,14 @@ class SFTDataModule(L.LightningDataModule):
             trainer.world_size,
         )
 
-    def _sources(self, stage: str) -> dict[str, str | list[str]]:
-        """By split, what the stage needs and is not loaded yet."""
-        wanted = {"train": self.train if stage == "fit" else None, "val": self.val}
-        return {split: source for split, source in wanted.items() if source is not None and split not in self.examples}
+    def _wanted(self, stage: str | None) -> list[Split]:
+        """What the stage needs and is not loaded yet."""
+        splits: tuple[Split, ...] = ("train", "val") if stage == "fit" else ("val",)
+        return [split for split in splits if split not in self.examples]
 
     def _encoder(self) -> ConversationEncoder:
         description = self.trainer.lightning_module.description
+        assert isinstance(description, ModelDescription)
         spec, limits = description.spec, (self.max_tokens, self.overflow)
         return ConversationEncoder(
             description.tokenizer,
@@ -184,22 +214,43 @@ class SFTDataModule(L.LightningDataModule):
             self.turns,
             self.chat_template_kwargs,
             spec.banned,
-            self.row_schema,
-            self.column,
+            *(("messages", None) if self.task is not None else (self.row_schema, self.column)),
             self.on_bad_row,
         )
 
-    def _load(self, split: str, source: str | list[str]) -> Sequence[Encoded]:
-        quiet = not bars_shown(self.trainer)
-        examples, counts = load_encoded(source, SPLITS[split], self._encoder(), quiet)
+    def _load(self, split: Split) -> Sequence[Encoded] | None:
+        """The conversations of a split; None: it has none, and need not have."""
+        assert self.trainer is not None
+        found = self._encoded(split, quiet=not bars_shown(self.trainer))
+        if found is None:
+            return None
+        examples, counts = found
         self.counts[split] = counts
         if counts.left_out and self.trainer.is_global_zero:
-            log.warning("data.%s=%s, max_tokens=%d: %s", split, source, self.max_tokens, counts)
+            log.warning("%s, max_tokens=%d: %s", self._origin(split), self.max_tokens, counts)
         if not examples:
             raise ValueError(
-                f"data.{split}={source!r}: no conversation is left ({counts}); raise data.max_tokens, or mend the data"
+                f"{self._origin(split)}: no conversation is left ({counts}); raise data.max_tokens, or mend the data"
             )
         return examples
+
+    def _encoded(self, split: Split, quiet: bool) -> tuple[Sequence[Encoded], FitCounts] | None:
+        if self.task is None:
+            source = self.sources[split]
+            return None if source is None else load_encoded(source, SPLITS[split], self._encoder(), quiet)
+        rows = self.task.conversations(split)
+        if not rows and split == "train":
+            raise ValueError(
+                f"{self._origin(split)}: it has no conversations, which SFT learns from; take a task that has, or name "
+                "files by data.train"
+            )
+        return (
+            encode_rows(ListedRows(rows, self._origin(split)), SPLITS[split], self._encoder(), quiet) if rows else None
+        )
+
+    def _origin(self, split: Split) -> str:
+        """Where the conversations are from, for messages."""
+        return f"data.{split}={self.sources[split]!r}" if self.task is None else self.task.origin(split)
 
 
 class SFTSteps(Dataset):
@@ -232,7 +283,8 @@ class SFTSteps(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> StepBatch:
         epoch, step = key
         chosen = self._order(epoch)[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-        pieces, tokens = [], 0
+        pieces: list[Piece] = []
+        tokens = 0
         noise_epoch = epoch if self.shuffle else VALIDATION_EPOCH
         for index in chosen[self.rank :: self.world_size].tolist():
             rng = np.random.default_rng([self.seed, noise_epoch, index])
@@ -240,7 +292,8 @@ class SFTSteps(Dataset):
             pieces.append(piece)
             tokens += count
         batches = pack(map(alone, pieces), self.token_budget)
-        return StepBatch(batches or [empty_batch(self.spec)], float(tokens), len(pieces), self.token_budget)
+        rows = batches or [empty_batch(self.spec)]
+        return StepBatch(rows, float(tokens), len(pieces), self.token_budget, tokens)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:

@@ -62,7 +62,7 @@ class StepLoader(DataLoader):
             worker_init_fn=leave_signals_to_parent if num_workers else None,
         )
 
-    def __iter__(self) -> Iterator:
+    def __iter__(self) -> Iterator:  # type: ignore[override]  # torch names a class of its own, private to it
         # A generator: nothing is asked or fetched before the first item is wanted, after a checkpoint is restored.
         yield from super().__iter__()
 

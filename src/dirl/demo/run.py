@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from dirl.demo.data import TaskFiles, write_task_files
+from dirl.demo.data import write_task_files
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
 from dirl.models import PretrainedModel
@@ -32,24 +32,22 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     """Run all of it in `folder`; returns {sampled/greedy before/after: metrics}, which it also prints."""
     console = Console()
     started = time.perf_counter()
-    task = TASKS[task_name](seed=seed, train_prompts=2_000, val_prompts=200, solutions=20_000)
-    of_sft = TASKS[task_name](seed=seed + 10_000, train_prompts=1, val_prompts=1, solutions=256)
-    data = write_task_files(task, folder / "data")
-    validation = write_task_files(of_sft, folder / "data" / "validation")
+    task = TASKS[task_name](seed=seed)
+    write_task_files(task, folder / "data")
     console.print(
         f"[bold]{task.name}[/]: the teacher of the SFT data is right in {task.teacher_accuracy:.0%} of its solutions"
     )
 
     console.rule("stage 1: SFT")
-    fit("sft", folder, sft_options(task, data, validation, seed, folder))
+    fit("sft", folder, sft_options(task, folder))
     between = time.perf_counter()
     console.rule("stage 2: DiPO")
-    fit("rl", folder, rl_options(task, data, seed, folder))
+    fit("rl", folder, rl_options(task, folder))
     finished = time.perf_counter()
 
     results = before_and_after(folder / "rl")
     draw_curves(folder, results)
-    picture = draw_answer(task, data, folder, console)
+    picture = draw_answer(task, folder, console)
     console.rule("result")
     print_metrics(
         {name: {k: values[k] for k in SHOWN} for name, values in results.items()}, title=f"{task.name}, held out"
@@ -73,34 +71,32 @@ def fit(stage: str, folder: Path, options: dict[str, object]) -> None:
     main(["fit", "--config", str(folder / f"{stage}.yaml")])
 
 
-def sft_options(
-    task: GeneratedTask, data: TaskFiles, validation: TaskFiles, seed: int, folder: Path
-) -> dict[str, object]:
+def sft_options(task: GeneratedTask, folder: Path) -> dict[str, object]:
     return {
-        "seed_everything": seed,
-        "trainer.default_root_dir": folder / "sft",
+        **common_options(task, folder / "sft"),
         "model.init_args.source.init_args.alphabet": task.alphabet,
-        "model.init_args.source.init_args.seed": seed,
-        "data.init_args.train": data.sft,
-        "data.init_args.val": validation.sft,
-        "data.init_args.seed": seed,
+        "model.init_args.source.init_args.seed": task.seed,
     }
 
 
-def rl_options(task: GeneratedTask, data: TaskFiles, seed: int, folder: Path) -> dict[str, object]:
+def rl_options(task: GeneratedTask, folder: Path) -> dict[str, object]:
     decoding = {"temperature": 1.0, "max_response_tokens": task.max_response_tokens}
     return {
-        "seed_everything": seed,
-        "trainer.default_root_dir": folder / "rl",
-        "rollout.rewards": [{"class_path": f"dirl.rewards.{task.reward.__name__}"}],
-        "rollout.seed": seed,
+        **common_options(task, folder / "rl"),
+        "rollout.seed": task.seed,
         "evaluate.decoding": {"sampled": decoding, "greedy": {**decoding, "temperature": 0.0}},
         "model.init_args.source.init_args.path": folder / "sft" / "model",
         "model.init_args.decoding": decoding,
-        "data.init_args.train": data.rl,
-        "data.init_args.val": data.eval,
         "data.init_args.max_prompt_tokens": task.max_prompt_tokens,
-        "data.init_args.seed": seed,
+    }
+
+
+def common_options(task: GeneratedTask, root: Path) -> dict[str, object]:
+    return {
+        "seed_everything": task.seed,
+        "trainer.default_root_dir": root,
+        "task": {"class_path": f"dirl.tasks.{type(task).__name__}", "init_args": {"seed": task.seed}},
+        "data.init_args.seed": task.seed,
     }
 
 
@@ -112,20 +108,20 @@ def draw_curves(folder: Path, results: dict[str, dict[str, float]]) -> None:
     learning_curves(folder / "curves.png", sft, columns(folder / "rl", names) + points, levels)
 
 
-def draw_answer(task: GeneratedTask, data: TaskFiles, folder: Path, console: Console) -> Path:
+def draw_answer(task: GeneratedTask, folder: Path, console: Console) -> Path:
     """Sample a few answers of the trained model; the one of most denoising steps as a picture and in the terminal."""
     from dirl.cli.commands import PromptData, load_engine
 
     engine = TorchEngine()
     description = load_engine(engine, PretrainedModel(str(folder / "rl" / "model")))
-    prompts = {p.prompt_id: p for p in PromptData(str(data.eval), limit=16).load(description)}
+    prompts = {p.prompt_id: p for p in PromptData(limit=16).load(description, task)}
     params = DecodingParams(max_response_tokens=task.max_response_tokens)
     size = description.spec.block_size
     made = sample(engine, prompts.values(), 1, params, seed=(0,))
     longest = max(made, key=lambda t: (t.denoising_steps(size), t.prompt_id))
     answer = Answer(
         prompt_text=prompts[longest.prompt_id].question,
-        tokens=[description.tokenizer.decode([i]) for i in longest.response_ids],
+        tokens=[str(description.tokenizer.decode([i])) for i in longest.response_ids],
         step_map=longest.step_map,
         logprobs=longest.behaviour_logprobs,
         response_length=longest.response_length,

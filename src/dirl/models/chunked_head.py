@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -36,23 +37,27 @@ class RowScore(ABC):
         """The most that `numbers` or `slope` hold at a time, divided by n x V."""
 
     @abstractmethod
-    def numbers(self, logits: Callable[[], Tensor], *columns: Tensor) -> tuple[Tensor, ...]:
+    def numbers(
+        self, logits: Callable[[], Float[Tensor, "n V"]], *columns: Shaped[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " n"], ...]:
         """[n] each."""
 
     @abstractmethod
-    def slope(self, logits: Callable[[], Tensor], gradient: Tensor, *columns: Tensor) -> Tensor:
+    def slope(
+        self, logits: Callable[[], Float[Tensor, "n V"]], gradient: Float[Tensor, " n"], *columns: Shaped[Tensor, " n"]
+    ) -> Float[Tensor, "n V"]:
         """[n, V]: the gradient of the first number with respect to z, times `gradient` [n]."""
 
 
 def score_rows(
-    weight: Tensor,
-    hidden: Tensor,
+    weight: Float[Tensor, "V D"],
+    hidden: Float[Tensor, "N D"],
     score: RowScore,
-    columns: tuple[Tensor, ...],
+    columns: tuple[Shaped[Tensor, " N"], ...],
     banned: Spans,
     temperature: float,
     chunk: int | None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Float[Tensor, " N"], ...]:
     """The numbers of `score` for rows [N, D] under a head of weight [V, D]; columns are [N]."""
     size = chunk or max(1, CHUNK_BYTES // (score.bytes_per_logit * len(weight)))
     logits = partial(_logits, banned=banned, temperature=temperature or 1.0)

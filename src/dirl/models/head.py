@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dirl.diffusion.sampling import cut_logits, cuts
@@ -19,14 +20,14 @@ from dirl.types import DecodingParams
 
 
 def target_scores(
-    weight: Tensor,
-    hidden: Tensor,
-    targets: Tensor,
+    weight: Float[Tensor, "V D"],
+    hidden: Float[Tensor, "N D"],
+    targets: Int64[Tensor, " N"],
     banned: Spans,
     params: DecodingParams,
     chunk: int | None = None,
     with_entropy: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Score one target per row.
 
     Args:
@@ -45,14 +46,14 @@ def target_scores(
 
 
 def selection_factors(
-    weight: Tensor,
-    hidden: Tensor,
-    bound: Tensor,
-    inclusive: Tensor,
+    weight: Float[Tensor, "V D"],
+    hidden: Float[Tensor, "N D"],
+    bound: Float[Tensor, " N"],
+    inclusive: Bool[Tensor, " N"],
     banned: Spans,
     params: DecodingParams,
     chunk: int | None = None,
-) -> Tensor:
+) -> Float[Tensor, " N"]:
     """log F_j: the probability that a masked position drew a candidate that was not committed.
 
     F = sum over tokens v of the draw distribution q(v) [c(v) < bound] (or <= bound where inclusive), with c

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,15 +20,15 @@ from dirl.types import DecodingParams, Likelihood, ModelSpec
 class Scores:
     """What one forward says of the N scored positions and, for `likelihood: trajectory`, the M rejected ones."""
 
-    positions: Tensor
+    positions: Int64[Tensor, " N"]
     """[N] indices into the packed row."""
-    logprobs: Tensor
+    logprobs: Float[Tensor, " N"]
     """[N] log-probability of the target, nats, with gradient."""
-    entropy: Tensor
+    entropy: Float[Tensor, " N"]
     """[N] nats, without gradient."""
-    factor_positions: Tensor
+    factor_positions: Int64[Tensor, " M"]
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
-    log_factors: Tensor
+    log_factors: Float[Tensor, " M"]
     """[M] log F_j, with gradient."""
 
 
@@ -35,13 +36,13 @@ class Scores:
 class ScoringPlan:
     """Where the head looks in a packed row. Made on the host, it spares a GPU every question of how many there are."""
 
-    positions: Tensor
+    positions: Int64[Tensor, " N"]
     """[N] positions with a target."""
-    rejected: Tensor
+    rejected: Int64[Tensor, " M"]
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
-    position_views: Tensor
+    position_views: Int64[Tensor, " _"]
     """[N] which view, counted along the row, a position belongs to; empty if M = 0."""
-    rejected_views: Tensor
+    rejected_views: Int64[Tensor, " M"]
     """[M] the same."""
     views: int
 
@@ -113,13 +114,13 @@ class BlockDiffusionLM(nn.Module):
 
     def at_head(
         self,
-        scored: Tensor,
-        rejected: Tensor | None,
-        targets: Tensor,
+        scored: Float[Tensor, "N D"],
+        rejected: Float[Tensor, "M D"] | None,
+        targets: Int64[Tensor, " N"],
         plan: ScoringPlan,
         params: DecodingParams,
         entropy: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " M"]]:
         """All that a forward asks of the head, in one call: under FSDP2 its weight is here from begin to end of it.
 
         Args:
@@ -136,7 +137,7 @@ class BlockDiffusionLM(nn.Module):
         bound, inclusive = rejection_bounds(plan, confidence, params)
         return logprobs, entropies, selection_factors(weight, rejected, bound, inclusive, *options)
 
-    def hidden_states(self, batch: PackedBatch) -> Tensor:
+    def hidden_states(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
         """[T, D] last hidden states of a packed row."""
         output = self.part("decoder")(
             input_ids=batch.input_ids[None],
@@ -168,7 +169,9 @@ def _rejected(batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likel
     return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)
 
 
-def rejection_bounds(plan: ScoringPlan, confidence: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
+def rejection_bounds(
+    plan: ScoringPlan, confidence: Float[Tensor, " N"], params: DecodingParams
+) -> tuple[Float[Tensor, " M"], Bool[Tensor, " M"]]:
     """Which confidences a rejected candidate can have had, from those committed in the same view.
 
     With m the largest committed confidence, `low_confidence_dynamic` rejects below the threshold if m

@@ -33,7 +33,7 @@ def new_tokenizer(
 
     Args:
         alphabet: one token per character, id = place in the alphabet. Other characters become `<|unk|>`,
-            which `dirl.data.chat` refuses. None: byte-level BPE, which knows every text.
+            which `dirl.reading.chat` refuses. None: byte-level BPE, which knows every text.
         corpus: UTF-8 text files to learn merges from; without it every byte is one token.
         vocab_size: the most tokens to have with a corpus, bytes and special tokens included.
     """

@@ -69,10 +69,15 @@ class RLModule(BlockDiffusionModule):
             raise ValueError(
                 "model.decoding.temperature=0: greedy rollouts give a group of equals and nothing to learn from; use 1"
             )
-        self.objective, self.decoding = objective or DiPO(), decoding
-        self.objective.check(decoding)
+        self.decoding = decoding
+        self.use(objective or DiPO())
         self.reference_source, self.reference_on_host = reference, reference_on_host
         self._reference: Reference | None = None
+
+    def use(self, objective: Objective) -> None:
+        """Learn by this one; ValueError if it cannot learn from what is decoded here."""
+        objective.check(self.decoding)
+        self.objective = objective
 
     def configure_model(self) -> None:
         super().configure_model()

@@ -96,5 +96,9 @@ class Objective(ABC):
         return f"objective {type(self).__name__} has no weight for them: sample with the weights that learn"
 
     def planned_views(self, denoising_steps: float) -> float:
-        """Noised views of a block that takes so many denoising steps, for plans."""
-        return denoising_steps
+        """Noised views of a block that takes so many denoising steps, for plans; those left out are not counted."""
+        return denoising_steps * self.subset.view_fraction
+
+    def planned_scorings(self) -> float:
+        """How often a response token is scored in all views together, for plans."""
+        return self.subset.view_fraction

@@ -81,7 +81,14 @@ def drawn_weights(probabilities: Sequence[float] | np.ndarray, rng: np.random.Ge
     if (chance >= 1).all():
         return np.ones(len(chance))
     order = rng.permutation(len(chance))
-    reached = np.floor(np.append(0.0, chance[order].cumsum()) + rng.random())
     drawn = np.empty(len(chance), dtype=bool)
-    drawn[order] = np.diff(reached) > 0
+    drawn[order] = systematic(chance[order], rng.random())
     return np.where(drawn, 1 / chance, 0.0)
+
+
+def systematic(chance: np.ndarray, start: float) -> np.ndarray:
+    """[N] which are drawn: those whose stretch of the running sum of probabilities has start + a whole number in it.
+
+    Each is drawn with its probability if start is uniform in [0, 1).
+    """
+    return np.diff(np.floor(np.append(0.0, chance.cumsum()) + start)) > 0

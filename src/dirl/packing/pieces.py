@@ -22,8 +22,8 @@ SHARED = -1
 class Encoded:
     """A conversation in tokens, up to the end token of its last trained assistant message."""
 
-    input_ids: Sequence[int]
-    loss_mask: Sequence[bool]
+    input_ids: Sequence[int] | np.ndarray
+    loss_mask: Sequence[bool] | np.ndarray
     """True for the assistant's tokens: its messages, each with its end token."""
     complete: bool = True
     """False after a cut: the last token is not the end of anything."""

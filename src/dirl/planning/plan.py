@@ -100,7 +100,7 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
         load=load,
         groups=groups,
         rows=row_count,
-        flops=_flops(settings, lengths, sequence, load.work * groups, groups),
+        flops=_flops(settings, lengths, sequence, load, groups),
         setup=setup,
         engine=engine,
         moments=memory_by_moment(setup, engine, reserve),
@@ -126,11 +126,14 @@ def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoa
     if settings.stage == "rl":
         steps, scored = rl_views(lengths, size)
         views = settings.objective.planned_views(steps)
+        scored *= settings.objective.planned_scorings()
     else:
         views, scored = sft_views(lengths, size, settings.noise)
     sequence = response_load(lengths, size, views, scored)
-    members, share = (data["group_size"], data["share_prompt"]) if settings.stage == "rl" else (1, True)
-    return sequence, group_load(sequence, members, data["token_budget"], share)
+    if settings.stage == "sft":
+        return sequence, group_load(sequence, 1, data["token_budget"], share_prompt=True)
+    members = data["group_size"] * settings.objective.subset.trajectory_fraction
+    return sequence, group_load(sequence, members, data["token_budget"], data["share_prompt"])
 
 
 def _reference(settings: Settings) -> Literal["none", "device", "host"]:
@@ -154,8 +157,11 @@ def _engine(settings: Settings, setup: TrainingSetup, room: float) -> EngineMemo
     return engine.memory(options, settings.shape, size)
 
 
-def _flops(settings: Settings, lengths: Lengths, sequence: SequenceLoad, work: Work, groups: int) -> dict[str, Flops]:
-    """Of a step, by purpose; `work` is one pass over its data."""
+def _flops(
+    settings: Settings, lengths: Lengths, sequence: SequenceLoad, load: GroupLoad, groups: int
+) -> dict[str, Flops]:
+    """Of a step, by purpose."""
+    work = load.work * groups
     passes = settings.data["passes"] if settings.stage == "rl" else 1
     training = training_flops(settings.shape, work * passes, settings.checkpointing)
     found = {"forward": training.forward, "backward": training.backward, "recomputed": training.recomputed}
@@ -166,9 +172,20 @@ def _flops(settings: Settings, lengths: Lengths, sequence: SequenceLoad, work: W
         found["old log-probs"] = scoring
     if settings.kl:
         found["reference log-probs"] = scoring
+    if _sums_first(settings, sequence):
+        found["sums of trajectories"] = scoring * passes
     decoding = decoding_work(lengths, settings.block_size) * settings.data["group_size"] + sequence.prompt
     found["rollout"] = forward_flops(settings.shape, decoding * groups)
     return found
+
+
+def _sums_first(settings: Settings, sequence: SequenceLoad) -> bool:
+    """Whether every row is scored once more before it is learned from: where responses are divided, or for totals."""
+    objective = settings.objective
+    if objective is None or not objective.needs_sums(moved=settings.updates > 1):
+        return False
+    whole = sequence.prompt.tokens + sequence.response.tokens
+    return objective.needs_totals or whole > settings.data["token_budget"]
 
 
 def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, largest: int) -> tuple[str, ...]:

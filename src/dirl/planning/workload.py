@@ -93,7 +93,7 @@ def sft_views(lengths: Lengths, block_size: int, noise: NoiseConfig) -> tuple[fl
     return views * (1 - spared), views * masked * lengths.response_tokens
 
 
-def group_load(sequence: SequenceLoad, group_size: int, token_budget: int, share_prompt: bool) -> GroupLoad:
+def group_load(sequence: SequenceLoad, group_size: float, token_budget: int, share_prompt: bool) -> GroupLoad:
     """The responses to one prompt. A group that is spread over rows has a copy of its prompt in each of them.
 
     A response that exceeds the budget is divided, see `dirl.packing.division`.

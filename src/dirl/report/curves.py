@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dirl.report.figure import INK, new_figure, save
 
@@ -66,7 +66,7 @@ def curves_figure(sft: Rows, rl: Rows, evals: Mapping[str, float]) -> "Figure":
         raise ValueError(f"no learning curves to draw: no row of sft or rl holds `step` and one of {wanted}")
     columns = min(2, len(panels))
     figure = new_figure(12, 8)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)
     grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flat
     for axes, panel in itertools.zip_longest(grid, panels):
         if panel is None:
@@ -94,7 +94,7 @@ def draw_panel(axes: "Axes", panel: Panel, rows: Rows, levels: Mapping[str, floa
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(1.0, axes.get_ylim()[1]))
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.get_lines()) > 1:
-        place = "lower right" if levels else "best"
+        place: Literal["lower right", "best"] = "lower right" if levels else "best"
         axes.legend(loc=place, fontsize=10, facecolor="white", edgecolor="none", framealpha=0.85)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.typing import ColorType
 
 MASKED, WAITING = "#c3cad3", "#eceff2"
 
@@ -31,7 +32,7 @@ def denoising_figure(answer: Answer) -> "Figure":
         for position, token in enumerate(answer.tokens):
             first = row == committed_by[position]
             here = (position + offset) // size == block
-            fill = colours(math.exp(answer.logprobs[position])) if first else MASKED if here else WAITING
+            fill: ColorType = colours(math.exp(answer.logprobs[position])) if first else MASKED if here else WAITING
             faded = position >= answer.response_length
             draw_cell(axes, row, position, token if row >= committed_by[position] else None, fill, first, faded)
     draw_frame(axes, steps, count, answer.response_length, size, offset)
@@ -40,7 +41,9 @@ def denoising_figure(answer: Answer) -> "Figure":
     return figure
 
 
-def draw_cell(axes: "Axes", row: int, column: int, token: str | None, fill: object, first: bool, faded: bool) -> None:
+def draw_cell(
+    axes: "Axes", row: int, column: int, token: str | None, fill: "ColorType", first: bool, faded: bool
+) -> None:
     """One position at one step; `token` is None while it is masked, `first` at the step that commits it."""
     from matplotlib.patches import Rectangle
 
@@ -110,7 +113,7 @@ def probability_colours() -> "Colormap":
     return LinearSegmentedColormap.from_list("probability", stops)
 
 
-def dark(fill: object) -> bool:
+def dark(fill: "ColorType") -> bool:
     """Whether text on this colour should be white."""
     from matplotlib.colors import to_rgb
 

@@ -44,7 +44,8 @@ def step_batch(
     divisor = objective.divisor(len(shown), scored, max_response_tokens)
     learned = draw_subset(shown, objective.subset, seed)
     rows = pack(piece_groups(learned, spec, objective, share_prompt), token_budget)
-    return StepBatch(rows, divisor, len(shown), token_budget)
+    tokens = sum(len(each.trajectory.response_ids) for each in learned)
+    return StepBatch(rows, divisor, len(shown), token_budget, tokens)
 
 
 class Shown(NamedTuple):

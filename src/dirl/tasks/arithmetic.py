@@ -39,7 +39,8 @@ class Arithmetic(GeneratedTask):
     def teacher(self, problem: Problem, rng: random.Random) -> str:
         column_rate = 1.0 - (1.0 - self.mistake_rate) ** (1 / COLUMNS)
         slips = [rng.choice((-1, 1)) if rng.random() < column_rate else 0 for _ in range(COLUMNS)]
-        return worked_sum(*problem.question.split("+"), slips=slips)
+        first, second = problem.question.split("+")
+        return worked_sum(first, second, slips)
 
     def is_correct(self, problem: Problem, solution: str) -> bool:
         return boxed_answer(solution) == problem.ground_truth
@@ -56,6 +57,6 @@ def worked_sum(first: str, second: str, slips: Sequence[int]) -> str:
         total = int(x) + int(y) + int(carry)
         total += slip if 0 <= total + slip <= 19 else -slip
         steps.append(f"{x}+{y}={total:02d};" if column == 0 else f"{x}+{y}+{carry}={total:02d};")
-        carry, digit = f"{total:02d}"
+        carry, digit = map(str, divmod(total, 10))
         answer = digit + answer
     return "".join(steps) + boxed(str(int(carry + answer)))

@@ -1,10 +1,10 @@
-"""The contract of tasks: prompts to learn from and to be evaluated on, and what is a correct answer."""
+"""The contract of tasks: what to learn from and to be evaluated on, and what is a correct answer."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from dirl.data.prompts import PromptEncoder
+from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import Reward
 from dirl.types import Prompt
 
@@ -12,7 +12,7 @@ Split = Literal["train", "val"]
 
 
 class Task(ABC):
-    """What a run of RL learns.
+    """What a model learns: RL and evaluations ask for prompts and rewards, SFT for conversations.
 
     It gives the prompts of a split, by handing rows to `encode`, which puts each question into the chat template of the
     model (`encode.description` has its tokenizer), keeps to the run's limits and counts what it leaves out. A row has a
@@ -35,12 +35,16 @@ class Task(ABC):
         """All prompts of a split, in an order that stays; for `val` an empty list: there is nothing to evaluate on."""
 
     def rewards(self) -> list[Reward]:
-        """What scores a response where `rollout.rewards` is not given; none: it must be given."""
+        """What scores a response where no other rewards are given; none: they must be given."""
         return []
 
-    def conversations(self) -> Sequence[Mapping[str, Any]]:
+    def conversations(self, split: Split) -> Sequence[Mapping[str, Any]]:
         """Rows with solved questions for SFT, as `{"messages": [...]}`; none: the task has no solutions.
 
-        No question of the split `val` is among them.
+        Those of `train` hold no question of the prompts of `val`; those of `val` are for the validation of SFT.
         """
         return []
+
+    def origin(self, split: Split) -> str:
+        """Where the rows of a split are from, in words, for messages."""
+        return f"task {type(self).__name__}, {split}"

@@ -38,7 +38,8 @@ class Countdown(GeneratedTask):
     max_solution_characters = len(r"85,95,18;9+9=18;18*5=90;\boxed{(9+9)*5}")
 
     def problem(self, rng: random.Random) -> Problem:
-        numbers = tuple(rng.randint(1, LARGEST_NUMBER) for _ in range(3))
+        a, b, c = (rng.randint(1, LARGEST_NUMBER) for _ in range(3))
+        numbers = a, b, c
         target = rng.choice(sorted(set(values(numbers).values())))
         best = next(operators for operators, value in values(numbers).items() if value == target)
         return Problem(

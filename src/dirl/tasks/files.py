@@ -1,8 +1,8 @@
 """Task: questions and answers as they stand in files, folders or datasets of the hub."""
 
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder
-from dirl.data.reading import read_rows
+from dirl.reading.prompt_template import check_template
+from dirl.reading.prompts import PromptEncoder
+from dirl.reading.rows import read_rows
 from dirl.tasks.base import Split, Task
 from dirl.types import Prompt
 
@@ -44,3 +44,15 @@ class Files(Task):
             return []
         rows = read_rows(source, self.hub_splits[split])
         return encode(rows, self.columns, self.system_prompt, self.prompt_template, source)
+
+    def options(self) -> dict[str, tuple[object, object]]:
+        """What is said of the files: value and default of each option by its name."""
+        return {
+            "question_column": (self.columns[0], "question"),
+            "answer_column": (self.columns[1], "ground_truth_answer"),
+            "system_prompt": (self.system_prompt, None),
+            "prompt_template": (self.prompt_template, None),
+        }
+
+    def origin(self, split: Split) -> str:
+        return f"{split}={self.sources[split]!r}"

@@ -7,12 +7,13 @@ sharpen the model past its teacher.
 import random
 from abc import abstractmethod
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from dirl.data.prompt_template import check_template
-from dirl.data.prompts import PromptEncoder
+from dirl.reading.prompt_template import check_template, fill
+from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import Reward
 from dirl.tasks.base import Split, Task
 from dirl.types import Prompt
@@ -23,6 +24,9 @@ BLOCK = 4
 """Token limits are multiples of this, the block size of the demo's model."""
 CHAT_TOKENS = 8
 """Room that `max_prompt_tokens` leaves for what the chat template puts around a question."""
+
+VALIDATION_SEED = 10_000
+"""Added to a task's seed for the conversations of SFT's validation."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class Problem:
 class GeneratedTask(Task):
     """Problems and an imperfect teacher. The same options give the same rows.
 
-    Train and validation prompts are distinct questions; conversations may repeat a question. No question of the
-    validation is among the other two. Each of the three has a random stream of its own, so more of one leaves the
-    others as they were.
+    Train and validation prompts are distinct questions; conversations may repeat a question. No validation prompt is
+    among the train prompts and their conversations; those of SFT's validation are the same teacher's, drawn anew. Each
+    of the four has a random stream of its own, so more of one leaves the others as they were.
 
     Args:
         mistake_rate: probability that a solution of the teacher holds a mistake. A mistake is made in one step, the
@@ -48,6 +52,7 @@ class GeneratedTask(Task):
         train_prompts: how many.
         val_prompts: how many.
         solutions: of the teacher, for SFT.
+        val_solutions: of the teacher, for SFT's validation.
         prompt_template: what is asked, with `{question}` in it, of a model that does not know the task. None: the
             question alone.
 
@@ -73,16 +78,18 @@ class GeneratedTask(Task):
         val_prompts: int = 200,
         solutions: int = 20_000,
         prompt_template: str | None = None,
+        val_solutions: int = 256,
     ) -> None:
         if not 0.0 <= mistake_rate < 1.0:
             raise ValueError(f"task.mistake_rate={mistake_rate} is not a probability below 1; use e.g. 0.45")
-        counts = {"train_prompts": train_prompts, "val_prompts": val_prompts, "solutions": solutions}
-        for name, value in counts.items():
+        counts = {"train_prompts": train_prompts, "val_prompts": val_prompts}
+        for name, value in (counts | {"solutions": solutions, "val_solutions": val_solutions}).items():
             if value < 1:
                 raise ValueError(f"task.{name}={value}: use at least 1")
         check_template(prompt_template)
         self.mistake_rate, self.seed, self.prompt_template = mistake_rate, seed, prompt_template
-        self.train_prompts, self.val_prompts, self.solutions = train_prompts, val_prompts, solutions
+        self.train_prompts, self.val_prompts = train_prompts, val_prompts
+        self.solutions, self.val_solutions = solutions, val_solutions
 
     @abstractmethod
     def problem(self, rng: random.Random) -> Problem:
@@ -97,13 +104,14 @@ class GeneratedTask(Task):
         """Whether the boxed answer of a teacher's solution is right."""
 
     def prompts(self, split: Split, encode: PromptEncoder) -> list[Prompt]:
-        return encode(self.rows(split), template=self.prompt_template, name=f"task {self.name}, {split}")
+        return encode(self.rows(split), template=self.prompt_template, name=self.origin(split))
 
     def rewards(self) -> list[Reward]:
         return [self.reward()]
 
-    def conversations(self) -> list[dict[str, object]]:
-        return [conversation(problem.question, solution) for problem, solution in self.lessons]
+    def conversations(self, split: Split) -> list[dict[str, object]]:
+        lessons = self.lessons if split == "train" else self._drawn_anew(self.val_solutions).lessons
+        return [conversation(fill(self.prompt_template, p.question), solution) for p, solution in lessons]
 
     def rows(self, split: Split) -> list[dict[str, str]]:
         """`{"question", "ground_truth_answer"}` of the split's problems."""
@@ -117,6 +125,14 @@ class GeneratedTask(Task):
         """Problems with the teacher's solutions."""
         fresh, teacher = fresh_problems(self, self._stream("sft"), self._held_out_questions), self._stream("teacher")
         return [(p, self.teacher(p, teacher)) for p, _ in zip(fresh, range(self.solutions), strict=False)]
+
+    def _drawn_anew(self, solutions: int) -> "GeneratedTask":
+        """The same problems and teacher, with random streams of their own."""
+        other = copy(self)
+        for kept in ("lessons", "_held_out"):
+            vars(other).pop(kept, None)
+        other.seed, other.val_prompts, other.solutions = self.seed + VALIDATION_SEED, 1, solutions
+        return other
 
     @cached_property
     def _held_out(self) -> list[Problem]:
@@ -175,7 +191,7 @@ def fresh_problems(task: GeneratedTask, rng: random.Random, exclude: frozenset[s
             )
 
 
-def conversation(question: str, solution: str) -> dict[str, object]:
+def conversation(question: str | list[dict[str, Any]], solution: str) -> dict[str, object]:
     user = {"role": "user", "content": question}
     return {"messages": [user, {"role": "assistant", "content": solution}]}
 

@@ -9,20 +9,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from jaxtyping import jaxtyped
 from tests.packed import group_pieces
+from tests.typechecker import check
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dirl.attention import dense_mask, flex, visible
-from dirl.attention.flex import block_mask, flex_forward, mask_mod
+from dirl.attention.flex import block_mask
 from dirl.attention.intervals import key_intervals
 from dirl.batches import Layout
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.pieces import Encoded, alone, conversation
 from dirl.packing.rows import pack
 from dirl.types import ModelSpec, Trajectory
+
+SHAPED = partial(jaxtyped, typechecker=check)
+"""Not by the import hook: what `mask_mod` returns is for the compiler, which follows no check."""
+flex_forward, mask_mod, tile_pairs = SHAPED(flex.flex_forward), SHAPED(flex.mask_mod), SHAPED(flex.tile_pairs)
 
 SEEDS = range(8)
 Rows = list[tuple[int, int, int, int]]
@@ -188,6 +194,14 @@ def test_the_intervals_of_a_query_do_not_overlap(seed: int) -> None:
     rows = random_rows(seed)
     begin, end = key_intervals(layout_of(rows))
     assert torch.equal((end - begin).sum(0), oracle(rows).sum(1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_visible_pairs_of_each_tile_are_counted(seed: int) -> None:
+    rows, tile = random_rows(seed), 16
+    found = tile_pairs(*key_intervals(layout_of(rows)), tile)
+    pairs = F.pad(oracle(rows).long(), (0, -len(rows) % tile) * 2)
+    assert torch.equal(found, pairs.unflatten(1, (-1, tile)).unflatten(0, (-1, tile)).sum((1, 3)))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -7,17 +7,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from jaxtyping import jaxtyped
 from tests import reference
 from tests.reference import Token
+from tests.typechecker import check
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dirl.attention import build_mask, dense_mask
-from dirl.attention.backend import masked_attention
+from dirl.attention import backend, build_mask, dense_mask
 from dirl.attention.segment_attention import segment_attention
 from dirl.attention.segments import SegmentMask, segment_mask
 from dirl.batches import Layout
+
+masked_attention = jaxtyped(backend.masked_attention, typechecker=check)
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 """fp32: the same sums of up to a hundred terms of order one, in another order."""

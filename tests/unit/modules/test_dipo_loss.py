@@ -52,6 +52,14 @@ CASES: dict[str, tuple[dict, DecodingParams]] = {
     "trajectory, static": ({"likelihood": "trajectory"}, STATIC),
     "trajectory, sequence": ({"likelihood": "trajectory", "normalization": "sequence"}, DYNAMIC),
     "cold": ({}, COLD),
+    "sequence ratio": ({"ratio": "sequence", "clip_low": 0.005, "clip_high": 0.004}, DYNAMIC),
+    "sequence ratio, mean": ({"ratio": "sequence", "normalization": "sequence", "kl_coef": 0.1}, COLD),
+    "clipped weights": ({"ratio": "cispo", **BOUNDS}, DYNAMIC),
+    "clipped weights, capped, trajectory": (
+        {"ratio": "cispo", "importance_cap": CAP, "likelihood": "trajectory", **BOUNDS},
+        DYNAMIC,
+    ),
+    "no ratio": ({"ratio": "none", "kl_coef": 0.3, "kl": "k2"}, DYNAMIC),
     "everything, token": (EVERYTHING, DYNAMIC),
     "everything, sequence, cold": ({**EVERYTHING, "normalization": "sequence"}, COLD),
     "everything, constant, static": ({**EVERYTHING, "normalization": "constant"}, STATIC),
@@ -103,6 +111,8 @@ def naive_loss(this: World, config: DiPO, params: DecodingParams, moved: bool = 
         kl_coef=config.kl_coef,
         tis_cap=config.importance_cap,
         likelihood=config.likelihood,
+        ratio=config.ratio,
+        kl=config.kl,
     )
 
 
@@ -140,7 +150,8 @@ def make_step(
 def loss_and_gradient(module: RLModule, step: StepBatch) -> tuple[Tensor, Tensor]:
     """Sums over the micro-batches of the step."""
     parameters = list(module.model.parameters())
-    losses = [module.loss(batch, step.loss_divisor)[0] for batch in step.micro_batches]
+    known = module.step_sums(step)
+    losses = [module.loss(batch, step.loss_divisor, known)[0] for batch in step.micro_batches]
     gradient = sum(flat_gradient(loss, parameters) for loss in losses)
     return torch.stack(losses).sum().double(), gradient
 
@@ -175,7 +186,9 @@ def test_without_old_logprobs_the_ratio_is_one_and_still_has_a_gradient(options:
     assert_close(loss_and_gradient(module, step), wanted, naive_gradient(this, wanted))
 
 
-@pytest.mark.parametrize("name", ["everything, sequence, cold", "everything, constant, static"])
+@pytest.mark.parametrize(
+    "name", ["everything, sequence, cold", "everything, constant, static", "sequence ratio", "sequence ratio, mean"]
+)
 @pytest.mark.parametrize(
     ("budget", "share", "backwards"), [(32, True, False), (90, True, True), (10_000, False, True)], ids=str
 )

@@ -102,7 +102,7 @@ def test_a_row_with_what_is_not_known_goes_to_a_file_and_a_device_and_back(
     row = one_row(group_pieces(found[0], spec)[0])
     if data.draw(st.booleans()):
         row = row.with_columns({"old_logprobs": torch.randn(len(row))})
-    step = StepBatch.from_state(StepBatch([row.to("cpu")], 1.0, 1, 100).state())
+    step = StepBatch.from_state(StepBatch([row.to("cpu")], 1.0, 1, 100, 7).state())
     one, other = row.tensors(), step.micro_batches[0].tensors()
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.advantages import Advantage, Mean, ZScore
-from dirl.data.prompts import PromptStream
+from dirl.data.prompt_stream import PromptStream
 from dirl.models.tokenizer import new_tokenizer
 from dirl.rewards import Incomparable, Reward, RewardError, RewardSample, Scorer
 from dirl.rl.collector import Collection, Collector, collection_from_state, collection_state, reward_sample

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dirl.data.prompts import PromptStream
+from dirl.data.prompt_stream import PromptStream
 from dirl.rl.redistribution import deal, redistribute
 from dirl.types import Prompt
 

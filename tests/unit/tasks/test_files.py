@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dirl.data.chat import FitCounts
-from dirl.data.prompts import PromptEncoder
 from dirl.models import ModelDescription, NewModel
+from dirl.reading.chat import FitCounts
+from dirl.reading.prompts import PromptEncoder
 from dirl.tasks import Files
 from dirl.types import Prompt
 
@@ -148,7 +148,7 @@ def test_a_template_is_put_round_the_question_and_other_columns_are_kept(
 def test_without_files_there_are_no_prompts(tmp_path: Path, description: ModelDescription) -> None:
     task = Files(data_file(tmp_path, row()))
     assert task.prompts("val", PromptEncoder(description, 20)) == []
-    assert task.rewards() == [] and task.conversations() == []
+    assert task.rewards() == [] and task.conversations("train") == []
 
 
 def test_rows_that_come_from_no_file_are_named_by_their_number(description: ModelDescription) -> None:

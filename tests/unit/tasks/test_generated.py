@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from dirl.data.prompts import PromptEncoder
 from dirl.models import NewModel
+from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import RewardSample
 from dirl.tasks import Arithmetic, Countdown, Sudoku
 from dirl.tasks.arithmetic import worked_sum
@@ -184,7 +184,7 @@ def test_solutions_are_counted_by_hand_worked_numbers():
 
 
 def parts(task):
-    return task.conversations(), task.rows("train"), task.rows("val")
+    return task.conversations("train"), task.rows("train"), task.rows("val")
 
 
 def test_rows_are_what_they_promise(task):

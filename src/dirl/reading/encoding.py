@@ -14,20 +14,21 @@ from typing import Any, Literal, get_args
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data import chat, control_tokens, reading, schemas
-from dirl.data.chat import FitCounts, Turns, encode_turns, fit_conversation
-from dirl.data.fingerprint import fingerprint, local_files, source_state
-from dirl.data.mapped import MappedConversations
-from dirl.data.reading import OnBadRow, Row, Rows, read_rows
-from dirl.data.schemas import RowSchema, conversation_row
 from dirl.models import special_tokens
 from dirl.packing.pieces import Encoded
 from dirl.progress import bar, on_terminal
+from dirl.reading import chat, control_tokens, json_rows, schemas
+from dirl.reading import rows as rows_module
+from dirl.reading.chat import FitCounts, Turns, encode_turns, fit_conversation
+from dirl.reading.fingerprint import fingerprint, local_files, source_state
+from dirl.reading.mapped import MappedConversations
+from dirl.reading.rows import OnBadRow, Row, Rows, read_rows
+from dirl.reading.schemas import RowSchema, conversation_row
 from dirl.spans import Spans
 
 log = logging.getLogger(__name__)
 
-CODE = (chat, control_tokens, reading, schemas, special_tokens)
+CODE = (chat, control_tokens, json_rows, rows_module, schemas, special_tokens)
 """The modules that decide into which tokens a row is encoded, with this one."""
 SMALL_DATA = 4 * 2**20
 """Files of fewer bytes in all are encoded in memory, by each process for itself: that takes a few seconds."""
@@ -88,8 +89,8 @@ class ConversationEncoder:
         fitted = fit_conversation(example, self.max_tokens, self.overflow, None, where)
         if fitted is None:
             return DROPPED
-        arrays = {"input_ids": np.asarray(fitted.input_ids, np.int32), "loss_mask": np.asarray(fitted.loss_mask, bool)}
-        return dataclasses.replace(fitted, **arrays)
+        ids, loss_mask = np.asarray(fitted.input_ids, np.int32), np.asarray(fitted.loss_mask, bool)
+        return dataclasses.replace(fitted, input_ids=ids, loss_mask=loss_mask)
 
 
 DROPPED = Encoded(np.empty(0, np.int32), np.empty(0, bool))
@@ -101,7 +102,7 @@ def check_on_bad_row(on_bad_row: str) -> None:
         raise ValueError(f"data.on_bad_row={on_bad_row!r}: use {' or '.join(get_args(OnBadRow))}")
 
 
-def check_ids(ids: Sequence[int], banned: Spans, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+def check_ids(ids: Sequence[int] | np.ndarray, banned: Spans, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """Raise ValueError if one of the ids is banned."""
     for first, end in banned:
         found = next((index for index in ids if first <= index < end), None)
@@ -153,7 +154,7 @@ def load_encoded(
     A small source is encoded here and now; of any other, `keep_encoded` must have been called on this host.
     """
     if _is_small(source):
-        return _encode_in_memory(read_rows(source, split), split, encoder, quiet)
+        return encode_rows(read_rows(source, split), split, encoder, quiet)
     folder = _folder(source_state(source, split)[0], encoder)
     parts = _parts(folder)
     if not parts:
@@ -170,9 +171,10 @@ def _is_small(source: str | list[str]) -> bool:
     return bool(files) and sum(path.stat().st_size for path in files) < SMALL_DATA
 
 
-def _encode_in_memory(
-    rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool
-) -> tuple[list[Encoded], FitCounts]:
+def encode_rows(
+    rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool = True
+) -> tuple[Sequence[Encoded], FitCounts]:
+    """The same of rows that are at hand, in memory."""
     indices = bar(range(len(rows)), desc=f"tokenise {split}", shown=not quiet, leave=False)
     examples = [example for index in indices for example in encoder(rows, index)]
     kept = [example for example in examples if len(example.input_ids)]

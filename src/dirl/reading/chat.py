@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data.control_tokens import mark, pieces, unmark
 from dirl.models.special_tokens import END_TOKENS, MASK_TOKENS, find_token, render_chat
 from dirl.packing.pieces import Encoded
+from dirl.reading.control_tokens import mark, pieces, unmark
 
 Message = Mapping[str, Any]
-"""`role` and `content`, see `dirl.data.schemas`."""
+"""`role` and `content`, see `dirl.reading.schemas`."""
 Turns = Literal["all", "last"]
 
 EMPTY_THOUGHTS = re.compile(r"\s*<think>\s*</think>\s*")
@@ -82,7 +82,7 @@ def encode_turns(
     Qwen3's leaves thoughts out of earlier answers, for example: an answer with them is trained behind the prompt that
     it follows at inference.
     """
-    options = {"chat_template_kwargs": chat_template_kwargs, "where": where}
+    options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "where": where}
     try:
         return [encode_conversation(tokenizer, messages, stop_token_ids, turns=turns, **options)]
     except RewrittenHistoryError:
@@ -181,7 +181,7 @@ def _answer_span(text: str, prompt: str, answer: Message, stops: list[str], wher
 
 def _texts(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> list[str]:
     """How tokens are written; ids beyond the tokenizer's vocabulary are written in no way."""
-    return [text for index in token_ids if (text := tokenizer.decode([index]))]
+    return [text for index in token_ids if (text := str(tokenizer.decode([index])))]
 
 
 def _squeeze(text: str) -> str:
@@ -224,7 +224,8 @@ def _check_contents(
 ) -> None:
     """In an answer the mask and the unknown token may stand nowhere, and an end token would end it.
 
-    What others have typed of them is text, see `dirl.data.control_tokens`; a mask token that is no special one is not.
+    What others have typed of them is text, see `dirl.reading.control_tokens`; a mask token that is no special one is
+    not.
     """
     banned = {name for name in MASK_TOKENS if find_token(tokenizer, name) is not None}
     banned |= {tokenizer.mask_token} if tokenizer.mask_token else set()

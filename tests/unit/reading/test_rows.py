@@ -9,7 +9,7 @@ import datasets
 import pyarrow
 import pytest
 
-from dirl.data.reading import quoted, read_rows
+from dirl.reading.rows import quoted, read_rows
 
 ROWS = [
     {"question": "1+1", "ground_truth_answer": "2"},

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dirl.data.unpacking import PACKED
+from dirl.reading.unpacking import PACKED
 
 TEXT_TYPES = (".json", ".jsonl", ".csv")
 FILE_TYPES = (*TEXT_TYPES, ".parquet")

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from dirl import progress
-from dirl.data import encoding
-from dirl.data.chat import FitCounts, encode_conversation, fit_conversation
-from dirl.data.encoding import ConversationEncoder, keep_encoded, load_encoded
 from dirl.models.special_tokens import stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
 from dirl.packing.pieces import Encoded
+from dirl.reading import encoding
+from dirl.reading.chat import FitCounts, encode_conversation, fit_conversation
+from dirl.reading.encoding import ConversationEncoder, keep_encoded, load_encoded
 
 TOKENIZER = new_tokenizer()
 STOPS = stop_token_ids(TOKENIZER)
@@ -319,7 +319,7 @@ def test_bad_rows_can_be_skipped_and_counted(
 
 
 def test_a_row_may_become_several_examples(data: str, tmp_path: Path) -> None:
-    from tests.unit.data.test_chat import THINKING, tokenizer_with
+    from tests.unit.reading.test_chat import THINKING, tokenizer_with
 
     turns = [("user", "a"), ("assistant", "<think>so</think>b"), ("user", "c"), ("assistant", "d")]
     path = write(tmp_path / "turns.jsonl", [{"messages": [{"role": r, "content": c} for r, c in turns]}])

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from dirl.data.prompt_template import check_template, fill
+from dirl.reading.prompt_template import check_template, fill
 
 BOXED = "{question}\nPlease reason step by step, and put your final answer within $\\boxed{}$."
 

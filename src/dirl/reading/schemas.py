@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from dirl.data.reading import Row, quoted
+from dirl.reading.rows import Row, quoted
 
 Message = dict[str, Any]
 """`role` and `content`, and what chat templates take besides: `tool_calls`, `reasoning_content`, `name`, ..."""
@@ -147,7 +147,7 @@ def _schema(row: Row, where: str, column: str | None) -> str:
 
 def _joined(row: Row, where: str) -> list:
     """Prompt and completion: texts, or messages."""
-    parts = []
+    parts: list[Any] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         value = _take(row, name, where)
         parts += value if isinstance(value, list) else [{"role": role, "content": value}]
@@ -274,7 +274,7 @@ def _text_of_parts(parts: list, where: str) -> str:
     return "".join(part["text"] for part in parts)
 
 
-def _json(text: object, where: str) -> Any:
+def _json(text: Any, where: str) -> Any:
     try:
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:

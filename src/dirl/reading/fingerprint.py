@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,8 +12,8 @@ from types import ModuleType
 
 from transformers import PreTrainedTokenizerBase
 
-from dirl.data.files import SAVED, data_files
-from dirl.data.reading import JoinedRows, Rows, read_rows
+from dirl.reading.files import SAVED, data_files
+from dirl.reading.rows import JoinedRows, Rows, read_rows
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 
@@ -33,7 +34,7 @@ def fingerprint(
         "rows": state,
         "settings": settings,
         "tokenizer": Hasher.hash(tokenizer),  # of vocabulary, merges, options and templates, whatever it was used for
-        "code": [hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest() for module in code],
+        "code": [hashlib.sha256(Path(inspect.getfile(module)).read_bytes()).hexdigest() for module in code],
         "versions": [version(name) for name in LIBRARIES],
         "today": datetime.date.today().isoformat() if "strftime_now" in str(tokenizer.chat_template) else None,
     }

@@ -12,9 +12,9 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from dirl.data import fingerprint as module
-from dirl.data.fingerprint import fingerprint, local_files, source_state
 from dirl.models.tokenizer import new_tokenizer
+from dirl.reading import fingerprint as module
+from dirl.reading.fingerprint import fingerprint, local_files, source_state
 
 
 @pytest.fixture
@@ -32,15 +32,16 @@ def named(tokenizer: PreTrainedTokenizerFast, code: ModuleType) -> str:
 
 def test_another_process_and_a_used_tokenizer_give_the_same_name() -> None:
     program = (
-        "from dirl.data.fingerprint import *; from dirl.models.tokenizer import new_tokenizer; import dirl.data.chat;"
-        "print(fingerprint(['a', 1], new_tokenizer(), {'b': (1, 2)}, [dirl.data.chat]))"
+        "from dirl.reading.fingerprint import *; from dirl.models.tokenizer import new_tokenizer;"
+        "import dirl.reading.chat;"
+        "print(fingerprint(['a', 1], new_tokenizer(), {'b': (1, 2)}, [dirl.reading.chat]))"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    import dirl.data.chat
+    import dirl.reading.chat
 
     tokenizer = new_tokenizer()
     tokenizer("used before", add_special_tokens=False)
-    name = fingerprint(["a", 1], tokenizer, {"b": (1, 2)}, [dirl.data.chat])
+    name = fingerprint(["a", 1], tokenizer, {"b": (1, 2)}, [dirl.reading.chat])
     assert name == ran.stdout.strip() and len(name) == 32
 
 

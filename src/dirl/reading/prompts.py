@@ -1,20 +1,17 @@
-"""Prompts: put into the chat template, and streamed in a seeded order that all ranks share."""
+"""Prompts: the rows of a task, put into the chat template of a model."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
-from dirl.data.chat import FitCounts, encode_prompt, fit_prompt
-from dirl.data.encoding import check_ids, check_on_bad_row
-from dirl.data.prompt_template import check_template, fill
-from dirl.data.reading import OnBadRow, Row, Rows
-from dirl.data.schemas import prompt_row
 from dirl.models import ModelDescription
 from dirl.progress import bar
+from dirl.reading.chat import FitCounts, encode_prompt, fit_prompt
+from dirl.reading.encoding import check_ids, check_on_bad_row
+from dirl.reading.prompt_template import check_template, fill
+from dirl.reading.rows import ListedRows, OnBadRow, Row, Rows
+from dirl.reading.schemas import prompt_row
 from dirl.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -58,7 +55,7 @@ class PromptEncoder:
         Args:
             rows: with question and truth in `columns`.
             system_prompt: put before every question.
-            template: what is put round each question, see `dirl.data.prompt_template`.
+            template: what is put round each question, see `dirl.reading.prompt_template`.
             name: of the source, for messages.
 
         Raises:
@@ -66,9 +63,9 @@ class PromptEncoder:
         """
         check_template(template)
         prompts, first_bad, counts = [], "", self.counts
-        where_of = getattr(rows, "where", lambda index: f"{name}, row {index + 1}")
+        rows = rows if hasattr(rows, "where") else ListedRows(rows, name)
         for index in bar(range(len(rows)), desc="tokenise prompts", shown=not self.quiet, leave=False):
-            where = where_of(index)
+            where = rows.where(index)
             try:
                 row = prompt_row(rows[index], where, *columns)
                 if row.truth is None:
@@ -104,7 +101,7 @@ def _ids(
     where: str,
 ) -> list[int]:
     """The prompt in tokens, all of which the model may meet."""
-    options = {"chat_template_kwargs": chat_template_kwargs, "where": where}
+    options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "where": where}
     ids = encode_prompt(description.tokenizer, question, system_prompt, **options)
     check_ids(ids, description.spec.banned, description.tokenizer, where)
     return ids
@@ -112,43 +109,3 @@ def _ids(
 
 def _text(question: str | list[dict[str, Any]]) -> str:
     return question if isinstance(question, str) else question[-1]["content"]
-
-
-class PromptStream(Iterator[Prompt]):
-    """This rank's prompts, pass after pass over the data, each pass in an order of its own.
-
-    The order is one for all ranks, who take turns: the prompts of a rollout are the same set whatever their number.
-    """
-
-    def __init__(self, prompts: Sequence[Prompt], seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.prompts, self.seed, self.world_size = prompts, seed, world_size
-        self.place = rank
-        """Where in the endless order this rank looks next; it then moves on by the number of ranks."""
-        self.skip: set[int] = set()
-        """Its places further on whose prompts were taken before, when there was another number of ranks."""
-        self._pass, self._order = -1, np.empty(0, dtype=np.int64)
-
-    def __next__(self) -> Prompt:
-        while self.place in self.skip:
-            self.skip.remove(self.place)
-            self.place += self.world_size
-        number, index = divmod(self.place, len(self.prompts))
-        if number != self._pass:
-            self._order = np.random.default_rng([self.seed, number]).permutation(len(self.prompts))
-            self._pass = number
-        self.place += self.world_size
-        return self.prompts[self._order[index]]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"place": self.place, "skip": sorted(self.skip)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.place, self.skip = state["place"], set(state["skip"])
-
-
-def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Equal for equal prompts in equal order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for prompt in prompts:
-        digest.update(repr((prompt.prompt_id, prompt.input_ids, prompt.ground_truth)).encode())
-    return digest.hexdigest()

@@ -6,7 +6,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dirl.data.chat import (
+from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
+from dirl.models.tokenizer import new_tokenizer
+from dirl.reading.chat import (
     Encoded,
     FitCounts,
     RewrittenHistoryError,
@@ -17,8 +19,6 @@ from dirl.data.chat import (
     fit_conversation,
     fit_prompt,
 )
-from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
-from dirl.models.tokenizer import new_tokenizer
 
 THINKING = (
     # Like Qwen3: an answer's thoughts are kept, and made up if there are none, in the last turn only.

@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
-from dirl.data.chat import FitCounts
 from dirl.packing.pieces import Encoded
+from dirl.reading.chat import FitCounts
 
 
 class MappedConversations(Sequence[Encoded]):
-    """What `dirl.data.encoding` wrote, in the order of the rows.
+    """What `dirl.reading.encoding` wrote, in the order of the rows.
 
     Pages are read when wanted, and shared by all processes.
     """
@@ -35,7 +36,15 @@ class MappedConversations(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self.kept)
 
-    def __getitem__(self, index: int) -> Encoded:
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         row = self.table[int(self.kept[index])]
         return Encoded(row["input_ids"], row["loss_mask"], bool(row["complete"]))
 
@@ -50,6 +59,6 @@ def examples_digest(examples: Sequence[Encoded]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     mapped = isinstance(examples, MappedConversations)
     for tokens in examples.tokens() if mapped else (example.input_ids for example in examples):
-        digest.update(np.ascontiguousarray(tokens, np.int32))
+        digest.update(np.ascontiguousarray(tokens, np.int32).data)
     digest.update(str(len(examples)).encode())
     return digest.hexdigest()

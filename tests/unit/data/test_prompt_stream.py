@@ -1,11 +1,11 @@
-"""Prompts: the stream is a permutation per pass, whatever the number of ranks."""
+"""The stream of prompts is a permutation per pass, whatever the number of ranks."""
 
 import json
 from itertools import islice
 
 import pytest
 
-from dirl.data.prompts import PromptStream
+from dirl.data.prompt_stream import PromptStream
 from dirl.types import Prompt
 
 PROMPTS = [Prompt(str(i), (i,), f"question {i}", str(i)) for i in range(7)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dirl.data.schemas import conversation_row, prompt_row
+from dirl.reading.schemas import conversation_row, prompt_row
 
 SAID = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}

@@ -1,0 +1,1 @@
+"""From files to tokens: rows read and checked, put into the chat template, and encoded."""
