@@ -1,6 +1,7 @@
 """Whole runs with a value model: two processes equal one, and a resumed run the one in one go, to the bit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tests.integration.test_runs import CONFIGS, fit
 from tests.integration.toy import metrics, rl_overlay, write_rl
 
 from dirl.models import NewModel, PretrainedModel, save_model
+from dirl.modules import value as of_value
 
 LOGGED = ("loss", "value_loss", "grad_norm", "value_grad_norm", "explained_variance", "value_lr")
 KINDS = {
@@ -124,3 +126,26 @@ def test_two_sharded_processes_resumed_in_mid_epoch_equal_one_go(kind: str, runs
         assert metrics(resumed, f"train/{name}") == pytest.approx(
             metrics(whole, f"train/{name}")[1:], rel=1e-5, abs=1e-7
         )
+
+
+def test_a_value_loss_that_is_not_finite_holds_back_both_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy's loss and gradient of that step are finite."""
+    plain, calls = of_value.value_loss, []
+
+    def broken(*args: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        calls.append(args)
+        loss, sums = plain(*args)
+        return (loss * torch.nan if len(calls) == 1 else loss), sums
+
+    monkeypatch.setattr(of_value, "value_loss", broken)
+    root = fit(tmp_path / "run", *value_args(tmp_path, "own"), "--trainer.max_epochs=1")
+    assert max(metrics(root, "train/skipped_steps")) == 1
+    assert checkpoint(root, 3).exists() and not list(root.glob("logs/*/checkpoints/step=4.ckpt"))
+    steps = [
+        torch.load(checkpoint(root, 3), weights_only=True)["optimizer_states"][i]["state"][0]["step"] for i in (0, 1)
+    ]
+    assert steps == [3, 3]
+    for name, value in torch.load(checkpoint(root, 3), weights_only=True)["state_dict"].items():
+        assert value.isfinite().all(), name
