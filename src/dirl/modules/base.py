@@ -178,8 +178,9 @@ class BlockDiffusionModule(Resumable):
         micro_batches = self.equal_micro_batches(step)
         every = backward(self, micro_batches, divisor, loss_fns)
         norms = clip_all(learners)
-        sums = [sum((losses[name] for losses in every), torch.zeros_like(value)) for name, value in every[0].items()]
-        wrong = sum((~norm.isfinite()).to(sums[0]) for norm in norms)
+        names = list(every[0])
+        sums = [sum((losses[name] for losses in every), torch.zeros_like(every[0][name])) for name in names]
+        wrong = torch.stack([~norm.isfinite() for norm in norms]).any().to(sums[0])
         *totals, wrong = self.sum_over_ranks(torch.stack([*sums, wrong]))
         if wrong or not all(total.isfinite() for total in totals):
             zero_all(optimizers)
@@ -191,7 +192,7 @@ class BlockDiffusionModule(Resumable):
         self.update = "begun"
         step_all(optimizers, schedulers)
         self.update = "made"
-        self._log_learners(dict(zip(every[0], totals, strict=True)), norms, rates)
+        self._log_learners(dict(zip(names, totals, strict=True)), norms, rates)
         self._log_step(step, micro_batches, time.perf_counter() - started)
         return True
 

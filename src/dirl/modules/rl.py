@@ -241,7 +241,7 @@ class RLModule(BlockDiffusionModule):
                 batches = batches if gae is None else with_credit(batches, gae)
                 scored.append(dataclasses.replace(step, micro_batches=batches))
         assert self.model is not None, "`configure_model` builds it"
-        for model in (self.model, self.value_model, reference and reference.model):
+        for model in (self.model, self.value_model, None if reference is None else reference.model):
             if model is not None:
                 reshard(model)
         return scored

@@ -75,8 +75,8 @@ class Objective(ABC):
     def columns(self, trajectory: Trajectory) -> Mapping[str, float | Sequence[float]]:
         """By name, one number for the trajectory or one for each of its `response_ids`."""
         advantage = 0.0 if trajectory.advantage is None else trajectory.advantage
-        own = {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs}
-        return own if self.gae is None else {**own, "outcomes": self.gae.outcome_of(trajectory)}
+        outcomes = {} if self.gae is None else {"outcomes": self.gae.outcome_of(trajectory)}
+        return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs, **outcomes}
 
     def needs_sums(self, moved: bool) -> bool:
         """Whether `loss` looks at `ScoredRow.sums`.

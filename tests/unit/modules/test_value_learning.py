@@ -59,6 +59,7 @@ def a_step(objective: Objective, budget: int) -> StepBatch:
 def with_head(backbone: PreTrainedModel, head: Tensor) -> PreTrainedModel:
     """The oracle's value model, in float64."""
     backbone = copy.deepcopy(backbone).double()
+    backbone.config = backbone.model.config  # of a value model's own they are two
     backbone.lm_head = nn.Linear(32, 1, bias=False, dtype=torch.float64)
     backbone.lm_head.weight = nn.Parameter(head.detach().double())
     return backbone
