@@ -35,7 +35,7 @@ def measure(shape_name: str, block_size: int, batch: int | None, prompt: int, re
     spec = dataclasses.replace(spec, stop_token_ids=())  # random weights stop anywhere: to the limit instead
     backbone = random_backbone(config).eval()
     steps = max(1, block_size // 2)
-    params = DecodingParams("low_confidence_static", denoising_steps=steps, max_response_tokens=response)
+    decoding = DecodingParams("low_confidence_static", denoising_steps=steps, max_response_tokens=response)
     requests = make_requests(spec, batch or NAIVE_REQUESTS, prompt)
     engine = TorchEngine(max_batch_size=batch or 1)
     engine.setup(config, None, spec, "cpu")
@@ -43,8 +43,8 @@ def measure(shape_name: str, block_size: int, batch: int | None, prompt: int, re
 
     def rollout() -> list[Trajectory]:
         if batch is None:
-            return [decode(backbone, spec, request, params) for request in requests]
-        return list(engine.generate(requests, params))
+            return [decode(backbone, spec, request, decoding) for request in requests]
+        return list(engine.generate(requests, decoding))
 
     found, cost = measured(rollout)
     tokens = sum(t.response_length for t in found)

@@ -12,7 +12,7 @@ from benchmarks import record
 from benchmarks.shapes import TOYS, model_spec
 from benchmarks.workload import Load, make_groups
 from dirl.objectives import DiPO
-from dirl.packing.filling import Lengths, fewest_rows
+from dirl.packing.bin_packing import Lengths, fewest_rows
 from dirl.packing.rows import fill_rate
 from dirl.rl.steps import piece_groups, step_batch, take_views
 from dirl.types import ModelSpec, Trajectory

@@ -66,9 +66,9 @@ def wire(tokens: int) -> list[Row]:
     good = json.loads(dumps(line))
     bad = {
         "an unknown field": json.dumps({**good, "surplus": 1}),
-        "a missing field": json.dumps({k: v for k, v in good.items() if k != "progress"}),
-        "a text for a number": json.dumps({**good, "progress": "7"}),
-        "true for a number": json.dumps({**good, "progress": True}),
+        "a missing field": json.dumps({k: v for k, v in good.items() if k != "heartbeat"}),
+        "a text for a number": json.dumps({**good, "heartbeat": "7"}),
+        "true for a number": json.dumps({**good, "heartbeat": True}),
         "NaN": json.dumps(good).replace("-0.123456789", "NaN", 1),
         "1e999": json.dumps(good).replace("-0.123456789", "1e999", 1),
     }

@@ -13,7 +13,7 @@ from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 @torch.no_grad()
 def decode(
-    backbone: PreTrainedModel, spec: ModelSpec, request: GenerationRequest, params: DecodingParams
+    backbone: PreTrainedModel, spec: ModelSpec, request: GenerationRequest, decoding: DecodingParams
 ) -> Trajectory:
     """One trajectory, token for token that of the torch engine. No cache, no batch."""
     size, prompt = spec.block_size, len(request.prompt_ids)
@@ -24,8 +24,8 @@ def decode(
         tokens = torch.cat([tokens, torch.full((missing,), spec.mask_token_id)])
         steps = torch.cat([steps, torch.zeros(missing, dtype=torch.long)])
         logprobs = torch.cat([logprobs, torch.zeros(missing)])
-        _denoise_last_block(backbone, spec, request.seed, params, tokens, steps, logprobs)
-        end = _end(tokens[prompt:].tolist(), spec, params)
+        _denoise_last_block(backbone, spec, request.seed, decoding, tokens, steps, logprobs)
+        end = _end(tokens[prompt:].tolist(), spec, decoding)
         if end is not None:
             break
     return Trajectory(
@@ -45,7 +45,7 @@ def _denoise_last_block(
     backbone: PreTrainedModel,
     spec: ModelSpec,
     seed: int,
-    params: DecodingParams,
+    decoding: DecodingParams,
     tokens: Tensor,
     steps: Tensor,
     logprobs: Tensor,
@@ -60,18 +60,18 @@ def _denoise_last_block(
         hidden = backbone.model(input_ids=tokens[None], position_ids=positions[None], attention_mask=mask)
         at = masked.nonzero().squeeze(1)
         logits = backbone.lm_head(hidden.last_hidden_state[0, at])
-        z = scaled_logits(logits.float(), spec.banned, params.temperature)
+        z = scaled_logits(logits.float(), spec.banned, decoding.temperature)
         noise = uniform(torch.tensor(seed), at, torch.tensor(forward))
-        drawn, found, confidence = candidates(z, noise, params)
-        chosen = commit(confidence[None], torch.ones(1, len(at), dtype=torch.bool), params, spec.block_size)[0]
+        drawn, found, confidence = candidates(z, noise, decoding)
+        chosen = commit(confidence[None], torch.ones(1, len(at), dtype=torch.bool), decoding, spec.block_size)[0]
         forward += 1
         tokens[at[chosen]], logprobs[at[chosen]], steps[at[chosen]] = drawn[chosen], found[chosen], forward
         masked[at[chosen]] = False
 
 
-def _end(response: list[int], spec: ModelSpec, params: DecodingParams) -> tuple[int, str] | None:
+def _end(response: list[int], spec: ModelSpec, decoding: DecodingParams) -> tuple[int, str] | None:
     """Length and reason where the response ends: at its first stop token or at the limit; None: it goes on."""
-    limit = params.max_response_tokens
+    limit = decoding.max_response_tokens
     stop = next((i + 1 for i, token in enumerate(response[:limit]) if token in spec.stop_token_ids), None)
     if stop is not None:
         return stop, "stop"

@@ -103,11 +103,11 @@ def measure_speed(part: RolloutPart, device: str, deadline: Deadline) -> list[di
 def _speed(
     part: RolloutPart, engine: RolloutEngine, spec: ModelSpec, batch: int, threshold: float, device: str, name: str
 ) -> dict[str, Any]:
-    params = _params(part, threshold)
+    decoding = _decoding(part, threshold)
     requests = make_requests(spec, batch, part.prompt)
-    list(engine.generate(requests, params))  # captures CUDA graphs, picks kernels
+    list(engine.generate(requests, decoding))  # captures CUDA graphs, picks kernels
     started = time.perf_counter()
-    found = list(engine.generate(requests, params))
+    found = list(engine.generate(requests, decoding))
     synchronize(device)
     seconds = time.perf_counter() - started
     tokens = sum(t.response_length for t in found)
@@ -188,8 +188,8 @@ def _step(
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     requests = make_requests(spec, max(part.batches), part.prompt)
-    found = list(engine.generate(requests, _params(part, 0.5)))
-    engine.rest()
+    found = list(engine.generate(requests, _decoding(part, 0.5)))
+    engine.sleep()
     mark()
     _train(part, model, spec, optimizer, found, device)
     mark()
@@ -244,7 +244,7 @@ def _pages(part: RolloutPart, block_size: int, page_tokens: int = 64) -> int:
     return max(16, round(1.1 * pages * max(part.batches)))
 
 
-def _params(part: RolloutPart, threshold: float) -> DecodingParams:
+def _decoding(part: RolloutPart, threshold: float) -> DecodingParams:
     return DecodingParams(threshold=threshold, temperature=TEMPERATURE, max_response_tokens=part.response)
 
 

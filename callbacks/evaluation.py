@@ -8,10 +8,10 @@ from dirl.callbacks.ending import ended_together
 from dirl.callbacks.rollout import Rollout, push_weights
 
 from dirl.data.rl import RLDataModule
-from dirl.evaluation import evaluate
+from dirl.evaluation import run_evaluation
 from dirl.finite import dumps
 from dirl.modules.base import BlockDiffusionModule
-from dirl.progress import bar, bars_shown
+from dirl.progress_bar import bar, bars_shown
 from dirl.rollout.lengths import check_positions
 from dirl.types import DecodingParams
 
@@ -51,14 +51,14 @@ class Evaluate(L.Callback):
                 "take a task that has some"
             )
         description = pl_module.description
-        params = {f"evaluate.decoding.{name}": params for name, params in self.decoding.items()}
+        named = {f"evaluate.decoding.{name}": decoding for name, decoding in self.decoding.items()}
         rollout = next((c for c in trainer.callbacks if isinstance(c, Rollout)), None)
         if rollout is None:
             raise ValueError(
                 "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"
             )
         prompts, size = trainer.datamodule.val_prompts, description.spec.block_size
-        check_positions(prompts, params, description.config, size, rollout.engine)
+        check_positions(prompts, named, description.config, size, rollout.engine)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         if self.at_start and trainer.global_step == 0:
@@ -80,15 +80,15 @@ class Evaluate(L.Callback):
 
     def _run(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         rollout = next(c for c in trainer.callbacks if isinstance(c, Rollout))
-        trainer.datamodule.ahead.wait()
+        trainer.datamodule.prefetch.wait()
         row = {"step": float(trainer.global_step)}
         pl_module.before_rollout()
         try:
             push_weights(rollout.engine, trainer, pl_module)
-            for name, params in self.decoding.items():
-                metrics = self._evaluate(rollout, trainer, pl_module, name, params)
+            for name, decoding in self.decoding.items():
+                metrics = self._evaluate(rollout, trainer, pl_module, name, decoding)
                 row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-            rollout.engine.rest()
+            rollout.engine.sleep()
         finally:
             pl_module.after_rollout()
         self.history.append(row)
@@ -101,22 +101,22 @@ class Evaluate(L.Callback):
             path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
 
     def _evaluate(
-        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, name: str, params: DecodingParams
+        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, name: str, decoding: DecodingParams
     ) -> dict[str, float]:
         prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
-        total = len(prompts) * (1 if params.temperature == 0 else self.samples)
+        total = len(prompts) * (1 if decoding.temperature == 0 else self.samples)
         shown = bars_shown(trainer)
-        with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress:
-            result = evaluate(
+        with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress_bar:
+            result = run_evaluation(
                 rollout.engine,
                 prompts,
                 rollout.scorer,
-                params,
+                decoding,
                 pl_module.spec,
                 pl_module.description.tokenizer,
                 self.samples,
                 device=str(pl_module.device),
-                progress=progress.update,
+                finished=progress_bar.update,
                 generating=ended_together(trainer, pl_module),
             )
         return result.metrics

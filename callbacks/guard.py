@@ -47,7 +47,7 @@ class Guard(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, exception: BaseException) -> None:
         if isinstance(trainer.datamodule, RLDataModule):
-            trainer.datamodule.ahead.give_up()
+            trainer.datamodule.prefetch.give_up()
         if self._begun_at is None or _batches(trainer) == self._begun_at or trainer.fast_dev_run:
             return
         if saved_at(exception) is not None:

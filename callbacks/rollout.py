@@ -15,11 +15,11 @@ from dirl.data.rl import RLDataModule
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import RLModule
 from dirl.outputs import check_writable
-from dirl.progress import bar, bars_shown, expect
+from dirl.progress_bar import bar, bars_shown, expect
 from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer
-from dirl.rl.ahead import CollectionAhead
 from dirl.rl.collector import Collection, Collector
+from dirl.rl.prefetch import RolloutPrefetch
 from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rl.steps import cut_steps, step_batch
 from dirl.rollout import RolloutEngine
@@ -117,11 +117,11 @@ class Rollout(L.Callback):
         scorer = self.score_by(trainer.datamodule.task)
         if self.save_trajectories is not None and trainer.is_global_zero:
             check_writable(Path(trainer.default_root_dir) / self.save_trajectories, "rollout.save_trajectories")
-        trainer.datamodule.ahead = CollectionAhead()
+        trainer.datamodule.prefetch = RolloutPrefetch()
         description = pl_module.description
         device = str(trainer.strategy.root_device)
-        prompts, params = trainer.datamodule.stream.prompts, {"decoding": pl_module.decoding}
-        check_positions(prompts, params, description.config, description.spec.block_size, self.engine)
+        prompts, named = trainer.datamodule.stream.prompts, {"decoding": pl_module.decoding}
+        check_positions(prompts, named, description.config, description.spec.block_size, self.engine)
         self._data = trainer.datamodule
         self.engine.still_wanted = self._still_wanted
         scorer.ask(self._still_wanted)
@@ -148,7 +148,7 @@ class Rollout(L.Callback):
     def _still_wanted(self) -> None:
         """For engine and rewards while they work, in whatever thread: raises if the run ends."""
         request.check()
-        self._data.ahead.check()
+        self._data.prefetch.check()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: RLModule) -> None:
         if trainer.datamodule.buffer.epoch != trainer.current_epoch:
@@ -188,13 +188,13 @@ class Rollout(L.Callback):
         ]
 
     def _next_collection(self, trainer: L.Trainer, pl_module: RLModule) -> tuple[Collection, dict[str, float]]:
-        """This epoch's groups, made now or ahead; with `overlap`, the next epoch's are begun before it returns."""
+        """This epoch's groups, made now or prefetched; with `overlap`, the next epoch's are begun before it returns."""
         data: RLDataModule = trainer.datamodule
         epoch, started = trainer.current_epoch, time.perf_counter()
         push_s = 0.0
         assert self.engine is not None, "`setup` refuses a run without"
         with ended_together(trainer, pl_module):
-            collection = data.ahead.take(epoch)
+            collection = data.prefetch.take(epoch)
         if collection is None:
             push_s += push_weights(self.engine, trainer, pl_module)
             with ended_together(trainer, pl_module):
@@ -203,24 +203,26 @@ class Rollout(L.Callback):
         if self.overlap and epoch + 1 != trainer.max_epochs:
             push_s += push_weights(self.engine, trainer, pl_module)
             begun_at = data.stream.state_dict()
-            data.ahead.start(epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, ahead=True), begun_at)
+            data.prefetch.start(
+                epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, prefetched=True), begun_at
+            )
         else:
-            self.engine.rest()
+            self.engine.sleep()
         return collection, {"push_s": push_s, "rollout_s": waited}
 
-    def _collect(self, trainer: L.Trainer, pl_module: RLModule, epoch: int, ahead: bool = False) -> Collection:
+    def _collect(self, trainer: L.Trainer, pl_module: RLModule, epoch: int, prefetched: bool = False) -> Collection:
         data: RLDataModule = trainer.datamodule
         wanted = data.groups_per_rank(trainer.world_size)
-        shown = bars_shown(trainer) and not ahead
-        with bar(total=0, desc=f"rollout {epoch}", shown=shown, leave=False) as progress:
+        shown = bars_shown(trainer) and not prefetched
+        with bar(total=0, desc=f"rollout {epoch}", shown=shown, leave=False) as progress_bar:
             collection = self.collector.collect(
                 data.stream,
                 wanted,
                 pl_module.decoding,
                 () if self.overlap else data.surplus,
                 epoch=epoch,
-                progress=progress.update,
-                asked=lambda count: expect(progress, count),
+                finished=progress_bar.update,
+                asked=lambda count: expect(progress_bar, count),
             )
         if self.overlap:
             collection.counts["dropped_stale"] += len(collection.surplus)
@@ -256,7 +258,7 @@ class Rollout(L.Callback):
         }
         for reason in (reason for reason, given in reasons.items() if given):
             check_stale(reason, pl_module.objective, pl_module.decoding)
-        if self.overlap and self.engine.sleep:
+        if self.overlap and self.engine.sleeps:
             raise ValueError("rollout.overlap=true keeps the engine at work beside the trainer: set engine.sleep=false")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -265,7 +267,7 @@ class Rollout(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if isinstance(trainer.datamodule, RLDataModule):
-            trainer.datamodule.ahead.close()
+            trainer.datamodule.prefetch.close()
         if self.engine is not None:
             self.engine.close()
         if self.scorer is not None:

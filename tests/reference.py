@@ -1,4 +1,4 @@
-"""Slow oracles, written from the equations alone: attention, decoding, replay, selection and losses.
+"""Slow oracles, written from the equations alone: attention, decoding, views of a step map, selection and losses.
 
 Plain loops in float64, one sequence at a time, no cache, no packing. What the package computes fast is
 compared with what is computed here; nothing here imports the package, its types apart.
@@ -133,7 +133,7 @@ def commit(
 
 
 def naive_decode(
-    model: Logits, prompt_ids: Sequence[int], spec: ModelSpec, params: DecodingParams, draw: Draw | None = None
+    model: Logits, prompt_ids: Sequence[int], spec: ModelSpec, decoding: DecodingParams, draw: Draw | None = None
 ) -> Trajectory:
     """Decode one request without a cache. Candidates come from `draw`, or are the argmax where it is None.
 
@@ -142,18 +142,18 @@ def naive_decode(
     ids = list(prompt_ids)
     step_map: dict[int, int] = {}
     logprobs: dict[int, float] = {}
-    while not _is_finished(ids[len(prompt_ids) :], spec, params):
+    while not _is_finished(ids[len(prompt_ids) :], spec, decoding):
         block = len(ids) // spec.block_size
         masked = set(range(len(ids), (block + 1) * spec.block_size))
         ids += [spec.mask_token_id] * len(masked)
         forward = 0
         while masked:
             forward += 1
-            for position, (token, logprob) in _denoise(model, ids, masked, forward, spec, params, draw).items():
+            for position, (token, logprob) in _denoise(model, ids, masked, forward, spec, decoding, draw).items():
                 ids[position], logprobs[position], step_map[position] = token, logprob, forward
                 masked.remove(position)
     response = ids[len(prompt_ids) :]
-    length, reason = _response_end(response, spec, params)
+    length, reason = _response_end(response, spec, decoding)
     return Trajectory(
         prompt_id="naive",
         sample_index=0,
@@ -174,7 +174,7 @@ def _denoise(
     masked: Collection[int],
     forward: int,
     spec: ModelSpec,
-    params: DecodingParams,
+    decoding: DecodingParams,
     draw: Draw | None,
 ) -> dict[int, tuple[int, float]]:
     """One denoising step of the last block of `ids`: {committed position: (token, its log-probability)}."""
@@ -183,43 +183,43 @@ def _denoise(
     candidates: dict[int, tuple[int, float]] = {}
     confidences: dict[int, float] = {}
     for j in sorted(masked):
-        draw_probs, confidence_probs = _distribution(logits[j - start], spec, params)
-        if draw is None or params.temperature == 0:
+        draw_probs, confidence_probs = _distribution(logits[j - start], spec, decoding)
+        if draw is None or decoding.temperature == 0:
             values = draw_probs.tolist()
             token = values.index(max(values))
         else:
             token = draw(start // spec.block_size, forward, j, draw_probs)
-        score_probs = draw_probs if params.temperature > 0 else confidence_probs
+        score_probs = draw_probs if decoding.temperature > 0 else confidence_probs
         candidates[j] = token, math.log(score_probs[token])
-        confidences[j] = float(confidence_probs.max() if params.confidence == "max" else confidence_probs[token])
-    quota = params.quota(spec.block_size)
-    return {j: candidates[j] for j in commit(params.strategy, confidences, masked, params.threshold, quota)}
+        confidences[j] = float(confidence_probs.max() if decoding.confidence == "max" else confidence_probs[token])
+    quota = decoding.quota(spec.block_size)
+    return {j: candidates[j] for j in commit(decoding.strategy, confidences, masked, decoding.threshold, quota)}
 
 
-def _distribution(logits: Tensor, spec: ModelSpec, params: DecodingParams) -> tuple[Tensor, Tensor]:
+def _distribution(logits: Tensor, spec: ModelSpec, decoding: DecodingParams) -> tuple[Tensor, Tensor]:
     illegal = {spec.mask_token_id, *spec.unknown_ids}
-    return distribution(logits, illegal, params.temperature, params.top_k, params.top_p, params.min_p)
+    return distribution(logits, illegal, decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_p)
 
 
-def _is_finished(response: Sequence[int], spec: ModelSpec, params: DecodingParams) -> bool:
-    return len(response) >= params.max_response_tokens or any(token in spec.stop_token_ids for token in response)
+def _is_finished(response: Sequence[int], spec: ModelSpec, decoding: DecodingParams) -> bool:
+    return len(response) >= decoding.max_response_tokens or any(token in spec.stop_token_ids for token in response)
 
 
 def _response_end(
-    response: Sequence[int], spec: ModelSpec, params: DecodingParams
+    response: Sequence[int], spec: ModelSpec, decoding: DecodingParams
 ) -> tuple[int, Literal["stop", "length"]]:
     """(response_length, finish_reason): the earliest of stop token, itself counted, and length limit."""
-    for length in range(1, params.max_response_tokens + 1):
+    for length in range(1, decoding.max_response_tokens + 1):
         if response[length - 1] in spec.stop_token_ids:
             return length, "stop"
-    return params.max_response_tokens, "length"
+    return decoding.max_response_tokens, "length"
 
 
-# ------------------------------------------------------------------------------------------------- replay
+# ------------------------------------------------------------------------------------------------- views
 
 
 def naive_trajectory_logprobs(
-    model: Logits, trajectory: Trajectory, spec: ModelSpec, params: DecodingParams
+    model: Logits, trajectory: Trajectory, spec: ModelSpec, decoding: DecodingParams
 ) -> tuple[Tensor, dict[tuple[int, int, int], Tensor]]:
     """Log-probabilities [n] of all response positions, and {(block, step, position): log F}, by a forward per step.
 
@@ -237,13 +237,13 @@ def naive_trajectory_logprobs(
         for v in range(1, max(step[i] for i in drawn) + 1):
             shown = [ids[i] if i not in drawn or step[i] < v else spec.mask_token_id for i in range(start + size)]
             logits = naive_block_logits(model, shown, start, size)
-            probs = {i: _distribution(logits[i - start], spec, params) for i in drawn}
+            probs = {i: _distribution(logits[i - start], spec, decoding) for i in drawn}
             committed = {i: ids[i] for i in drawn if step[i] == v}
             for i, token in committed.items():
                 draw_probs, confidence_probs = probs[i]
-                logprobs[i] = torch.log((draw_probs if params.temperature > 0 else confidence_probs)[token])
+                logprobs[i] = torch.log((draw_probs if decoding.temperature > 0 else confidence_probs)[token])
             waiting = {i for i in drawn if step[i] > v}
-            for j, factor in selection_log_factors(params, probs, committed, waiting).items():
+            for j, factor in selection_log_factors(decoding, probs, committed, waiting).items():
                 factors[block, v, j] = factor
     return torch.stack([logprobs[i] for i in range(prompt, len(ids))]), factors
 
@@ -268,7 +268,7 @@ def naive_masked_logprobs(
 
 
 def selection_log_factors(
-    params: DecodingParams,
+    decoding: DecodingParams,
     probs: Mapping[int, tuple[Tensor, Tensor]],
     committed: Mapping[int, int],
     waiting: Collection[int],
@@ -283,16 +283,16 @@ def selection_log_factors(
     Empty where the choice of positions does not depend on what was drawn; -inf where `probs` could not have
     made this choice.
     """
-    if params.strategy == "sequential" or params.confidence == "max" or params.temperature == 0:
+    if decoding.strategy == "sequential" or decoding.confidence == "max" or decoding.temperature == 0:
         return {}
     confidences = [float(probs[i][1][token].detach()) for i, token in committed.items()]
-    static = params.strategy == "low_confidence_static"
+    static = decoding.strategy == "low_confidence_static"
     m = min(confidences) if static else max(confidences)
     factors = {}
     for j in waiting:
         draw_probs, confidence_probs = probs[j]
-        if not static and m >= params.threshold:
-            loses = confidence_probs.detach() < params.threshold
+        if not static and m >= decoding.threshold:
+            loses = confidence_probs.detach() < decoding.threshold
         else:
             loses = confidence_probs.detach() <= m
         factors[j] = torch.log((draw_probs * loses).sum())

@@ -55,9 +55,9 @@ def requests_for(prompts: Sequence[tuple[int, ...]]) -> list[GenerationRequest]:
     return [GenerationRequest(f"p{i}", i % 3, ids, seed=1000 + 7 * i) for i, ids in enumerate(prompts)]
 
 
-def answers(engine: TorchEngine, requests: Sequence[GenerationRequest], params: DecodingParams) -> dict:
+def answers(engine: TorchEngine, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> dict:
     """Trajectories by key; one for each request."""
-    made = list(engine.generate(requests, params))
+    made = list(engine.generate(requests, decoding))
     assert sorted(t.key for t in made) == sorted((r.prompt_id, r.sample_index) for r in requests)
     return {t.key: t for t in made}
 
@@ -79,17 +79,17 @@ def assert_same(made: Trajectory, expected: Trajectory) -> None:
 
 
 def assert_naive(
-    made: dict, model: SDARForCausalLM, requests: Sequence[GenerationRequest], spec: ModelSpec, params: DecodingParams
+    made: dict, model: SDARForCausalLM, requests: Sequence[GenerationRequest], spec: ModelSpec, decoding: DecodingParams
 ) -> None:
     for request in requests:
-        expected = naive_decode(hf_logits(model), request.prompt_ids, spec, params, same_uniforms(request.seed))
+        expected = naive_decode(hf_logits(model), request.prompt_ids, spec, decoding, same_uniforms(request.seed))
         assert_same(made[request.prompt_id, request.sample_index], expected)
 
 
-def decoded_like_the_oracle(block_size: int, params: DecodingParams, seed: int = 0) -> list[Trajectory]:
+def decoded_like_the_oracle(block_size: int, decoding: DecodingParams, seed: int = 0) -> list[Trajectory]:
     model, spec, requests = tiny_model(seed), spec_of(block_size), requests_for(some_prompts(seed))
-    made = answers(engine_of(model, spec), requests, params)
-    assert_naive(made, model, requests, spec, params)
+    made = answers(engine_of(model, spec), requests, decoding)
+    assert_naive(made, model, requests, spec, decoding)
     return list(made.values())
 
 

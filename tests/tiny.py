@@ -77,7 +77,7 @@ def prompt(length: int, seed: int = 0) -> tuple[int, ...]:
 
 
 def sample_groups(
-    source: NewModel, prompts: Sequence[tuple[int, ...]], group_size: int, params: DecodingParams
+    source: NewModel, prompts: Sequence[tuple[int, ...]], group_size: int, decoding: DecodingParams
 ) -> list[list[Trajectory]]:
     """One group per prompt, drawn by the torch engine from the model of `source`; rewards and advantages are unset."""
     description = source.describe()
@@ -87,7 +87,7 @@ def sample_groups(
     requests = [
         GenerationRequest(str(p), i, ids, seed=1000 * p + i) for p, ids in enumerate(prompts) for i in range(group_size)
     ]
-    found = {t.key: t for t in engine.generate(requests, params)}
+    found = {t.key: t for t in engine.generate(requests, decoding)}
     return [[found[str(p), i] for i in range(group_size)] for p in range(len(prompts))]
 
 

@@ -51,8 +51,8 @@ class DecodingParams:
     Args:
         strategy: which masked positions a denoising step commits.
         threshold: `low_confidence_dynamic` commits every position at least this confident.
-        denoising_steps: steps per block of the two static strategies; B // steps positions a step.
-            None: one position a step.
+        denoising_steps: per block, of the two static strategies, which commit B // denoising_steps positions in each.
+            None: one position a denoising step.
         temperature: divides the logits; 0 is greedy (argmax, confidences at temperature 1).
         top_k: draw from the k most probable tokens only; 0: all.
         top_p: nucleus; 1: all.
@@ -138,7 +138,7 @@ class Trajectory:
     step_map: tuple[int, ...]
     """1 for a token committed by the first forward of its block, 2 for the second, ..."""
     behaviour_logprobs: tuple[float, ...]
-    """Log-probability, in nats, with which the engine drew each token at the step that committed it."""
+    """Log-probability, in nats, with which the engine drew each token at the denoising step that committed it."""
     finish_reason: FinishReason
     policy_version: int
     reward: float | None = None

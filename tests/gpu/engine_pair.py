@@ -140,11 +140,11 @@ class Pair:
         """Prompts of all lengths modulo the block size, each asked once, with seeds of 63 bits."""
         return [request(f"p{i}", 0, self.shape.longest_prompt) for i in range(self.shape.requests)]
 
-    def params(self, temperature: float) -> DecodingParams:
+    def decoding(self, temperature: float) -> DecodingParams:
         return DecodingParams(threshold=0.9, temperature=temperature, max_response_tokens=self.shape.response_tokens)
 
     @torch.no_grad()
-    def trainer_distances(self, trajectories: Sequence[Trajectory], params: DecodingParams) -> Tensor:
+    def trainer_distances(self, trajectories: Sequence[Trajectory], decoding: DecodingParams) -> Tensor:
         """|log-prob of the engine - log-prob of the trainer's packed forward|, one per committed token."""
         spec = self.description.spec
         segments = [s for t in trajectories for s in group_pieces([t], spec, [1.0], share_prompt=True)]
@@ -153,7 +153,7 @@ class Pair:
         for batch in pack(segments, 8192):
             row = batch.to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype != torch.float32):
-                scores = model(row, params, entropy=False)
+                scores = model(row, decoding, entropy=False)
             distances.append((scores.logprobs - row.columns["behaviour_logprobs"][scores.positions]).abs().cpu())
         return torch.cat(distances)
 

@@ -21,7 +21,7 @@ def greedy_parity(shape: Shape, device: torch.device, dtype: torch.dtype, block_
     """Greedy responses are the torch engine's, and log-probs, of drawn tokens too, are those of the trainer."""
     limits = bounds(dtype)
     with engine_pair(shape, device, dtype, block_size) as pair:
-        greedy, drawn = pair.params(temperature=0), pair.params(temperature=1)
+        greedy, drawn = pair.decoding(temperature=0), pair.decoding(temperature=1)
         expected = list(pair.reference.generate(pair.requests(), greedy))
         made = list(pair.engine.generate(pair.requests(), greedy))
         samples = list(pair.engine.generate(pair.requests(), drawn))
@@ -44,7 +44,7 @@ def cuda_graphs(shape: Shape, device: torch.device, dtype: torch.dtype, block_si
     made: dict[bool, list[Trajectory]] = {}
     for graphs in (False, True):
         with engine_pair(shape, device, dtype, block_size, cuda_graphs=graphs) as pair:
-            made[graphs] = list(pair.engine.generate(pair.requests(), pair.params(temperature=0)))
+            made[graphs] = list(pair.engine.generate(pair.requests(), pair.decoding(temperature=0)))
     numbers = agreement(made[True], made[False], block_size) | {"chance": by_chance(made[False])}
     limits = bounds(dtype)
     return hold(
@@ -61,7 +61,7 @@ def push(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int
     """
     limits = bounds(dtype)
     with engine_pair(shape, device, dtype, block_size) as pair:
-        greedy = pair.params(temperature=0)
+        greedy = pair.decoding(temperature=0)
         before = {t.key: t for t in pair.engine.generate(pair.requests(), greedy)}
         if device.type == "cuda":
             torch.cuda._sleep(2_000_000_000)  # cycles, about a second, for which what follows waits
@@ -128,10 +128,10 @@ def sleep_and_wake(shape: Shape, device: torch.device, dtype: torch.dtype, block
         rollouts = []
         for version, suffix in enumerate(("", "_again")):
             numbers[f"wake{suffix}_s"] = _seconds(lambda: _wake(pair, version), pair.device)  # noqa: B023 - called now
-            rollouts.append(list(pair.engine.generate(pair.requests(), pair.params(temperature=0))))
+            rollouts.append(list(pair.engine.generate(pair.requests(), pair.decoding(temperature=0))))
             read(f"awake{suffix}")
             numbers[f"held{suffix}"] = float(_weight_bytes(pair.engine) + _cache_bytes(pair))
-            numbers[f"rest{suffix}_s"] = _seconds(pair.engine.rest, pair.device)
+            numbers[f"sleep{suffix}_s"] = _seconds(pair.engine.sleep, pair.device)
             read(f"asleep{suffix}")
     finally:
         pair.engine.close()
@@ -153,7 +153,7 @@ def sleep_and_wake(shape: Shape, device: torch.device, dtype: torch.dtype, block
 def _wake(pair: Pair, policy_version: int) -> None:
     """Weights, cache and graphs, until the first response is there."""
     pair.update(pair.engine, policy_version)
-    list(pair.engine.generate(pair.requests()[:1], pair.params(temperature=0)))
+    list(pair.engine.generate(pair.requests()[:1], pair.decoding(temperature=0)))
 
 
 def _memory(pair: Pair) -> dict[str, int]:
@@ -186,11 +186,11 @@ def groups(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: i
         for run in (0, 0, 1)
     )
     with engine_pair(shape, device, dtype, block_size, cuda_graphs=graphs) as pair:
-        params = pair.params(temperature=3)  # so flat that short responses differ, too
-        samples = {t.key: t for t in pair.engine.generate(first, params)}
-        repeated = list(pair.engine.generate(again[::-1], params))
-        alone = [t for r in again[:: len(again) // 4] for t in pair.engine.generate([r], params)]
-        different = list(pair.engine.generate(others, params))
+        decoding = pair.decoding(temperature=3)  # so flat that short responses differ, too
+        samples = {t.key: t for t in pair.engine.generate(first, decoding)}
+        repeated = list(pair.engine.generate(again[::-1], decoding))
+        alone = [t for r in again[:: len(again) // 4] for t in pair.engine.generate([r], decoding)]
+        different = list(pair.engine.generate(others, decoding))
     distinct = [len({t.response_ids for t in samples.values() if t.prompt_id == f"g{p}"}) for p in range(prompts)]
     shares = {
         name: equal_tokens([(t, samples[t.key]) for t in made])

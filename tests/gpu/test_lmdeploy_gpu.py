@@ -49,7 +49,7 @@ SHOWN = {
     "allocated_awake": "awake",
     "allocated_asleep": "asleep",
     "reserved_asleep": "reserved",
-    "rest_again_s": "rest s",
+    "sleep_again_s": "sleep s",
     "wake_again_s": "wake s",
     "distinct": "distinct",
     "repeated": "repeated",

@@ -23,12 +23,12 @@ class LostEngine(TorchEngine):
         super().__init__()
         self.left = lost_at if rank in (None, int(os.environ.get("LOCAL_RANK", "0"))) else 10**6
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.left -= 1
         if self.left < 0:
-            yield from islice(super().generate(requests, params), 3)
+            yield from islice(super().generate(requests, decoding), 3)
             raise EnginesLostError("every server is gone")
-        yield from super().generate(requests, params)
+        yield from super().generate(requests, decoding)
 
 
 class FailsInPush(TorchEngine):
@@ -53,12 +53,12 @@ class PatientEngine(TorchEngine):
         super().__init__()
         self.rollouts = 0
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.rollouts += 1
         if self.rollouts > 1 and not self.step_made.wait(timeout=30):
             raise RuntimeError("the trainer waited for the rollout")
         self.step_made.clear()
-        yield from super().generate(requests, params)
+        yield from super().generate(requests, decoding)
 
 
 class TellOfSteps(L.Callback):

@@ -43,7 +43,7 @@ def together(ranks: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "prompts": sorted(place for places in left for place in places),
         "surplus": ordered(group for rank in ranks for group in rank["surplus"]),
-        "ahead": _together([rank["ahead"] for rank in ranks if rank["ahead"] is not None]),
+        "prefetched": _together([rank["prefetched"] for rank in ranks if rank["prefetched"] is not None]),
         "epoch": epoch,
         "rows": [ordered(_counted(row) for part in step for row in part["micro_batches"]) for step in parts],
         "loss_divisor": [sum(part["loss_divisor"] for part in step) for step in parts],
@@ -57,7 +57,7 @@ def _counted(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _together(collections: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Rollouts made ahead."""
+    """Prefetched rollouts."""
     if not collections:
         return None
     items = {name: ordered(i for c in collections for i in c[name]) for name in ("groups", "surplus", "sampled")}

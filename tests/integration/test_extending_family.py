@@ -70,13 +70,13 @@ def test_trainer_and_engine_give_its_tokens_the_same_log_probabilities(family: M
     source = TinyModel(4)
     source.family = family
     backbone, spec = source.make()
-    params = DecodingParams(threshold=0.4, max_response_tokens=13)
-    groups = sample_groups(source, [prompt(n) for n in (3, 4, 6)], 2, params)
+    decoding = DecodingParams(threshold=0.4, max_response_tokens=13)
+    groups = sample_groups(source, [prompt(n) for n in (3, 4, 6)], 2, decoding)
     numbered = [
         [dataclasses.replace(t, advantage=float(2 * g + i)) for i, t in enumerate(group)]
         for g, group in enumerate(groups)
     ]
-    world = World(backbone, spec, params, numbered, {}, {})
+    world = World(backbone, spec, decoding, numbered, {}, {})
     found, _ = scored(world, packed(world))
     assert len(found) > 60
     assert_same(found, world.reported)

@@ -79,12 +79,12 @@ def client(urls: list[str], **options) -> ServerEngine:
 
 
 def undisturbed(
-    wanted: list[GenerationRequest], params: DecodingParams, version: int, source: TinyModel = SOURCE
+    wanted: list[GenerationRequest], decoding: DecodingParams, version: int, source: TinyModel = SOURCE
 ) -> dict[tuple[str, int], Trajectory]:
     engine = TorchEngine(max_batch_size=1)
     engine.setup(DESCRIPTION.config, DESCRIPTION.tokenizer, DESCRIPTION.spec, "cpu")
     engine.update_weights(weights(source), version)
-    return {t.key: t for t in engine.generate(wanted, params)}
+    return {t.key: t for t in engine.generate(wanted, decoding)}
 
 
 def test_killed_and_stopped_in_mid_rollout_and_back_after_the_next_push(servers: list[Server], caplog) -> None:
@@ -109,16 +109,16 @@ def test_killed_and_stopped_in_mid_rollout_and_back_after_the_next_push(servers:
     servers[0] = Server(killed.port).wait()
     stopped.signal(signal.SIGCONT)
     assert servers[0].health().policy_version == -1
-    before = [server.health().progress for server in servers]
+    before = [server.health().heartbeat for server in servers]
     assert {t.key: t for t in engine.generate(requests(2), PARAMS)} == undisturbed(requests(2), PARAMS, 3)
-    assert servers[0].health().progress == before[0] == 0, "no work without weights"
+    assert servers[0].health().heartbeat == before[0] == 0, "no work without weights"
 
     engine.update_weights(weights(OTHER), 4)
     assert [server.health().policy_version for server in servers] == [4, 4, 4]
     new, old = (undisturbed(requests(12), GREEDY, 4, source) for source in (OTHER, SOURCE))
     assert {t.key: t for t in engine.generate(requests(12), GREEDY)} == new
     assert any(new[key].response_ids != old[key].response_ids for key in new)
-    assert servers[0].health().progress > 0 and servers[1].health().progress > before[1]
+    assert servers[0].health().heartbeat > 0 and servers[1].health().heartbeat > before[1]
     engine.close()
 
 
@@ -136,7 +136,7 @@ for version in (8, 9):
     engine.update_weights(iter(weights()), version)
     assert [link.alive for link in engine.links] == [True, False, True], [link.reason for link in engine.links]
 write_trajectories(out, engine.generate(requests(10)[int(rank) :: 2], PARAMS))
-engine.rest()
+engine.sleep()
 engine.close()
 """
 

@@ -30,9 +30,9 @@ class Mortal(TorchEngine):
         description = SOURCE.describe()
         self.setup(description.config, description.tokenizer, description.spec, "cpu")
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.rollouts += 1
-        for count, trajectory in enumerate(super().generate(requests, params)):
+        for count, trajectory in enumerate(super().generate(requests, decoding)):
             if self.rollouts == self.ends_in and count == 3:
                 raise RuntimeError("the device is gone")
             yield trajectory

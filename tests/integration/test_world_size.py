@@ -134,7 +134,7 @@ def test_weights_optimizer_schedule_and_counts_arrive_to_the_bit(name: str, chai
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("sft")])
-def test_prompts_surplus_buffer_and_the_rollout_made_ahead_are_given_out_whole(
+def test_prompts_surplus_buffer_and_the_prefetched_rollout_are_given_out_whole(
     name: str, chains: dict[str, Chain]
 ) -> None:
     for before, after, step in chains[name].changes:
@@ -151,7 +151,7 @@ def test_prompts_surplus_buffer_and_the_rollout_made_ahead_are_given_out_whole(
         )
         assert len(set(left["prompts"])) == len(left["prompts"]) > 0
         assert bool(left["surplus"]) == (name == "surplus")
-        assert bool(left["ahead"]) == (name == "overlap")
+        assert bool(left["prefetched"]) == (name == "overlap")
 
 
 @pytest.mark.parametrize("name", ["sft-ddp", "sft-fsdp"])

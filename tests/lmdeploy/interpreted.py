@@ -41,14 +41,14 @@ def main(block_size: int) -> float:
         for each, device in ((reference, "cpu"), (engine, "cuda")):
             each.setup(description.config, description.tokenizer, description.spec, device)
         requests = [GenerationRequest(f"p{i}", 0, prompt(2 + 5 * i, i), seed=i) for i in range(3)]
-        params = DecodingParams(threshold=0.4, max_response_tokens=block_size)
+        decoding = DecodingParams(threshold=0.4, max_response_tokens=block_size)
         differences = []
         for version in range(2):  # the engine slept before the second
             for each in (reference, engine):
                 each.update_weights(weights, version)
-            made = {t.key: t for t in engine.generate(requests, params)}
-            differences += [difference(made[t.key], t) for t in reference.generate(requests, params)]
-            engine.rest()
+            made = {t.key: t for t in engine.generate(requests, decoding)}
+            differences += [difference(made[t.key], t) for t in reference.generate(requests, decoding)]
+            engine.sleep()
         engine.close()
     return max(differences)
 

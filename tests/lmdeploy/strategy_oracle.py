@@ -53,13 +53,13 @@ class StrategyOracle:
         self,
         logits: BlockLogits,
         spec: ModelSpec,
-        params: DecodingParams,
+        decoding: DecodingParams,
         criteria: MakeCriteria,
         max_batch_size: int = 16,
     ) -> None:
-        self.logits, self.spec, self.params, self.max_batch_size = logits, spec, params, max_batch_size
+        self.logits, self.spec, self.decoding, self.max_batch_size = logits, spec, decoding, max_batch_size
         self.make_criteria = criteria
-        self.factory = strategy_factory(spec, params)
+        self.factory = strategy_factory(spec, decoding)
         self.agent = self.factory.build_model_agent_strategy()
         self.sampling = self.factory.build_sampling_strategy()
         self.strategy = self.factory.build_sequence_strategy()
@@ -69,7 +69,7 @@ class StrategyOracle:
 
     @torch.no_grad()
     def decode(self, requests: Sequence[GenerationRequest]) -> list[Decoded]:
-        made = [_Request(r, make_sequence(self.strategy, r, self.spec, self.params)) for r in requests]
+        made = [_Request(r, make_sequence(self.strategy, r, self.spec, self.decoding)) for r in requests]
         waiting, active = deque(made), []
         self.state = self.factory.build_step_inputs()
         while waiting or active:
@@ -119,9 +119,9 @@ class StrategyOracle:
             assert ids.tolist() == sequence.token_ids.tolist(), "LMDeploy's host and device differ"
             context = (*sequence.history_ids.tolist(), *ids.tolist())
             start = len(context) - size
-            z.append(scaled_logits(self.logits(context), spec.banned, self.params.temperature))
+            z.append(scaled_logits(self.logits(context), spec.banned, self.decoding.temperature))
             noise = uniform(torch.tensor(request.seed), start + torch.arange(size), torch.tensor(request.forward))
-            tokens, _, confidence = candidates(z[-1], noise, self.params)
+            tokens, _, confidence = candidates(z[-1], noise, self.decoding)
             drawn.append(tokens)
             self._watch_ties(confidence[ids[-size:] == spec.mask_token_id])
         return torch.cat(z), torch.cat(drawn)
@@ -129,11 +129,11 @@ class StrategyOracle:
     def _watch_ties(self, confidence: Tensor) -> None:
         """How near the confidences of the masked positions of a block are to another choice of what to commit."""
         best = confidence.sort(descending=True).values
-        last = 1 if self.params.strategy == "low_confidence_dynamic" else self.params.quota(self.spec.block_size)
+        last = 1 if self.decoding.strategy == "low_confidence_dynamic" else self.decoding.quota(self.spec.block_size)
         distances = (best[last - 1 : last] - best[last : last + 1]).tolist() if len(best) > last else []
-        if self.params.strategy == "low_confidence_dynamic":
-            distances += (confidence - self.params.threshold).abs().tolist()
-        if self.params.strategy != "sequential":
+        if self.decoding.strategy == "low_confidence_dynamic":
+            distances += (confidence - self.decoding.threshold).abs().tolist()
+        if self.decoding.strategy != "sequential":
             self.closest = min([self.closest, *distances])
 
     def _keep_running(self, batch: list["_Request"]) -> list["_Request"]:
@@ -195,15 +195,17 @@ class EarliestEnd(StoppingCriteria):
         return None
 
 
-def strategy_factory(spec: ModelSpec, params: DecodingParams) -> DLLMStrategyFactory:
+def strategy_factory(spec: ModelSpec, decoding: DecodingParams) -> DLLMStrategyFactory:
     """LMDeploy's, as its engine would make it for this model and these settings."""
     model = SimpleNamespace(dllm_block_length=None, dllm_mask_token=spec.mask_token_id, bos_token_id=None)
-    strategy = UnmaskingStrategy.from_str(params.strategy)
-    return DLLMStrategyFactory(model, DLLMConfig(spec.block_size, strategy, params.denoising_steps, params.threshold))
+    strategy = UnmaskingStrategy.from_str(decoding.strategy)
+    return DLLMStrategyFactory(
+        model, DLLMConfig(spec.block_size, strategy, decoding.denoising_steps, decoding.threshold)
+    )
 
 
 def make_sequence(
-    strategy: DLLMSequenceStrategy, request: GenerationRequest, spec: ModelSpec, params: DecodingParams
+    strategy: DLLMSequenceStrategy, request: GenerationRequest, spec: ModelSpec, decoding: DecodingParams
 ) -> SchedulerSequenceDLLM:
     """A sequence that runs, as the scheduler would have it after its admission."""
     settings = SamplingParam(
@@ -211,7 +213,7 @@ def make_sequence(
         temperature=1.0,
         random_seed=request.seed,
         stop_words=list(spec.stop_token_ids),
-        max_new_tokens=params.max_response_tokens,
+        max_new_tokens=decoding.max_response_tokens,
     )
     session = SimpleNamespace(session_id=request.sample_index, seq_meta=SequenceMeta(64, strategy=strategy))
     sequence = strategy.make_sequence(request.sample_index, session, sampling_param=settings)

@@ -121,7 +121,7 @@ def test_a_push_that_changes_nothing_is_noticed() -> None:
 
 
 def test_an_engine_that_does_not_sleep_is_noticed() -> None:
-    with patch.object(LMDeployEngine, "rest", lambda self: None), pytest.raises(Broken) as broken:
+    with patch.object(LMDeployEngine, "sleep", lambda self: None), pytest.raises(Broken) as broken:
         checks.sleep_and_wake(*HERE)
     assert "allocated_given_back" in broken.value.conditions
 

@@ -33,9 +33,9 @@ class Pair:
             engine.setup(self.description.config, self.description.tokenizer, self.description.spec, device)
             engine.update_weights(self.weights, policy_version=7)
 
-    def compare(self, requests: list[GenerationRequest], params: DecodingParams) -> list[Trajectory]:
-        expected = {t.key: t for t in self.reference.generate(requests, params)}
-        made = list(self.engine.generate(requests, params))
+    def compare(self, requests: list[GenerationRequest], decoding: DecodingParams) -> list[Trajectory]:
+        expected = {t.key: t for t in self.reference.generate(requests, decoding)}
+        made = list(self.engine.generate(requests, decoding))
         assert sorted(t.key for t in made) == sorted(expected)
         for trajectory in made:
             assert_same(trajectory, expected[trajectory.key])
@@ -111,8 +111,8 @@ def test_traces_survive_preemption(pair: Pair) -> None:
 
     with patch.object(SchedulerSequenceDLLM, "set_step", count):
         for seed in range(4):
-            params = DecodingParams(threshold=0.7, temperature=1.2, max_response_tokens=60)
-            pair.compare(some_requests(16, seed, longest=40), params)
+            decoding = DecodingParams(threshold=0.7, temperature=1.2, max_response_tokens=60)
+            pair.compare(some_requests(16, seed, longest=40), decoding)
     assert evicted, "16 sequences of up to 100 tokens should not fit into 16 pages of 16"
 
 
@@ -136,10 +136,10 @@ def test_traces_survive_prefill_in_pieces(pair: Pair) -> None:
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)
 def test_a_group_is_distinct_and_seeds_reproduce_it(pair: Pair) -> None:
     group = [GenerationRequest("q", i, prompt(9), seed=i) for i in range(16)]
-    params = DecodingParams(temperature=1.5, threshold=0.9, max_response_tokens=16)
-    first = {t.sample_index: t for t in pair.engine.generate(group, params)}
+    decoding = DecodingParams(temperature=1.5, threshold=0.9, max_response_tokens=16)
+    first = {t.sample_index: t for t in pair.engine.generate(group, decoding)}
     assert len({t.response_ids for t in first.values()}) == 16
-    alone = next(iter(pair.engine.generate([group[5]], params)))
+    alone = next(iter(pair.engine.generate([group[5]], decoding)))
     assert_same(alone, first[5])
 
 
@@ -179,28 +179,28 @@ def test_captured_graphs_outlive_a_push_unless_it_moves_a_weight(pair: Pair, mov
 
 @pytest.mark.parametrize("pair", [of(4, sleep=True)], indirect=True)
 def test_a_sleeping_engine_gives_its_memory_back_and_works_after_the_next_push(pair: Pair) -> None:
-    params = DecodingParams(threshold=0.7, max_response_tokens=20)
-    pair.compare(some_requests(6, 0), params)
-    pair.engine.rest()
+    decoding = DecodingParams(threshold=0.7, max_response_tokens=20)
+    pair.compare(some_requests(6, 0), decoding)
+    pair.engine.sleep()
     agent = pair.engine.engine.executor.model_agent
     assert agent.cache_engine is None
     assert {p.device.type for p in agent.patched_model.get_model().parameters()} == {"meta"}
     with pytest.raises(ValueError, match="no weights"):
-        next(pair.engine.generate(some_requests(1, 0), params))
+        next(pair.engine.generate(some_requests(1, 0), decoding))
     for engine in (pair.reference, pair.engine):
         engine.update_weights(pair.weights, policy_version=9)
-    pair.compare(some_requests(6, 1), params)
+    pair.compare(some_requests(6, 1), decoding)
 
 
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)
 def test_a_consumer_that_leaves_early_leaves_nothing_behind(pair: Pair) -> None:
-    params = DecodingParams(threshold=0.9, max_response_tokens=40)
-    rollout = pair.engine.generate(some_requests(20, 3), params)
+    decoding = DecodingParams(threshold=0.9, max_response_tokens=40)
+    rollout = pair.engine.generate(some_requests(20, 3), decoding)
     next(rollout)
     rollout.close()
     assert pair.engine.engine.scheduler.get_sessions() == [] or not list(pair.engine.engine.scheduler.get_sessions())
     assert not pair.engine.tracing.traces
-    pair.compare(some_requests(8, 4), params)
+    pair.compare(some_requests(8, 4), decoding)
 
 
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)
@@ -210,8 +210,8 @@ def test_threads_with_different_settings_do_not_mix(pair: Pair) -> None:
     jobs = [(some_requests(6, seed), some_params(seed % 3)) for seed in range(6)]
     with ThreadPoolExecutor(6) as pool:
         results = list(pool.map(lambda job: list(pair.engine.generate(*job)), jobs))
-    for (requests, params), made in zip(jobs, results, strict=True):
-        expected = {t.key: t for t in pair.reference.generate(requests, params)}
+    for (requests, decoding), made in zip(jobs, results, strict=True):
+        expected = {t.key: t for t in pair.reference.generate(requests, decoding)}
         assert sorted(t.key for t in made) == sorted(expected)
         for trajectory in made:
             assert_same(trajectory, expected[trajectory.key])

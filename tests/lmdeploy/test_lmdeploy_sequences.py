@@ -1,4 +1,4 @@
-"""Sequences noted all at once against LMDeploy's own, updated one after the other, and the shortened engine loop."""
+"""Sequences noted all at once against LMDeploy's own, updated one after the other, and the patched engine loop."""
 
 import random
 from types import SimpleNamespace

@@ -28,7 +28,7 @@ def test_trajectories_by_http_equal_the_torch_engines(sleep: bool) -> None:
                 assert trajectory.step_map == expected[key].step_map
                 assert trajectory.policy_version == version
                 assert trajectory.behaviour_logprobs == pytest.approx(expected[key].behaviour_logprobs, abs=1e-5)
-            engine.rest()
+            engine.sleep()
             assert (engine.policy_version == -1) == sleep
         engine.close()
         server.stop()

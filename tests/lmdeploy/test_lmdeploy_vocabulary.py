@@ -38,20 +38,20 @@ def test_the_request_is_refused_and_the_engine_goes_on(value: float, at: int) ->
 
     One position of the first block is masked; the forward after the first writes its keys.
     """
-    params = dataclasses.replace(some_params(1), strategy="sequential", denoising_steps=None, max_response_tokens=9)
+    decoding = dataclasses.replace(some_params(1), strategy="sequential", denoising_steps=None, max_response_tokens=9)
     requests = [dataclasses.replace(r, prompt_ids=r.prompt_ids[:3]) for r in some_requests(4, 1)]
     with lmdeploy_on_cpu(4):
         pair = Pair(4)
         try:
-            expected = pair.compare(requests, params)
+            expected = pair.compare(requests, decoding)
             breaking = Breaking(value, at)
             said = pytest.raises(
                 NotFiniteError, match=r"request p\d#\d: the model's logits are not finite, .*version 7"
             )
             with patch.object(Toy, "get_logits", lambda self, hidden: breaking(self, hidden)), said:
-                list(pair.engine.generate(requests, params))
+                list(pair.engine.generate(requests, decoding))
             assert breaking.left < 0
-            again = pair.compare(requests, params)
+            again = pair.compare(requests, decoding)
             assert sorted(t.response_ids for t in again) == sorted(t.response_ids for t in expected)
             assert not pair.engine.tracing.broken and not pair.engine.tracing.traces
         finally:
@@ -81,14 +81,14 @@ def engine_with(engine: Any, device: str, source: TinyModel) -> Any:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_id_without_a_token_is_drawn_and_the_torch_engine_agrees(seed: int) -> None:
-    source, params, requests = TinyModel(4, padding=40), some_params(seed), some_requests(12, seed)
+    source, decoding, requests = TinyModel(4, padding=40), some_params(seed), some_requests(12, seed)
     spec = source.describe().spec
     with lmdeploy_on_cpu(4):
         engine = LMDeployEngine(max_batch_size=16, kv_blocks=64, page_tokens=16, prefill_tokens=128)
         engine_with(engine, "cuda", source)
         try:
-            expected = {t.key: t for t in engine_with(TorchEngine(), "cpu", source).generate(requests, params)}
-            made = list(engine.generate(requests, params))
+            expected = {t.key: t for t in engine_with(TorchEngine(), "cpu", source).generate(requests, decoding)}
+            made = list(engine.generate(requests, decoding))
         finally:
             engine.close()
     assert len(made) == len(requests)

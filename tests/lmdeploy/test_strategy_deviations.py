@@ -26,10 +26,10 @@ PADDING = -1
 
 def both_rules(prompt_length: int, limit: int) -> tuple[DLLMStoppingCriteria, _EarliestStop]:
     """LMDeploy's stopping criteria and ours, as each makes them for one request."""
-    params = DecodingParams(max_response_tokens=limit)
-    factory = strategy_factory(SPEC, params)
+    decoding = DecodingParams(max_response_tokens=limit)
+    factory = strategy_factory(SPEC, decoding)
     request = GenerationRequest("q", 0, (WORD,) * prompt_length, seed=0)
-    sequences = [make_sequence(factory.build_sequence_strategy(), request, SPEC, params)]
+    sequences = [make_sequence(factory.build_sequence_strategy(), request, SPEC, decoding)]
     agents = factory.build_model_agent_strategy(), _ModelAgent(factory.dllm_config, MASK)
     return tuple(agent.make_stopping_criteria(sequences) for agent in agents)
 
@@ -157,20 +157,20 @@ def random_row(choose: random.Random, size: int) -> Row:
 
 def test_lmdeploy_gives_a_groups_rows_one_anothers_seeds() -> None:
     """Rows 4i to 4i + 3 are sequence i's; equal prompts with equal rows of seeds give equal samples: 2, not 8."""
-    params = DecodingParams()
-    factory = strategy_factory(SPEC, params)
+    decoding = DecodingParams()
+    factory = strategy_factory(SPEC, decoding)
     group = [GenerationRequest("q", i, (WORD,) * 5, seed=100 + i) for i in range(8)]
-    sequences = [make_sequence(factory.build_sequence_strategy(), r, SPEC, params) for r in group]
+    sequences = [make_sequence(factory.build_sequence_strategy(), r, SPEC, decoding) for r in group]
     seeds = factory.build_sampling_strategy().make_sampling_inputs(sequences).random_seeds
     even, odd = [100, 101, 102, 103], [104, 105, 106, 107]
     assert seeds.view(8, 4).tolist() == [even, odd] * 4
 
 
 def test_the_changed_sampling_gives_every_row_the_seed_and_forward_count_of_its_sequence() -> None:
-    params = DecodingParams()
+    decoding = DecodingParams()
     strategy = TracedSequences(SPEC.block_size, MASK, Tracing(SPEC))
     group = [GenerationRequest("q", i, (WORD,) * 5, seed=(1 << 62) + i) for i in range(8)]
-    sequences = [make_sequence(strategy, r, SPEC, params) for r in group]
+    sequences = [make_sequence(strategy, r, SPEC, decoding) for r in group]
     for i, sequence in enumerate(sequences):
         sequence.forward = i % 3
     inputs = _Sampling(SPEC.pad_token_id, SPEC.block_size).make_sampling_inputs(sequences)

@@ -49,13 +49,13 @@ class Case:
 
     weights: int
     spec: ModelSpec
-    params: DecodingParams
+    decoding: DecodingParams
     requests: tuple[GenerationRequest, ...]
 
     def lmdeploy(self, criteria: MakeCriteria, max_batch_size: int = 16) -> list[Decoded]:
         """What LMDeploy's classes make of it, under a stopping rule."""
         logits = block_logits(self.spec.block_size, self.weights)
-        oracle = StrategyOracle(logits, self.spec, self.params, criteria, max_batch_size)
+        oracle = StrategyOracle(logits, self.spec, self.decoding, criteria, max_batch_size)
         made = oracle.decode(self.requests)
         assert oracle.closest > NO_TIE
         return made
@@ -68,7 +68,7 @@ def torch_engine(case: Case) -> tuple[list[Trajectory], int]:
     engine = TorchEngine(max_batch_size=16)
     engine.setup(description.config, description.tokenizer, case.spec, "cpu")
     engine.update_weights(model(case.spec.block_size, case.weights).named_parameters(), 0)
-    made = {t.sample_index: t for t in engine.generate(case.requests, case.params)}
+    made = {t.sample_index: t for t in engine.generate(case.requests, case.decoding)}
     return [made[r.sample_index] for r in case.requests], engine.forwards
 
 
@@ -100,7 +100,7 @@ def random_case(block_size: int, seed: int) -> Case:
     spec = describe(block_size).spec
     legal = [i for i in range(spec.vocab_size) if i != spec.mask_token_id]
     spec = dataclasses.replace(spec, stop_token_ids=tuple(choose.sample(legal, choose.choice([0, 1, 1, 2, 3]))))
-    params = DecodingParams(
+    decoding = DecodingParams(
         strategy=choose.choice(["low_confidence_dynamic", "low_confidence_static", "sequential"]),
         threshold=choose.choice([0.2, 0.4, 0.6, 0.9, 1.0]),
         denoising_steps=choose.choice([None, 1, 2, 3, block_size, 2 * block_size]),
@@ -113,7 +113,7 @@ def random_case(block_size: int, seed: int) -> Case:
     count = choose.choice([1, 1, 2, 3, 5])
     lengths = [choose.randrange(1, 2 * block_size + 4) for _ in range(count)]
     requests = [GenerationRequest("q", i, prompt(n, seed), choose.getrandbits(60)) for i, n in enumerate(lengths)]
-    return Case(choose.randrange(3), spec, params, tuple(requests))
+    return Case(choose.randrange(3), spec, decoding, tuple(requests))
 
 
 def cases(block_size: int) -> Iterable[Case]:
@@ -121,7 +121,7 @@ def cases(block_size: int) -> Iterable[Case]:
 
 
 def assert_same(made: Decoded, expected: Trajectory, case: Case) -> None:
-    what = (case.spec, case.params, expected.prompt_ids)
+    what = (case.spec, case.decoding, expected.prompt_ids)
     assert made.response_ids == expected.response_ids, what
     assert made.step_map == expected.step_map, what
     assert made.text_ids == expected.text_ids, what
@@ -151,11 +151,11 @@ def test_the_torch_engine_equals_lmdeploys_strategy_classes_token_for_token(bloc
 
 def kinds(trajectory: Trajectory, case: Case) -> set[str]:
     """What a case is one of."""
-    size, limit = case.spec.block_size, case.params.max_response_tokens
+    size, limit = case.spec.block_size, case.decoding.max_response_tokens
     end = len(trajectory.prompt_ids) + trajectory.response_length
     steps = max(trajectory.step_map)
     return {
-        case.params.strategy,
+        case.decoding.strategy,
         trajectory.finish_reason,
         "alone" if len(case.requests) == 1 else "batch",
         "partial first block" if len(trajectory.prompt_ids) % size else "full prompt blocks",
@@ -196,7 +196,7 @@ def test_requests_that_wait_for_others_decode_as_they_would_alone() -> None:
 
 def deviations(trajectory: Trajectory, case: Case) -> set[str]:
     """Which of LMDeploy's two deviations cost it the end of this response, a stop token before the limit."""
-    size, limit = case.spec.block_size, case.params.max_response_tokens
+    size, limit = case.spec.block_size, case.decoding.max_response_tokens
     length, first = trajectory.response_length, len(trajectory.prompt_ids)
     if trajectory.finish_reason == "length" or length == limit:
         return set()

@@ -10,7 +10,18 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = {"dirl": ROOT / "src" / "dirl", "dirl.callbacks": ROOT / "callbacks"}
 
 LEVELS = (
-    {"errors", "finite", "seeds", "spans", "ranges", "outputs", "progress", "stopping", "checkpoints", "__version__"},
+    {
+        "errors",
+        "finite",
+        "seeds",
+        "spans",
+        "ranges",
+        "outputs",
+        "progress_bar",
+        "stopping",
+        "checkpoints",
+        "__version__",
+    },
     {"types", "batches"},
     {"trajectory_files", "attention", "diffusion", "losses"},
     {"models", "packing", "rewards", "advantages"},

@@ -53,8 +53,8 @@ def test_a_rollout_that_is_interrupted_says_where_its_trajectories_are(
 class Interrupted(TorchEngine):
     """After two trajectories."""
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        yield from islice(super().generate(requests, params), 2)
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
+        yield from islice(super().generate(requests, decoding), 2)
         raise KeyboardInterrupt
 
 

@@ -211,24 +211,24 @@ def test_the_most_confident_position_goes_first_and_the_length_limit_keeps_the_w
 
 def test_the_tail_after_the_stop_token_is_kept_and_no_block_follows() -> None:
     script = {(0, MASK): [EVEN, [0.9, 0.0, 0.0, 0.1]], (MASK, MASK): [[0.0, 0.0, 0.0, 1.0], [0.9, 0.1, 0.0, 0.0]]}
-    params = DecodingParams(temperature=0.0, threshold=0.5, max_response_tokens=9)
-    got = naive_decode(Scripted(script), [0], SPEC, params)
+    decoding = DecodingParams(temperature=0.0, threshold=0.5, max_response_tokens=9)
+    got = naive_decode(Scripted(script), [0], SPEC, decoding)
     assert got.response_ids == (0, STOP, 0) and got.step_map == (1, 1, 1)
     assert (got.text_ids, got.finish_reason) == ((0, STOP), "stop")
 
 
 def test_the_stop_token_counts_only_up_to_the_length_limit() -> None:
     script = {(MASK, MASK): [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]}
-    params = DecodingParams(temperature=0.0, threshold=0.5)
+    decoding = DecodingParams(temperature=0.0, threshold=0.5)
     for limit, length, reason in [(1, 1, "length"), (2, 2, "stop"), (3, 2, "stop")]:
-        got = naive_decode(Scripted(script), [0, 0], SPEC, replace(params, max_response_tokens=limit))
+        got = naive_decode(Scripted(script), [0, 0], SPEC, replace(decoding, max_response_tokens=limit))
         assert got.response_ids == (0, STOP)
         assert (got.response_length, got.finish_reason) == (length, reason)
 
 
 def test_a_stop_token_in_the_prompt_does_not_end_the_response() -> None:
-    params = DecodingParams(temperature=0.0, max_response_tokens=2)
-    got = naive_decode(Scripted(SCRIPT), [STOP, 0], SPEC, params)
+    decoding = DecodingParams(temperature=0.0, max_response_tokens=2)
+    got = naive_decode(Scripted(SCRIPT), [STOP, 0], SPEC, decoding)
     assert got.response_ids == (2, 1) and got.finish_reason == "length"
 
 
@@ -241,15 +241,15 @@ def test_drawn_candidates_that_are_not_committed_are_drawn_again() -> None:
         return answers[block, forward, position]
 
     script = SCRIPT | {(1, MASK): [EVEN, [0.1, 0.2, 0.3, 0.4]]}
-    params = DecodingParams(max_response_tokens=2, top_k=2)
-    got = naive_decode(Scripted(script), [0, 0], SPEC, params, draw)
+    decoding = DecodingParams(max_response_tokens=2, top_k=2)
+    got = naive_decode(Scripted(script), [0, 0], SPEC, decoding, draw)
     # step 1 draws 1 (confidence 0.3) and 0 (0.2): position 2 is committed, 3 is drawn anew and becomes 3
     assert calls == [(1, 1, 2), (1, 1, 3), (1, 2, 3)]
     assert got.response_ids == (1, STOP) and got.step_map == (1, 2)
     assert got.behaviour_logprobs == pytest.approx([math.log(0.3 / 0.8), math.log(0.4 / 0.7)])
 
 
-# ------------------------------------------------------------------------------------------------- replay
+# ------------------------------------------------------------------------------------------------- views
 
 
 def trajectory(prompt: Sequence[int], response: Sequence[int], steps: Sequence[int]) -> Trajectory:
@@ -285,12 +285,12 @@ def test_replay_gives_what_the_decoder_reported() -> None:
     for strategy in ("low_confidence_dynamic", "low_confidence_static", "sequential"):
         for prompt in ([0], [0, 1, 2], [0, 1, 2, 0, 1]):
             for temperature in (0.0, 0.7):
-                params = DecodingParams(
+                decoding = DecodingParams(
                     strategy=strategy, threshold=0.4, temperature=temperature, max_response_tokens=7
                 )
-                made = naive_decode(model, prompt, spec, params, draw)
+                made = naive_decode(model, prompt, spec, decoding, draw)
                 made.check(spec)
-                logprobs, factors = naive_trajectory_logprobs(model, made, spec, params)
+                logprobs, factors = naive_trajectory_logprobs(model, made, spec, decoding)
                 assert logprobs.tolist() == pytest.approx(made.behaviour_logprobs, abs=1e-12)
                 assert all(-50 < factor <= 1e-12 for factor in factors.values())
                 assert bool(factors) == (strategy != "sequential" and temperature > 0 and max(made.step_map) > 1)
@@ -300,24 +300,24 @@ def test_selection_factors_by_hand() -> None:
     sure, unsure = f64(0.7, 0.2, 0.1), f64(0.4, 0.35, 0.25)
     waiting = f64(0.5, 0.3, 0.2)
     cut = f64(5 / 8, 3 / 8, 0.0)
-    params = DecodingParams(threshold=0.6)
+    decoding = DecodingParams(threshold=0.6)
 
-    def factor(params: DecodingParams, committed: dict[int, int], at_2: tuple[Tensor, Tensor]) -> float:
+    def factor(decoding: DecodingParams, committed: dict[int, int], at_2: tuple[Tensor, Tensor]) -> float:
         probs = {0: (sure, sure), 1: (unsure, unsure), 2: at_2}
-        return selection_log_factors(params, probs, committed, [2])[2].exp().item()
+        return selection_log_factors(decoding, probs, committed, [2])[2].exp().item()
 
     # the committed 0.7 reaches the threshold: position 2 waits while below 0.6, always
-    assert factor(params, {0: 0}, (waiting, waiting)) == pytest.approx(1.0)
-    assert factor(replace(params, threshold=0.5), {0: 0}, (waiting, waiting)) == pytest.approx(0.5)
+    assert factor(decoding, {0: 0}, (waiting, waiting)) == pytest.approx(1.0)
+    assert factor(replace(decoding, threshold=0.5), {0: 0}, (waiting, waiting)) == pytest.approx(0.5)
     # the committed 0.35 does not: position 2 waits while at most 0.35
-    assert factor(params, {1: 1}, (waiting, waiting)) == pytest.approx(0.5)
-    assert factor(params, {1: 1}, (cut, waiting)) == pytest.approx(3 / 8)
-    assert factor(params, {1: 1}, (unsure, unsure)) == pytest.approx(0.35 + 0.25)  # a tie goes to the left
+    assert factor(decoding, {1: 1}, (waiting, waiting)) == pytest.approx(0.5)
+    assert factor(decoding, {1: 1}, (cut, waiting)) == pytest.approx(3 / 8)
+    assert factor(decoding, {1: 1}, (unsure, unsure)) == pytest.approx(0.35 + 0.25)  # a tie goes to the left
     # of several committed, dynamic looks at the largest (0.7), static at the smallest (0.25, then 0.2 is left)
-    assert factor(replace(params, threshold=0.45), {0: 0, 1: 2}, (waiting, waiting)) == pytest.approx(0.5)
+    assert factor(replace(decoding, threshold=0.45), {0: 0, 1: 2}, (waiting, waiting)) == pytest.approx(0.5)
     static = DecodingParams(strategy="low_confidence_static", threshold=0.1)
     assert factor(static, {0: 0, 1: 2}, (waiting, waiting)) == pytest.approx(0.2)
-    for blind in (DecodingParams(strategy="sequential"), replace(params, confidence="max")):
+    for blind in (DecodingParams(strategy="sequential"), replace(decoding, confidence="max")):
         assert selection_log_factors(blind, {0: (sure, sure), 2: (waiting, waiting)}, {0: 0}, [2]) == {}
 
 

@@ -32,7 +32,7 @@ Path = tuple[tuple[State, Outcome], ...]
 """A trajectory: each step's block before it, and what it committed."""
 Probs = Mapping[int, tuple[Tensor, Tensor]]
 FactorFn = Callable[[DecodingParams, Probs, Mapping[int, int], Collection[int]], dict[int, Tensor]]
-"""As `reference.selection_log_factors`: (params, probs, committed, waiting) -> {waiting position: log F}."""
+"""As `reference.selection_log_factors`: (decoding, probs, committed, waiting) -> {waiting position: log F}."""
 
 
 class HeldLogits(nn.Module):
@@ -49,18 +49,18 @@ class HeldLogits(nn.Module):
 
 
 def packed_forward(
-    params: DecodingParams, probs: Probs, committed: Mapping[int, int], waiting: Collection[int]
+    decoding: DecodingParams, probs: Probs, committed: Mapping[int, int], waiting: Collection[int]
 ) -> dict[int, Tensor]:
     """The factors of the trainer's forward over one view, which sees the logits alone and cuts them itself."""
     masked = sorted([*committed, *waiting])
     confidences = torch.stack([probs[j][1] for j in masked])
-    logits = torch.where(confidences > 0, confidences, 1.0).log() * params.temperature  # the mask token is cut anyway
+    logits = torch.where(confidences > 0, confidences, 1.0).log() * decoding.temperature  # the mask token is cut anyway
     targets = torch.tensor([committed.get(j, IGNORE) for j in masked])
     same = torch.ones_like(targets)
     columns = dict.fromkeys((f.name for f in dataclasses.fields(PackedBatch)), same)
     batch = PackedBatch(**columns | {"input_ids": MASK * same, "target_ids": targets})
     spec = ModelSpec(len(masked), MASK, stop_token_ids=(0,), pad_token_id=0, vocab_size=VOCAB + 1)
-    scores = BlockDiffusionLM(HeldLogits(logits), spec, "dense")(batch, params, "trajectory", entropy=False)
+    scores = BlockDiffusionLM(HeldLogits(logits), spec, "dense")(batch, decoding, "trajectory", entropy=False)
     places = (masked[i] for i in scores.factor_positions.tolist())
     return dict(zip(places, scores.log_factors, strict=True))
 
@@ -73,8 +73,8 @@ DYNAMIC_NEVER = dataclasses.replace(DYNAMIC, threshold=1.0)
 STATIC = DecodingParams(strategy="low_confidence_static")
 CUTS = {"top_k": {"top_k": 2}, "top_p": {"top_p": 0.75}, "min_p": {"min_p": 0.3}}
 SAMPLED = {"dynamic": DYNAMIC, "dynamic cold": DYNAMIC_COLD, "dynamic never sure": DYNAMIC_NEVER, "static": STATIC} | {
-    f"{name} {cut}": dataclasses.replace(params, **change)
-    for name, params in {"dynamic": DYNAMIC, "static": STATIC}.items()
+    f"{name} {cut}": dataclasses.replace(decoding, **change)
+    for name, decoding in {"dynamic": DYNAMIC, "static": STATIC}.items()
     for cut, change in CUTS.items()
 }
 BLIND = {
@@ -111,7 +111,7 @@ class Toy:
     """A block of a 'model' whose logits are linear in theta, with features drawn for each visible content."""
 
     start: State
-    params: DecodingParams
+    decoding: DecodingParams
     seed: int
     theta: Tensor = field(init=False, repr=False)
     seen: dict[State, Probs] = field(init=False, default_factory=dict, repr=False)
@@ -132,7 +132,7 @@ class Toy:
         if state not in self.seen:
             row = sum(token * (VOCAB + 1) ** i for i, token in enumerate(state))
             logits = self.features[row] @ self.theta
-            p = self.params
+            p = self.decoding
             cut = (MASK, p.temperature, p.top_k, p.top_p, p.min_p)
             self.seen[state] = {j: reference.distribution(logits[j], *cut) for j in masked_positions(state)}
         return self.seen[state]
@@ -151,7 +151,7 @@ def after(state: State, outcome: Outcome) -> State:
 
 def outcomes(toy: Toy, state: State) -> dict[Outcome, Tensor]:
     """Exact probability of everything that one denoising step can commit: a sum over all joint draws."""
-    p, probs, masked = toy.params, toy.probs(state), masked_positions(state)
+    p, probs, masked = toy.decoding, toy.probs(state), masked_positions(state)
     seen = {j: probs[j][1].detach() for j in masked}
     total: dict[Outcome, Tensor] = {}
     for tokens in itertools.product(range(VOCAB + 1), repeat=len(masked)):
@@ -204,7 +204,7 @@ def step_factors(toy: Toy, state: State, outcome: Outcome, factor_fn: FactorFn) 
     if key not in toy.factors:
         committed = dict(outcome)
         waiting = [j for j in masked_positions(state) if j not in committed]
-        toy.factors[key] = factor_fn(toy.params, toy.probs(state), committed, waiting)
+        toy.factors[key] = factor_fn(toy.decoding, toy.probs(state), committed, waiting)
     return toy.factors[key]
 
 
@@ -232,40 +232,40 @@ def probability_error(toy: Toy, factor_fn: FactorFn) -> float:
 # --------------------------------------------------------------------------------------------- claims
 
 
-@pytest.mark.parametrize("params", [*SAMPLED.values(), *BLIND.values()], ids=[*SAMPLED, *BLIND])
-def test_the_enumerated_trajectories_are_all_there_are(params: DecodingParams, start: State, seed: int) -> None:
-    chances = trajectories(Toy(start, params, seed)).values()
+@pytest.mark.parametrize("decoding", [*SAMPLED.values(), *BLIND.values()], ids=[*SAMPLED, *BLIND])
+def test_the_enumerated_trajectories_are_all_there_are(decoding: DecodingParams, start: State, seed: int) -> None:
+    chances = trajectories(Toy(start, decoding, seed)).values()
     assert float(sum(chances).detach()) == pytest.approx(1, abs=1e-13)
     assert len(chances) > 1
 
 
-@pytest.mark.parametrize("params", SAMPLED.values(), ids=SAMPLED.keys())
-def test_the_plain_sum_gives_a_biased_policy_gradient(params: DecodingParams, start: State, seed: int) -> None:
-    toy = Toy(start, params, seed)
+@pytest.mark.parametrize("decoding", SAMPLED.values(), ids=SAMPLED.keys())
+def test_the_plain_sum_gives_a_biased_policy_gradient(decoding: DecodingParams, start: State, seed: int) -> None:
+    toy = Toy(start, decoding, seed)
     assert gradient_error(toy, plain) > 0.05
     assert gradient_error(toy, plain, baseline=True) > 0.05  # not a matter of variance reduction either
 
 
-@pytest.mark.parametrize("params", SAMPLED.values(), ids=SAMPLED.keys())
+@pytest.mark.parametrize("decoding", SAMPLED.values(), ids=SAMPLED.keys())
 def test_the_selection_factors_make_the_policy_gradient_exact(
-    params: DecodingParams, start: State, seed: int, factor_fn: FactorFn
+    decoding: DecodingParams, start: State, seed: int, factor_fn: FactorFn
 ) -> None:
-    toy = Toy(start, params, seed)
+    toy = Toy(start, decoding, seed)
     assert gradient_error(toy, lambda toy, path: full(toy, path, factor_fn)) < EXACT
 
 
-@pytest.mark.parametrize("params", SAMPLED.values(), ids=SAMPLED.keys())
+@pytest.mark.parametrize("decoding", SAMPLED.values(), ids=SAMPLED.keys())
 def test_the_selection_factors_give_the_probability_of_each_trajectory(
-    params: DecodingParams, start: State, seed: int, factor_fn: FactorFn
+    decoding: DecodingParams, start: State, seed: int, factor_fn: FactorFn
 ) -> None:
-    assert probability_error(Toy(start, params, seed), factor_fn) < EXACT
+    assert probability_error(Toy(start, decoding, seed), factor_fn) < EXACT
 
 
-@pytest.mark.parametrize("params", BLIND.values(), ids=BLIND.keys())
+@pytest.mark.parametrize("decoding", BLIND.values(), ids=BLIND.keys())
 def test_the_plain_sum_is_exact_where_the_choice_does_not_see_the_draw(
-    params: DecodingParams, start: State, seed: int, factor_fn: FactorFn
+    decoding: DecodingParams, start: State, seed: int, factor_fn: FactorFn
 ) -> None:
-    toy = Toy(start, params, seed)
+    toy = Toy(start, decoding, seed)
     assert gradient_error(toy, plain) < EXACT
     assert probability_error(toy, lambda *step: {}) < EXACT
     assert not any(step_factors(toy, *step, factor_fn) for path in trajectories(toy) for step in path)
@@ -276,7 +276,7 @@ def test_static_factors_are_exact_for_any_number_of_positions_a_step(
     quota: int, seed: int, factor_fn: FactorFn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # B // steps never is 2 of 3, and 2 of 2 leaves nobody waiting, so the number is set here
-    monkeypatch.setattr(DecodingParams, "quota", lambda params, block_size: quota)
+    monkeypatch.setattr(DecodingParams, "quota", lambda decoding, block_size: quota)
     toy = Toy(STARTS["3"], STATIC, seed)
     assert any(len(outcome) == quota for path in trajectories(toy) for _, outcome in path)
     assert gradient_error(toy, plain) > 0.05
@@ -286,41 +286,41 @@ def test_static_factors_are_exact_for_any_number_of_positions_a_step(
 # ----------------------------------------------------- no part of the formula can be left out or swapped
 
 
-@pytest.mark.parametrize("params", [DYNAMIC, DYNAMIC_COLD], ids=["dynamic", "dynamic cold"])
-def test_both_cases_of_the_dynamic_factor_occur_and_neither_does_for_the_other(params: DecodingParams) -> None:
-    toy = Toy(STARTS["3"], params, seed=3)
+@pytest.mark.parametrize("decoding", [DYNAMIC, DYNAMIC_COLD], ids=["dynamic", "dynamic cold"])
+def test_both_cases_of_the_dynamic_factor_occur_and_neither_does_for_the_other(decoding: DecodingParams) -> None:
+    toy = Toy(STARTS["3"], decoding, seed=3)
     surest = [
         max(float(toy.probs(state)[j][1][y].detach()) for j, y in outcome)
         for path in trajectories(toy)
         for state, outcome in path
         if len(outcome) < len(masked_positions(state))
     ]
-    assert any(m >= params.threshold for m in surest) and any(m < params.threshold for m in surest)
+    assert any(m >= decoding.threshold for m in surest) and any(m < decoding.threshold for m in surest)
 
-    def always_at_most_m(params: DecodingParams, *step: Any) -> dict[int, Tensor]:
-        return reference.selection_log_factors(dataclasses.replace(params, threshold=1.0), *step)
+    def always_at_most_m(decoding: DecodingParams, *step: Any) -> dict[int, Tensor]:
+        return reference.selection_log_factors(dataclasses.replace(decoding, threshold=1.0), *step)
 
     def always_below_threshold(
-        params: DecodingParams, probs: Probs, _: Any, waiting: Collection[int]
+        decoding: DecodingParams, probs: Probs, _: Any, waiting: Collection[int]
     ) -> dict[int, Tensor]:
-        return {j: torch.log((probs[j][0] * (probs[j][1] < params.threshold)).sum()) for j in waiting}
+        return {j: torch.log((probs[j][0] * (probs[j][1] < decoding.threshold)).sum()) for j in waiting}
 
     assert probability_error(toy, always_at_most_m) > 0.01
     assert probability_error(toy, always_below_threshold) > 0.01
 
 
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
-@pytest.mark.parametrize("params", [DYNAMIC, STATIC], ids=["dynamic", "static"])
+@pytest.mark.parametrize("decoding", [DYNAMIC, STATIC], ids=["dynamic", "static"])
 def test_the_sum_runs_over_the_cut_draw_and_the_comparison_over_the_uncut_confidence(
-    params: DecodingParams, cut: dict[str, float]
+    decoding: DecodingParams, cut: dict[str, float]
 ) -> None:
-    toy = Toy(STARTS["3"], dataclasses.replace(params, **cut), seed=3)
+    toy = Toy(STARTS["3"], dataclasses.replace(decoding, **cut), seed=3)
 
-    def sum_over_confidence(params: DecodingParams, probs: Probs, *step: Any) -> dict[int, Tensor]:
-        return reference.selection_log_factors(params, {j: (c, c) for j, (_, c) in probs.items()}, *step)
+    def sum_over_confidence(decoding: DecodingParams, probs: Probs, *step: Any) -> dict[int, Tensor]:
+        return reference.selection_log_factors(decoding, {j: (c, c) for j, (_, c) in probs.items()}, *step)
 
-    def compare_the_draw(params: DecodingParams, probs: Probs, *step: Any) -> dict[int, Tensor]:
-        return reference.selection_log_factors(params, {j: (d, d) for j, (d, _) in probs.items()}, *step)
+    def compare_the_draw(decoding: DecodingParams, probs: Probs, *step: Any) -> dict[int, Tensor]:
+        return reference.selection_log_factors(decoding, {j: (d, d) for j, (d, _) in probs.items()}, *step)
 
     assert probability_error(toy, sum_over_confidence) > 0.01
     assert probability_error(toy, compare_the_draw) > 0.01

@@ -123,8 +123,8 @@ def test_settings_out_of_range_are_refused_by_name_and_value(name: str, value: A
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     ends = {"threshold": 1.0, "denoising_steps": 1, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 1.0}
-    params = DecodingParams(**ends, max_response_tokens=1)
-    assert {name: getattr(params, name) for name in ends} == ends
+    decoding = DecodingParams(**ends, max_response_tokens=1)
+    assert {name: getattr(decoding, name) for name in ends} == ends
 
 
 @pytest.mark.parametrize(("steps", "block_size", "wanted"), [(None, 4, 1), (1, 4, 4), (2, 4, 2), (3, 8, 2), (9, 4, 1)])

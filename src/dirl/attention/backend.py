@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
 
-from dirl.attention.flex import block_mask, flex_forward
+from dirl.attention.flex import flex_forward, flex_mask
 from dirl.attention.sdpa import grouped_sdpa
 from dirl.attention.segment_attention import segment_attention
 from dirl.attention.segments import SegmentMask, segment_mask
@@ -38,7 +38,7 @@ def build_mask(layout: Layout, backend: Backend = "auto") -> AttentionMask:
     if backend == "auto":
         backend = "flex" if layout.group_ids.is_cuda else "segments"
     if backend == "flex":
-        return block_mask(layout)
+        return flex_mask(layout)
     if backend == "segments":
         return segment_mask(layout)
     if backend == "dense":
@@ -57,17 +57,17 @@ def masked_attention(
     key: Float[Tensor, "N Hkv K D"],
     value: Float[Tensor, "N Hkv K D"],
     attention_mask: AttentionMask | None,
-    block_mask: AttentionMask | None = None,
+    packed_mask: AttentionMask | None = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "N Q H D"], None]:
     """transformers' attention interface. query [N, H, Q, D], key and value [N, Hkv, K, D] -> [N, Q, H, D].
 
     Args:
-        block_mask: the mask as the caller of the model gave it; transformers hands on such keyword arguments
+        packed_mask: the mask as the caller of the model gave it; transformers hands on such keyword arguments
             unseen, but takes no mask of a type of ours for `attention_mask` in every model (Qwen3-MoE).
     """
     if attention_mask is None:
-        attention_mask = block_mask
+        attention_mask = packed_mask
     scale: float = kwargs.get("scaling") or module.head_dim**-0.5
     query, key, value = _of_one_dtype(query, key, value)
     if isinstance(attention_mask, SegmentMask):

@@ -51,7 +51,7 @@ def mask_mod(begin: Int32[Tensor, "3 T"], end: Int32[Tensor, "3 T"]) -> MaskMod:
     return sees
 
 
-def block_mask(layout: Layout, tile: int = TILE) -> BlockMask:
+def flex_mask(layout: Layout, tile: int = TILE) -> BlockMask:
     """The BlockMask of a layout that packing made, for one batch row and all heads, on the layout's device.
 
     Empty, full and partial are exact, but for the last tile of a T that is no multiple of `tile`: some of its

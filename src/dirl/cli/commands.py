@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import torch
 
 from dirl.checkpoints.reading import read
-from dirl.evaluation import evaluate as run_evaluation
+from dirl.evaluation import run_evaluation
 from dirl.evaluation.report import print_metrics
 from dirl.finite import dumps
 from dirl.models import ModelDescription, ModelSource, PretrainedModel, export_model
@@ -19,7 +19,7 @@ from dirl.models.families.weights import empty_backbone, named_tensors, weight_s
 from dirl.models.folder import check_replaceable
 from dirl.models.weight_writer import check_size
 from dirl.outputs import check_new_file, check_new_folder
-from dirl.progress import bar
+from dirl.progress_bar import bar
 from dirl.reading.prompt_template import check_template
 from dirl.reading.prompts import PromptEncoder
 from dirl.reading.rows import OnBadRow
@@ -187,15 +187,15 @@ def evaluate(
     _ = scorer.correctness  # an error now and not after the generation
     description = source.describe()
     prompts = data.load(description, task)
-    named = {f"decoding.{name}": params for name, params in decoding.items()}
+    named = {f"decoding.{name}": one for name, one in decoding.items()}
     check_positions(prompts, named, description.config, description.spec.block_size, engine)
     load_engine(engine, source, description)
     metrics = {}
-    for name, params in decoding.items():
-        total = len(prompts) * (1 if params.temperature == 0 else samples)
+    for name, one in decoding.items():
+        total = len(prompts) * (1 if one.temperature == 0 else samples)
         model = (description.spec, description.tokenizer)
-        with bar(total=total, desc=f"evaluate {name}") as progress:
-            result = run_evaluation(engine, prompts, scorer, params, *model, samples, seed, progress=progress.update)
+        with bar(total=total, desc=f"evaluate {name}") as progress_bar:
+            result = run_evaluation(engine, prompts, scorer, one, *model, samples, seed, finished=progress_bar.update)
         metrics[name] = result.metrics
         if output is not None:
             write_trajectories(Path(output) / f"{name}.jsonl", result.trajectories)

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dirl.callbacks import Guard, Throughput
-from dirl.callbacks.progress import progress_callback
+from dirl.callbacks.progress_bar import progress_callback
 from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.early import check_arguments
@@ -25,7 +25,7 @@ from dirl.cli.table import TRAINER_COMMANDS
 from dirl.cli.text import parse_texts, unmark
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.outputs import check_writable
-from dirl.progress import on_terminal, quiet_libraries
+from dirl.progress_bar import on_terminal, quiet_libraries
 from dirl.stopping import request
 
 HARMLESS = (

@@ -82,7 +82,7 @@ def run_command(name: str, options: list[str]) -> int | None:
 
         plan(options)
         return None
-    from dirl.progress import on_terminal, quiet_libraries
+    from dirl.progress_bar import on_terminal, quiet_libraries
 
     values = parse_command(name, options)
     if not on_terminal():

@@ -64,7 +64,7 @@ def serve(
         engine.update_weights(description.family.weights(backbone, engine.dtype), 0)
     server = EngineServer(engine, description.spec, where, key)
     asyncio.run(run_until_told(server, host, port, tls))
-    if server.turns.busy:
+    if server.queue.busy:
         # Its thread cannot be stopped from outside, and torch does not survive the interpreter's end in mid-call.
         print("stopped; a call of the engine had not ended", file=sys.stderr, flush=True)
         os._exit(0)

@@ -14,15 +14,15 @@ from dirl.checkpoints.settings import check_same
 from dirl.data.prompt_stream import PromptStream, prompts_digest
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.models import ModelDescription
-from dirl.progress import bars_shown
+from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
 from dirl.reading.chat import FitCounts
 from dirl.reading.encoding import check_on_bad_row
 from dirl.reading.prompts import PromptEncoder
 from dirl.reading.rows import OnBadRow
-from dirl.rl.ahead import CollectionAhead
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
+from dirl.rl.prefetch import RolloutPrefetch
 from dirl.rl.redistribution import redistribute
 from dirl.seeds import run_seed
 from dirl.tasks import Files, Split, Task
@@ -102,7 +102,7 @@ class RLDataModule(L.LightningDataModule):
         self.val_prompts: list[Prompt] = []
         self.surplus: list[list[Trajectory]] = []
         """Groups that the last rollout made beyond the wanted number."""
-        self.ahead = CollectionAhead()
+        self.prefetch = RolloutPrefetch()
         """The next epoch's rollout, with `Rollout.overlap`."""
         self._before: tuple | None = None
 
@@ -146,18 +146,18 @@ class RLDataModule(L.LightningDataModule):
         """Every rank's place in the stream, surplus and, in mid-epoch, buffer. All ranks call it, the first has it."""
         position = self.trainer.lightning_module.position
         needed = self.buffer.epoch == position.epoch and self._before is None
-        stream, surplus, ahead = self._before or self._rollout_state()
+        stream, surplus, prefetched = self._before or self._rollout_state()
         own = {
             "stream": stream,
             "surplus": [trajectory_rows(group) for group in surplus],
-            "ahead": None if ahead is None else collection_state(ahead),
+            "prefetched": None if prefetched is None else collection_state(prefetched),
             "buffer": (self.buffer if needed else RolloutBuffer(1, 1)).state_dict(),
         }
         return {"settings": self.settings(), "ranks": self._gathered(own)}
 
     def _rollout_state(self) -> tuple[dict[str, Any], list[list[Trajectory]], Collection | None]:
-        ahead, begun_at = self.ahead.snapshot()
-        return begun_at or self.stream.state_dict(), self.surplus, ahead
+        prefetched, begun_at = self.prefetch.snapshot()
+        return begun_at or self.stream.state_dict(), self.surplus, prefetched
 
     def _gathered(self, own: dict[str, Any]) -> list[Any]:
         if self.trainer.world_size == 1:
@@ -192,8 +192,8 @@ class RLDataModule(L.LightningDataModule):
         self.stream.load_state_dict(own["stream"])
         self.surplus = [trajectories(rows) for rows in own["surplus"]]
         self.buffer.load_state_dict(own["buffer"])
-        if own["ahead"] is not None:
-            self.ahead.put(collection_from_state(own["ahead"]))
+        if own["prefetched"] is not None:
+            self.prefetch.put(collection_from_state(own["prefetched"]))
 
     def _check_sizes(self, available: int, world_size: int) -> None:
         if self.prompts_per_rollout % (world_size * self.steps_per_rollout):

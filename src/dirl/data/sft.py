@@ -7,19 +7,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch.multiprocessing
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import Dataset
 
-from dirl.batches import StepBatch
 from dirl.checkpoints.settings import check_same
+from dirl.data.sft_steps import SFTSteps
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelDescription
-from dirl.packing.pieces import Encoded, Piece, alone, conversation
-from dirl.packing.rows import empty_batch, pack
-from dirl.progress import bars_shown
+from dirl.packing.pieces import Encoded
+from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
 from dirl.reading.chat import FitCounts
 from dirl.reading.encoding import ConversationEncoder, check_on_bad_row, encode_rows, keep_encoded, load_encoded
@@ -32,9 +29,6 @@ from dirl.tasks.given import check_given_once, said_of_files
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
-
-VALIDATION_EPOCH = 2**31
-"""Stands for the epoch in the seed of validation noise, so that it is the same every time."""
 
 SPLITS = {"train": "train", "val": "validation"}
 """Names of the splits in folders and on the hub."""
@@ -251,51 +245,3 @@ class SFTDataModule(L.LightningDataModule):
     def _origin(self, split: Split) -> str:
         """Where the conversations are from, for messages."""
         return f"data.{split}={self.sources[split]!r}" if self.task is None else self.task.origin(split)
-
-
-class SFTSteps(Dataset):
-    """This rank's share of each optimizer step. Noise depends on (seed, epoch, example) alone.
-
-    A remainder of conversations that does not fill a step waits for another epoch's order in training; in
-    validation it makes a smaller last step.
-    """
-
-    def __init__(
-        self,
-        examples: Sequence[Encoded],
-        spec: ModelSpec,
-        noise: NoiseConfig,
-        global_batch_size: int,
-        token_budget: int,
-        shuffle: bool,
-        seed: int,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.examples, self.spec, self.noise = examples, spec, noise
-        self.global_batch_size, self.token_budget, self.shuffle = global_batch_size, token_budget, shuffle
-        self.seed, self.rank, self.world_size = seed, rank, world_size
-
-    def __len__(self) -> int:
-        full, rest = divmod(len(self.examples), self.global_batch_size)
-        return full + (1 if rest and not self.shuffle else 0)
-
-    def __getitem__(self, key: tuple[int, int]) -> StepBatch:
-        epoch, step = key
-        chosen = self._order(epoch)[step * self.global_batch_size : (step + 1) * self.global_batch_size]
-        pieces: list[Piece] = []
-        tokens = 0
-        noise_epoch = epoch if self.shuffle else VALIDATION_EPOCH
-        for index in chosen[self.rank :: self.world_size].tolist():
-            rng = np.random.default_rng([self.seed, noise_epoch, index])
-            piece, count = conversation(self.examples[index], self.spec, self.noise, rng, number=len(pieces))
-            pieces.append(piece)
-            tokens += count
-        batches = pack(map(alone, pieces), self.token_budget)
-        rows = batches or [empty_batch(self.spec)]
-        return StepBatch(rows, float(tokens), len(pieces), self.token_budget, tokens)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(len(self.examples))
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.examples))

@@ -8,7 +8,7 @@ from dirl.stopping import leave_signals_to_parent
 
 
 class StepSampler(Sampler):
-    """Yields (epoch, step). Lightning sets the epoch; `start` says, when an epoch is begun, at which step.
+    """Yields (epoch, optimizer step). Lightning sets the epoch; `start` says, when one begins, at which of its steps.
 
     A map-style dataset fetched by a sampler's plain indices could not tell one epoch from the next.
     """
@@ -34,13 +34,13 @@ class StepSampler(Sampler):
 
 
 class StepLoader(DataLoader):
-    """Loads `dataset[(epoch, step)]`, a `StepBatch` each.
+    """Loads `dataset[(epoch, step)]`, the optimizer step as a `StepBatch` each.
 
     The dataset belongs to one rank: `trainer.use_distributed_sampler` must be false.
 
     Args:
         start: number of steps of the current epoch that are done, asked when the first item is fetched. The
-            trainer's own progress is the one place that knows it (Lightning restores a loader's state in some
+            trainer's own count of batches is the one place that knows it (Lightning restores a loader's state in some
             kinds of resume and not in others).
     """
 

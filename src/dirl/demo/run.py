@@ -115,9 +115,9 @@ def draw_answer(task: GeneratedTask, folder: Path, console: Console) -> Path:
     engine = TorchEngine()
     description = load_engine(engine, PretrainedModel(str(folder / "rl" / "model")))
     prompts = {p.prompt_id: p for p in PromptData(limit=16).load(description, task)}
-    params = DecodingParams(max_response_tokens=task.max_response_tokens)
+    decoding = DecodingParams(max_response_tokens=task.max_response_tokens)
     size = description.spec.block_size
-    made = sample(engine, prompts.values(), 1, params, seed=(0,))
+    made = sample(engine, prompts.values(), 1, decoding, seed=(0,))
     longest = max(made, key=lambda t: (t.denoising_steps(size), t.prompt_id))
     answer = Answer(
         prompt_text=prompts[longest.prompt_id].question,

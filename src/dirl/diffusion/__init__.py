@@ -1,1 +1,1 @@
-"""The diffusion process: noising for SFT, decoding rules, replay of a step map. Pure functions."""
+"""The diffusion process: noising for SFT, decoding rules, the views of a step map. Pure functions."""

@@ -8,9 +8,9 @@ from dirl.types import DecodingParams
 
 
 def commit(
-    confidence: Float[Tensor, "N B"], masked: Bool[Tensor, "N B"], params: DecodingParams, block_size: int
+    confidence: Float[Tensor, "N B"], masked: Bool[Tensor, "N B"], decoding: DecodingParams, block_size: int
 ) -> Bool[Tensor, "N B"]:
-    """Positions that get their candidate token in this step.
+    """Positions that get their candidate token in this denoising step.
 
     Args:
         confidence: probability of the candidate (or of the best token) at each position.
@@ -19,11 +19,11 @@ def commit(
     Returns:
         a subset of `masked`; at least one position of every row that has a masked one.
     """
-    if params.strategy == "low_confidence_dynamic":
-        return most_confident(confidence, masked, 1) | (masked & (confidence >= params.threshold))
-    if params.strategy == "low_confidence_static":
-        return most_confident(confidence, masked, params.quota(block_size))
-    return leftmost(masked, params.quota(block_size))
+    if decoding.strategy == "low_confidence_dynamic":
+        return most_confident(confidence, masked, 1) | (masked & (confidence >= decoding.threshold))
+    if decoding.strategy == "low_confidence_static":
+        return most_confident(confidence, masked, decoding.quota(block_size))
+    return leftmost(masked, decoding.quota(block_size))
 
 
 def most_confident(confidence: Float[Tensor, "*N B"], masked: Bool[Tensor, "*N B"], count: int) -> Bool[Tensor, "*N B"]:

@@ -42,33 +42,33 @@ def finite_rows(logits: Float[Tensor, "*rows V"]) -> Bool[Tensor, "*rows"]:
     return logits.sum(-1, dtype=torch.float32 if narrow else logits.dtype).isfinite()
 
 
-def cuts(params: DecodingParams) -> bool:
+def cuts(decoding: DecodingParams) -> bool:
     """Whether top-k, top-p or min-p take anything away from the distribution; greedy decoding has none to cut."""
-    return params.temperature > 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
+    return decoding.temperature > 0 and (decoding.top_k > 0 or decoding.top_p < 1 or decoding.min_p > 0)
 
 
-def cut_logits(z: Float[Tensor, "*rows V"], params: DecodingParams) -> Float[Tensor, "*rows V"]:
+def cut_logits(z: Float[Tensor, "*rows V"], decoding: DecodingParams) -> Float[Tensor, "*rows V"]:
     """z with the tokens that top-k, then top-p, then min-p exclude at -inf.
 
     top-p drops a token when the probability before it, in descending order, already exceeds top_p; the
     first token always stays. Ties keep the order of a stable descending sort.
     """
-    if not cuts(params):
+    if not cuts(decoding):
         return z
-    if params.top_p == 1 and params.min_p == 0:
-        return _most_probable(z, params.top_k)
+    if decoding.top_p == 1 and decoding.min_p == 0:
+        return _most_probable(z, decoding.top_k)
     ordered, index = z.sort(dim=-1, descending=True, stable=True)
-    if params.top_k > 0:
+    if decoding.top_k > 0:
         rank = torch.arange(z.shape[-1], device=z.device)
-        ordered = ordered.masked_fill(rank >= params.top_k, float("-inf"))
-    if params.top_p < 1:
+        ordered = ordered.masked_fill(rank >= decoding.top_k, float("-inf"))
+    if decoding.top_p < 1:
         probs = ordered.softmax(-1)
-        drop = probs.cumsum(-1) - probs > params.top_p
+        drop = probs.cumsum(-1) - probs > decoding.top_p
         drop[..., 0] = False
         ordered = ordered.masked_fill(drop, float("-inf"))
-    if params.min_p > 0:
+    if decoding.min_p > 0:
         probs = ordered.softmax(-1)
-        ordered = ordered.masked_fill(probs < params.min_p * probs[..., :1], float("-inf"))
+        ordered = ordered.masked_fill(probs < decoding.min_p * probs[..., :1], float("-inf"))
     return torch.empty_like(z).scatter_(-1, index, ordered)
 
 
@@ -95,14 +95,14 @@ def uniform(
 
 
 def candidates(
-    z: Float[Tensor, "M V"], noise: Float[Tensor, " M"], params: DecodingParams
+    z: Float[Tensor, "M V"], noise: Float[Tensor, " M"], decoding: DecodingParams
 ) -> tuple[Int[Tensor, " M"], Float[Tensor, " M"], Float[Tensor, " M"]]:
     """A candidate token per row of z: token, its log-probability as drawn, and its confidence."""
     full = z.softmax(-1)
-    drawn = cut_logits(z, params).softmax(-1) if cuts(params) else full
-    tokens = z.argmax(-1) if params.temperature == 0 else _draw(drawn, noise)
+    drawn = cut_logits(z, decoding).softmax(-1) if cuts(decoding) else full
+    tokens = z.argmax(-1) if decoding.temperature == 0 else _draw(drawn, noise)
     probability = drawn.gather(-1, tokens[:, None]).squeeze(-1)
-    if params.confidence == "max":
+    if decoding.confidence == "max":
         return tokens, probability.log(), full.amax(-1)
     return tokens, probability.log(), full.gather(-1, tokens[:, None]).squeeze(-1)
 

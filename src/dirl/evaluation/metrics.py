@@ -1,4 +1,4 @@
-"""What responses are like: accuracy, pass@k, rewards by name, tokens per step, length, truncation."""
+"""What responses are like: accuracy, pass@k, rewards by name, tokens per denoising step, length, truncation."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

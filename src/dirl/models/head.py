@@ -24,7 +24,7 @@ def target_scores(
     hidden: Float[Tensor, "N D"],
     targets: Int64[Tensor, " N"],
     banned: Spans,
-    params: DecodingParams,
+    decoding: DecodingParams,
     chunk: int | None = None,
     with_entropy: bool = True,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
@@ -39,9 +39,9 @@ def target_scores(
         entropy of that distribution, nats, without gradient; confidence (design: before the cuts), without
         gradient. Each [N], fp32.
     """
-    score = _TargetScore(params, with_entropy)
+    score = _TargetScore(decoding, with_entropy)
     columns = (targets,)
-    logprobs, entropies, confidence = score_rows(weight, hidden, score, columns, banned, params.temperature, chunk)
+    logprobs, entropies, confidence = score_rows(weight, hidden, score, columns, banned, decoding.temperature, chunk)
     return logprobs, entropies, confidence
 
 
@@ -51,7 +51,7 @@ def selection_factors(
     bound: Float[Tensor, " N"],
     inclusive: Bool[Tensor, " N"],
     banned: Spans,
-    params: DecodingParams,
+    decoding: DecodingParams,
     chunk: int | None = None,
 ) -> Float[Tensor, " N"]:
     """log F_j: the probability that a masked position drew a candidate that was not committed.
@@ -66,25 +66,25 @@ def selection_factors(
     Returns:
         [N] log F in fp32; LOG_FLOOR, without gradient, where no token could have been rejected.
     """
-    score = _RejectionScore(params)
-    (log_factors,) = score_rows(weight, hidden, score, (bound, inclusive), banned, params.temperature, chunk)
+    score = _RejectionScore(decoding)
+    (log_factors,) = score_rows(weight, hidden, score, (bound, inclusive), banned, decoding.temperature, chunk)
     return log_factors
 
 
 @dataclass(frozen=True)
 class _TargetScore(RowScore):
-    params: DecodingParams
+    decoding: DecodingParams
     with_entropy: bool
 
     @property
     def bytes_per_logit(self) -> int:
-        return _SORTED_BYTES if cuts(self.params) else 8  # two in fp32
+        return _SORTED_BYTES if cuts(self.decoding) else 8  # two in fp32
 
     def numbers(self, logits: Callable[[], Tensor], *columns: Tensor) -> tuple[Tensor, ...]:
         (ids,) = columns
         full, drawn = self._log_probs(logits(), ids)
         logprobs = _pick(drawn, ids)
-        best = full.amax(-1) if self.params.confidence == "max" else _pick(full, ids)
+        best = full.amax(-1) if self.decoding.confidence == "max" else _pick(full, ids)
         if not self.with_entropy:
             return logprobs, torch.zeros_like(logprobs), best.exp()
         del full
@@ -102,21 +102,21 @@ class _TargetScore(RowScore):
     def _log_probs(self, z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Before the cuts and after them, [n, V] each; one tensor where there are none."""
         full = z.log_softmax(-1)
-        if not cuts(self.params):
+        if not cuts(self.decoding):
             return full, full
         # The target was inside the cut when it was drawn; it stays scorable after the policy has moved.
-        gone = cut_logits(z, self.params) == float("-inf")
+        gone = cut_logits(z, self.decoding) == float("-inf")
         gone.scatter_(-1, ids[:, None], False)
         return full, z.masked_fill_(gone, float("-inf")).log_softmax(-1)
 
 
 @dataclass(frozen=True)
 class _RejectionScore(RowScore):
-    params: DecodingParams
+    decoding: DecodingParams
 
     @property
     def bytes_per_logit(self) -> int:
-        return _SORTED_BYTES if cuts(self.params) else 14  # three in fp32, two bools
+        return _SORTED_BYTES if cuts(self.decoding) else 14  # three in fp32, two bools
 
     def numbers(self, logits: Callable[[], Tensor], *columns: Tensor) -> tuple[Tensor, ...]:
         bound, inclusive = columns
@@ -139,7 +139,7 @@ class _RejectionScore(RowScore):
         limit = bound[:, None]
         wins = torch.where(inclusive[:, None], confidence > limit, confidence >= limit)
         del confidence
-        z = cut_logits(z, self.params)
+        z = cut_logits(z, self.decoding)
         impossible = (wins | (z == float("-inf"))).all(-1)  # only after the policy has moved: a constant, not a NaN
         return z, wins.masked_fill_(impossible[:, None], False), impossible
 

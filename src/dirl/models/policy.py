@@ -30,7 +30,7 @@ class Scores:
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
     log_factors: Float[Tensor, " M"]
     """[M] log F_j, with gradient."""
-    hidden: Tensor
+    hidden: Float[Tensor, "N D"]
     """[N, D] last hidden states, with gradient."""
 
 
@@ -93,7 +93,7 @@ class BlockDiffusionLM(nn.Module):
     def forward(
         self,
         batch: PackedBatch,
-        params: DecodingParams,
+        decoding: DecodingParams,
         likelihood: Likelihood = "tokens",
         entropy: bool = True,
         plan: ScoringPlan | None = None,
@@ -106,21 +106,21 @@ class BlockDiffusionLM(nn.Module):
             plan: `scoring_plan` of the same arguments; None: made here, for which the host waits for the device.
         """
         if plan is None:
-            plan = scoring_plan(batch, self.spec, params, likelihood)
+            plan = scoring_plan(batch, self.spec, decoding, likelihood)
         hidden = self.hidden_states(batch)
         rejected, scored = hidden[plan.rejected] if len(plan.rejected) else None, hidden[plan.positions]
-        logprobs, entropies, log_factors = self.at_head(
-            scored, rejected, batch.target_ids[plan.positions], plan, params, entropy
+        logprobs, entropies, log_factors = self.score_hidden(
+            scored, rejected, batch.target_ids[plan.positions], plan, decoding, entropy
         )
         return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors, scored)
 
-    def at_head(
+    def score_hidden(
         self,
         scored: Float[Tensor, "N D"],
         rejected: Float[Tensor, "M D"] | None,
         targets: Int64[Tensor, " N"],
         plan: ScoringPlan,
-        params: DecodingParams,
+        decoding: DecodingParams,
         entropy: bool = True,
     ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " M"]]:
         """All that a forward asks of the head, in one call: under FSDP2 its weight is here from begin to end of it.
@@ -131,12 +131,12 @@ class BlockDiffusionLM(nn.Module):
         Returns:
             log-probabilities [N], entropies [N] and log F [M] of `Scores`.
         """
-        weight, options = self.part("head").weight, (self.spec.banned, params, self.head_chunk)
+        weight, options = self.part("head").weight, (self.spec.banned, decoding, self.head_chunk)
         assert isinstance(weight, Tensor)
         logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
         if rejected is None:
             return logprobs, entropies, logprobs.new_zeros(0)
-        bound, inclusive = rejection_bounds(plan, confidence, params)
+        bound, inclusive = rejection_bounds(plan, confidence, decoding)
         return logprobs, entropies, selection_factors(weight, rejected, bound, inclusive, *options)
 
     def hidden_states(self, batch: PackedBatch) -> Float[Tensor, "T D"]:
@@ -144,18 +144,18 @@ class BlockDiffusionLM(nn.Module):
         output = self.part("decoder")(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
-            block_mask=build_mask(batch.layout, self.attention),
+            packed_mask=build_mask(batch.layout, self.attention),
             use_cache=False,
         )
         return output.last_hidden_state[0]
 
 
 def scoring_plan(
-    batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood = "tokens"
+    batch: PackedBatch, spec: ModelSpec, decoding: DecodingParams, likelihood: Likelihood = "tokens"
 ) -> ScoringPlan:
     """Computed and left where the batch lies; a batch on a GPU makes the host wait."""
     positions = (batch.target_ids != IGNORE).nonzero().squeeze(1)
-    rejected = _rejected(batch, spec, params, likelihood)
+    rejected = _rejected(batch, spec, decoding, likelihood)
     if not len(rejected):
         return ScoringPlan(positions, rejected, rejected, rejected, 0)
     keys = torch.stack([batch.group_ids, batch.branch_ids, batch.block_ids, batch.view_ids])
@@ -163,16 +163,16 @@ def scoring_plan(
     return ScoringPlan(positions, rejected, view[positions], view[rejected], int(view[-1]) + 1)
 
 
-def _rejected(batch: PackedBatch, spec: ModelSpec, params: DecodingParams, likelihood: Likelihood) -> Tensor:
+def _rejected(batch: PackedBatch, spec: ModelSpec, decoding: DecodingParams, likelihood: Likelihood) -> Tensor:
     """Masked positions without a target, where the choice of positions has a probability of its own."""
-    if likelihood == "tokens" or not params.choice_is_random:
+    if likelihood == "tokens" or not decoding.choice_is_random:
         return batch.input_ids.new_zeros(0)
     masked = (batch.view_ids > 0) & (batch.input_ids == spec.mask_token_id)
     return (masked & (batch.target_ids == IGNORE)).nonzero().squeeze(1)
 
 
 def rejection_bounds(
-    plan: ScoringPlan, confidence: Float[Tensor, " N"], params: DecodingParams
+    plan: ScoringPlan, confidence: Float[Tensor, " N"], decoding: DecodingParams
 ) -> tuple[Float[Tensor, " M"], Bool[Tensor, " M"]]:
     """Which confidences a rejected candidate can have had, from those committed in the same view.
 
@@ -186,9 +186,9 @@ def rejection_bounds(
         bound [M] and whether it is inclusive [M].
     """
     committed, rejected = plan.position_views, plan.rejected_views
-    if params.strategy == "low_confidence_static":
+    if decoding.strategy == "low_confidence_static":
         smallest = confidence.new_full((plan.views,), 1.0).scatter_reduce(0, committed, confidence, "amin")
         return smallest[rejected], torch.ones_like(rejected, dtype=torch.bool)
     largest = confidence.new_zeros(plan.views).scatter_reduce(0, committed, confidence, "amax")[rejected]
-    sure = largest >= params.threshold
-    return largest.masked_fill(sure, params.threshold), ~sure
+    sure = largest >= decoding.threshold
+    return largest.masked_fill(sure, decoding.threshold), ~sure

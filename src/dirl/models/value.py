@@ -30,9 +30,9 @@ class ValueModel(BlockDiffusionLM):
 
     def forward(self, batch: PackedBatch, positions: Tensor) -> Tensor:  # type: ignore[override]
         """[N] fp32 values at positions [N] of a packed row."""
-        return self.at_head(self.hidden_states(batch)[positions])
+        return self.score_hidden(self.hidden_states(batch)[positions])
 
-    def at_head(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
+    def score_hidden(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.part("head").weight
         assert isinstance(weight, Tensor)
         return scalars(weight, hidden)

@@ -128,13 +128,13 @@ class BlockDiffusionModule(Resumable):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def place(
-        self, batch: PackedBatch, params: DecodingParams, likelihood: Likelihood = "tokens"
+        self, batch: PackedBatch, decoding: DecodingParams, likelihood: Likelihood = "tokens"
     ) -> tuple[PackedBatch, ScoringPlan]:
         """The micro-batch and where the head looks in it, on the module's device; from the host without waiting."""
-        plan = scoring_plan(batch, self.model.spec, params, likelihood)
-        return batch.map(self.placed), plan.map(self.placed)
+        plan = scoring_plan(batch, self.model.spec, decoding, likelihood)
+        return batch.map(self.to_device), plan.map(self.to_device)
 
-    def placed(self, value: Tensor) -> Tensor:
+    def to_device(self, value: Tensor) -> Tensor:
         """The tensor on the module's device; it goes from the host through pinned memory, in the stream's order."""
         if self.device.type == "cuda" and not value.is_cuda:
             return value.pin_memory().to(self.device, non_blocking=True)

@@ -14,7 +14,7 @@ class Reference:
 
     Args:
         sharded: its weights are gathered by themselves, layer by layer.
-        on_host: its weights stay in host memory but for the time in which it scores.
+        on_host: its weights stay in host memory, except while it scores.
     """
 
     def __init__(self, model: BlockDiffusionLM, sharded: bool, on_host: bool) -> None:
@@ -25,22 +25,22 @@ class Reference:
         if self.on_host and not self.sharded:
             pin_weights(self.model)
 
-    def at_work(self, device: torch.device, placed: Callable[[Tensor], Tensor]) -> AbstractContextManager:
-        """The weights on the device, by `placed` where they are to go back."""
+    def on_device(self, device: torch.device, move: Callable[[Tensor], Tensor]) -> AbstractContextManager:
+        """Have the weights on the device for the time of the block; `move` takes those there that go back after it."""
         if self.sharded:
             return nullcontext()
         if self.on_host:
-            return visiting(self.model, placed)
+            return moved_tensors(self.model, move)
         self.model.to(device)
         return nullcontext()
 
 
 @contextmanager
-def visiting(model: nn.Module, placed: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """The model's tensors are moved by `placed` for the time of the block; those at home are kept."""
+def moved_tensors(model: nn.Module, move: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put what `move` returns in place of each of the model's tensors for the time of the block, then put them back."""
     home = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
     for tensor, data in home:
-        tensor.data = placed(data)
+        tensor.data = move(data)
     try:
         yield
     finally:

@@ -233,7 +233,7 @@ class RLModule(BlockDiffusionModule):
         if not keep_old and reference is None and gae is None:
             return list(steps)
         scored = []
-        at_work = nullcontext() if reference is None else reference.at_work(self.device, self.placed)
+        at_work = nullcontext() if reference is None else reference.on_device(self.device, self.to_device)
         with self.trainer.precision_plugin.forward_context(), at_work:
             for step in steps:
                 found = [self._score(batch, keep_old) for batch in self.equal_micro_batches(step)]

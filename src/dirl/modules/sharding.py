@@ -69,7 +69,7 @@ def _shard_untied(model: BlockDiffusionLM, options: dict) -> None:
     assert isinstance(embedding, FSDPModule)
     embedding.set_unshard_in_backward(False)  # its gradient asks for the ids alone
     fully_shard(head, reshard_after_forward=False, **options)  # the backward begins with it
-    _run_within(head, model, "at_head")
+    _run_within(head, model, "score_hidden")
 
 
 def _shard_tied(model: BlockDiffusionLM, options: dict) -> None:
@@ -81,7 +81,7 @@ def _shard_tied(model: BlockDiffusionLM, options: dict) -> None:
     backbone, first = model.backbone, model.layers()[0]
     fully_shard(backbone, reshard_after_forward=False, **options)
     _run_within(backbone, model.part("embedding"), "forward")
-    _run_within(backbone, model, "at_head")
+    _run_within(backbone, model, "score_hidden")
     assert isinstance(first, FSDPModule)
     first.set_modules_to_backward_prefetch([first])  # of none: the table would be gathered beside this layer's work
 

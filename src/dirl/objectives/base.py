@@ -106,9 +106,9 @@ class Objective(ABC):
         return f"objective {type(self).__name__} has no weight for them: sample with the weights that learn"
 
     def planned_views(self, denoising_steps: float) -> float:
-        """Noised views of a block that takes so many denoising steps, for plans; those left out are not counted."""
-        return denoising_steps * self.subset.view_fraction
+        """Noised views of a block that takes so many denoising steps, for plans; a `subset` is a part of them."""
+        return denoising_steps
 
     def planned_scorings(self) -> float:
-        """How often a response token is scored in all views together, for plans."""
-        return self.subset.view_fraction
+        """How often a response token is scored in all of these views together."""
+        return 1.0

@@ -82,3 +82,6 @@ class Coupled(PolicyGradient):
 
     def planned_views(self, denoising_steps: float) -> float:
         return 2.0 * self.pairs
+
+    def planned_scorings(self) -> float:
+        return float(self.pairs)

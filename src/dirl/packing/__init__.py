@@ -1,1 +1,1 @@
-"""From trajectories and conversations to rows: division, filling, and the flat tensors of a batch."""
+"""Packing: trajectories and conversations become pieces, pieces are split and bin-packed, bins become flat rows."""

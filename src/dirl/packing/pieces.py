@@ -1,6 +1,6 @@
 """Pieces: the tokens of prompts, responses and conversations, clean blocks first, then the noised views of blocks.
 
-Prompt and responses are kept apart; `dirl.packing.rows` joins them to rows, and may divide a response.
+Prompt and responses are kept apart; `dirl.packing.rows` joins them to rows, and may split a response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -106,7 +106,7 @@ def conversation(
 
 
 def whole_blocks(encoded: Encoded, size: int, end_token: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and loss mask as [K, B]; see `conversation_segment` for the last block."""
+    """Token ids and loss mask as [K, B]; see `conversation` for the last block."""
     ids, trained = list(encoded.input_ids), list(encoded.loss_mask)
     if encoded.complete:
         fill = -len(ids) % size

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from dirl.batches import PackedBatch
-from dirl.packing.division import parts_within
-from dirl.packing.filling import fill_rows
+from dirl.packing.bin_packing import bin_pack
 from dirl.packing.pieces import Piece, PieceGroup, clean, concatenate
+from dirl.packing.splitting import split_piece
 from dirl.types import ModelSpec
 
 
@@ -25,7 +25,7 @@ class Branch(NamedTuple):
 
 
 def pack(groups: Iterable[PieceGroup], token_budget: int) -> list[PackedBatch]:
-    """Fill rows of at most `token_budget` tokens; see `dirl.packing.filling` and `dirl.packing.division`.
+    """Fill rows of at most `token_budget` tokens; see `dirl.packing.bin_packing` and `dirl.packing.splitting`.
 
     Responses of one group that come to lie in different rows get a copy of the prompt in each, and parts of a
     response a copy of the clean blocks before them. A row exceeds the budget only where one view with all that it
@@ -34,14 +34,14 @@ def pack(groups: Iterable[PieceGroup], token_budget: int) -> list[PackedBatch]:
     shared: list[tuple[Piece, list[Piece]]] = []
     alone: list[list[Branch]] = []  # all that shares no prompt is as one group without a prompt
     for prompt, responses in groups:
-        parts = [part for response in responses for part in parts_within(response, token_budget, len(prompt))]
+        parts = [part for response in responses for part in split_piece(response, token_budget, len(prompt))]
         if len(responses) > 1:
             shared.append((prompt, parts))
         else:
             alone += [_behind(prompt, [Branch(1, part)]) for part in parts if len(part)]
     lengths = [(len(prompt), [len(part) for part in parts]) for prompt, parts in shared]
     rows = []
-    for row in fill_rows([*lengths, (0, [_tokens(branches) for branches in alone])], token_budget):
+    for row in bin_pack([*lengths, (0, [_tokens(branches) for branches in alone])], token_budget):
         joined: list[list[Branch]] = []
         for number, chosen in row:
             if number == len(shared):

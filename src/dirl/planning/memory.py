@@ -98,7 +98,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
     training: Parts = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
     stored: Parts = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
     moments: dict[Moment, Parts] = {
-        "head": {**stored, "head: logits, gradient": _head(setup), "casts, gathered layers": _copies_at_head(setup)},
+        "head": {**stored, "head: logits, gradient": _head(setup), "casts, gathered layers": _copies_by_head(setup)},
         "layer": {
             **stored,
             "a layer at work": kept.at_work * setup.tokens,
@@ -209,7 +209,7 @@ def _head(setup: TrainingSetup) -> float:
     return hidden + (6 if compute == "autocast" else 4) * table + logits
 
 
-def _copies_at_head(setup: TrainingSetup) -> float:
+def _copies_by_head(setup: TrainingSetup) -> float:
     """FSDP2 has the head gathered. Autograd keeps autocast's bf16 weights of the layers that are not recomputed."""
     shape = setup.shape
     if setup.strategy == "fsdp2":
@@ -228,7 +228,7 @@ def _copies_in_layer(setup: TrainingSetup) -> float:
     largest = shape.dense_mlp_weights / 3 if shape.dense_layers else shape.experts * shape.expert_weights * 2 / 3
     if not setup.mixed:
         return 4.0 * largest
-    return max(_copies_at_head(setup), 2.0 * shape.layer_parameters) + 6.0 * largest
+    return max(_copies_by_head(setup), 2.0 * shape.layer_parameters) + 6.0 * largest
 
 
 def _copies_at_end(setup: TrainingSetup, at_work: float) -> float:

@@ -74,7 +74,7 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
     """Args: memory, reserve: bytes of a device, and of it what no tensor takes."""
     data, stage = settings.data, settings.stage
     groups = data["prompts_per_rollout"] if stage == "rl" else data["global_batch_size"]
-    _check_division(settings, groups)
+    _check_divisible(settings, groups)
     sequence, load = _loads(settings, lengths)
     per_update = groups / settings.devices / (data["steps_per_rollout"] if stage == "rl" else 1)
     row_count = rows(load, per_update, data["token_budget"])
@@ -111,7 +111,7 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
     )
 
 
-def _check_division(settings: Settings, groups: int) -> None:
+def _check_divisible(settings: Settings, groups: int) -> None:
     name = "prompts_per_rollout" if settings.stage == "rl" else "global_batch_size"
     parts = settings.devices * (settings.data["steps_per_rollout"] if settings.stage == "rl" else 1)
     if groups % parts:
@@ -126,8 +126,9 @@ def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoa
     size, data = settings.block_size, settings.data
     if settings.stage == "rl":
         steps, scored = rl_views(lengths, size)
-        views = settings.objective.planned_views(steps)
-        scored *= settings.objective.planned_scorings()
+        part = settings.objective.subset.view_fraction
+        views = settings.objective.planned_views(steps) * part
+        scored *= settings.objective.planned_scorings() * part
     else:
         views, scored = sft_views(lengths, size, settings.noise)
     sequence = response_load(lengths, size, views, scored)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.division import row_limit
+from dirl.packing.splitting import row_limit
 from dirl.planning.flops import Work
 
 
@@ -96,7 +96,7 @@ def sft_views(lengths: Lengths, block_size: int, noise: NoiseConfig) -> tuple[fl
 def group_load(sequence: SequenceLoad, group_size: float, token_budget: int, share_prompt: bool) -> GroupLoad:
     """The responses to one prompt. A group that is spread over rows has a copy of its prompt in each of them.
 
-    A response that exceeds the budget is divided, see `dirl.packing.division`.
+    A response that exceeds the budget is split, see `dirl.packing.splitting`.
     """
     whole = sequence.prompt.tokens + sequence.response.tokens
     needed = sequence.prompt.tokens + sequence.clean.tokens + sequence.block_size

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dirl.models import special_tokens
 from dirl.packing.pieces import Encoded
-from dirl.progress import bar, on_terminal
+from dirl.progress_bar import bar, on_terminal
 from dirl.reading import chat, control_tokens, json_rows, schemas
 from dirl.reading import rows as rows_module
 from dirl.reading.chat import FitCounts, Turns, encode_turns, fit_conversation

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dirl.models import ModelDescription
-from dirl.progress import bar
+from dirl.progress_bar import bar
 from dirl.reading.chat import FitCounts, encode_prompt, fit_prompt
 from dirl.reading.encoding import check_ids, check_on_bad_row
 from dirl.reading.prompt_template import check_template, fill

@@ -37,9 +37,9 @@ class Answer:
 def denoising_steps(
     step_map: Sequence[int], block_size: int, first_block_offset: int
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """The (block, step) of each forward in order, and for each position the index of the one that committed it.
+    """The (block, denoising step) of each forward in order, and for each position the index of that which committed it.
 
-    Blocks are counted from 0, steps from 1 within a block.
+    Blocks are counted from 0, denoising steps from 1 within a block.
     """
     if not 0 <= first_block_offset < block_size:
         raise ValueError(

@@ -5,7 +5,7 @@ Nothing here imports torch: worker processes load this package and must start qu
 
 from dirl.rewards.accuracy import Accuracy, BinaryAccuracy, ExactAnswer
 from dirl.rewards.base import Incomparable, Reward, RewardSample
-from dirl.rewards.evaluate import RewardError
+from dirl.rewards.call import RewardError
 from dirl.rewards.format import Boxed, Format, ThinkFormat
 from dirl.rewards.length import Cosine, Length, SoftOverlong
 from dirl.rewards.puzzles import Countdown, Sudoku4

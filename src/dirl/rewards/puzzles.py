@@ -39,7 +39,7 @@ class Countdown(Reward):
             return 0.0
         try:
             used: list[int] = []
-            value = _evaluate(ast.parse(" ".join(expression.split()), mode="eval").body, used)
+            value = _value_of(ast.parse(" ".join(expression.split()), mode="eval").body, used)
         except (SyntaxError, ZeroDivisionError):
             return 0.0
         return float(value == target and sorted(used) == sorted(numbers))
@@ -101,11 +101,11 @@ def _json_object(text: str) -> dict[str, object]:
     return value
 
 
-def _evaluate(node: ast.expr, used: list[int]) -> Fraction:
+def _value_of(node: ast.expr, used: list[int]) -> Fraction:
     """Value of an expression; appends its numbers to `used`. SyntaxError for anything but + - * / of integers."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         used.append(node.value)
         return Fraction(node.value)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_evaluate(node.left, used), _evaluate(node.right, used))
+        return _OPERATORS[type(node.op)](_value_of(node.left, used), _value_of(node.right, used))
     raise SyntaxError(f"{type(node).__name__} is not allowed")

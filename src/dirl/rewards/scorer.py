@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Literal, get_args
 
 from dirl.rewards.base import Incomparable, Reward, RewardSample
+from dirl.rewards.call import RewardError, call_reward, summary
 from dirl.rewards.correctness import Correctness, correctness
-from dirl.rewards.evaluate import RewardError, evaluate, summary
 from dirl.rewards.pool import WorkerPool
 
 Key = tuple[str, int]
@@ -121,7 +121,7 @@ class Scorer:
         for sample in samples:
             for reward in self._inline:
                 try:
-                    value = evaluate(reward, sample)
+                    value = call_reward(reward, sample)
                 except Exception as cause:
                     error = RewardError.of(reward, sample, summary(cause))
                     error.__cause__ = cause

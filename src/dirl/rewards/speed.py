@@ -1,6 +1,6 @@
 """Rewards for decoding in few denoising steps.
 
-Speed is s = clamp(L / steps - 1, 0, B - 1), the tokens per step beyond the first; B tokens a step is the
+Speed is s = clamp(L / steps - 1, 0, B - 1), the tokens per denoising step beyond the first; B tokens a step is the
 most that a block allows. It acts through h = (1 - cos(pi s / (B - 1))) / 2, from 0 to 1. Blocks of one token
 have no speed: h = 0.
 """
@@ -26,7 +26,7 @@ class SpeedPenalty(MathReward):
 
 
 def speed_progress(sample: RewardSample) -> float:
-    """h of this response, 0 for one token a step, 1 for B."""
+    """h of this response, 0 for one token a denoising step, 1 for B."""
     if sample.denoising_steps < 1:
         raise ValueError(f"denoising_steps={sample.denoising_steps}; a response takes at least one")
     top = sample.block_size - 1

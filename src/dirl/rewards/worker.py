@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dirl.rewards.base import Reward, RewardSample
-from dirl.rewards.evaluate import evaluate, summary
+from dirl.rewards.call import call_reward, summary
 
 
 class Ready(NamedTuple):
@@ -82,7 +82,7 @@ def _evaluate_all(connection: Connection, rewards: Mapping[int, Reward], sample:
         # The kernel ends this process at the limit, inside of C too; it counts no time in which others run.
         signal.setitimer(signal.ITIMER_PROF, reward.cpu_limit_s or 0.0)
         try:
-            message = Value(number, evaluate(reward, sample), None)
+            message = Value(number, call_reward(reward, sample), None)
         except BaseException as error:  # a reward's SystemExit is an error of its sample like any other
             message = Value(number, None, f"{summary(error)}\n{traceback.format_exc()}")
         signal.setitimer(signal.ITIMER_PROF, 0.0)

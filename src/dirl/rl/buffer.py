@@ -37,7 +37,7 @@ class RolloutBuffer(Dataset):
         self.epoch, self.steps = epoch, list(steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps as plain containers of tensors, old and reference log-probs included."""
+        """The optimizer steps as plain containers of tensors, old and reference log-probs included."""
         return {"epoch": self.epoch, "steps": [step.state() for step in self.steps]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

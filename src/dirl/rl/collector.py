@@ -74,16 +74,16 @@ class Collector:
         self,
         prompts: Iterator[Prompt],
         wanted: int,
-        params: DecodingParams,
+        decoding: DecodingParams,
         surplus: Sequence[Group] = (),
         epoch: int = 0,
-        progress: Callable[[int], None] = lambda count: None,
+        finished: Callable[[int], None] = lambda count: None,
         asked: Callable[[int], None] = lambda count: None,
     ) -> Collection:
         """Groups for one epoch, older surplus first.
 
         Args:
-            progress: told of every finished trajectory.
+            finished: told of every finished trajectory.
             asked: told, as each round begins, how many it will make.
         """
         result = Collection(groups=list(surplus[:wanted]), surplus=[])
@@ -96,7 +96,7 @@ class Collector:
             if not batch:
                 break
             asked(len(batch) * self.group_size)
-            kept = self._round(batch, params, (epoch, result.counts["rounds"]), result, progress)
+            kept = self._round(batch, decoding, (epoch, result.counts["rounds"]), result, finished)
             room = wanted - len(result.groups)
             result.groups += kept[:room]
             result.surplus += kept[room:]
@@ -106,19 +106,19 @@ class Collector:
     def _round(
         self,
         by_id: dict[str, Prompt],
-        params: DecodingParams,
+        decoding: DecodingParams,
         round_key: tuple[int, int],
         result: Collection,
-        progress: Callable[[int], None],
+        finished: Callable[[int], None],
     ) -> list[Group]:
         started = time.perf_counter()
         trajectories = []
         seed = (self.seed, *round_key)
-        for trajectory in sample(self.engine, by_id.values(), self.group_size, params, seed):
+        for trajectory in sample(self.engine, by_id.values(), self.group_size, decoding, seed):
             trajectories.append(trajectory)
-            progress(1)
+            finished(1)
         generated = time.perf_counter()
-        samples = [reward_sample(t, by_id[t.prompt_id], params, self.spec, self.tokenizer) for t in trajectories]
+        samples = [reward_sample(t, by_id[t.prompt_id], decoding, self.spec, self.tokenizer) for t in trajectories]
         report = self.scorer.score(samples)
         if report.failed:
             first = next(iter(report.failed.values()))
@@ -196,7 +196,11 @@ def distinct(prompts: Iterator[Prompt], count: int, exclude: Set[str] = frozense
 
 
 def reward_sample(
-    trajectory: Trajectory, prompt: Prompt, params: DecodingParams, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase
+    trajectory: Trajectory,
+    prompt: Prompt,
+    decoding: DecodingParams,
+    spec: ModelSpec,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> RewardSample:
     """What a reward may look at: the decoded response up to, without, the stop token."""
     ids = trajectory.text_ids
@@ -212,7 +216,7 @@ def reward_sample(
         ground_truth=prompt.ground_truth,
         response_length=trajectory.response_length,
         denoising_steps=trajectory.denoising_steps(spec.block_size),
-        max_response_tokens=params.max_response_tokens,
+        max_response_tokens=decoding.max_response_tokens,
         block_size=spec.block_size,
         info=prompt.info,
     )

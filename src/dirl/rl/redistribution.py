@@ -1,7 +1,8 @@
 """What the processes of a run hold of a rollout, given out anew to another number of them: nothing lost, nothing twice.
 
 The state of one process is a dict of plain containers, see `dirl.data.rl.RLDataModule.state_dict`:
-`stream` (its place in the order of the prompts), `surplus` (groups), `ahead` (the next rollout) and `buffer` (steps).
+`stream` (its place in the order of the prompts), `surplus` (groups), `prefetched` (the next epoch's rollout) and
+`buffer` (optimizer steps).
 """
 
 from collections import Counter
@@ -19,11 +20,11 @@ _NOTHING: Any = object()
 def redistribute(states: Sequence[State], world_size: int) -> list[State]:
     """The states of `world_size` processes from those of any number. Prompts keep their order, steps their contents."""
     return [
-        {"stream": stream, "surplus": surplus, "ahead": ahead, "buffer": buffer}
-        for stream, surplus, ahead, buffer in zip(
+        {"stream": stream, "surplus": surplus, "prefetched": prefetched, "buffer": buffer}
+        for stream, surplus, prefetched, buffer in zip(
             _streams([s["stream"] for s in states], world_size),
             deal([s["surplus"] for s in states], world_size),
-            _collections([s["ahead"] for s in states], world_size),
+            _collections([s["prefetched"] for s in states], world_size),
             _buffers([s["buffer"] for s in states], world_size),
             strict=True,
         )
@@ -54,7 +55,7 @@ def _streams(streams: Sequence[State], world_size: int) -> list[State]:
 
 
 def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
-    """The micro-batches of each step; divisors and counts are sums over the processes.
+    """The micro-batches of each optimizer step; divisors and counts are sums over the processes.
 
     Trajectories keep numbers of their own, and what holds parts of one trajectory stays together.
     """
@@ -96,10 +97,10 @@ def _bundles(rows: Sequence[State]) -> list[list[State]]:
 
 
 def _collections(collections: Sequence[State | None], world_size: int) -> list[State | None]:
-    """A rollout made ahead. Its counts go to the first process: they are summed over all when they are logged."""
+    """The prefetched rollout. Its counts go to the first process: they are summed over all when they are logged."""
     made = [c for c in collections if c is not None]
     if len(made) < len(collections):
-        assert not made, "some processes have made a rollout ahead, others not"
+        assert not made, "some processes have prefetched a rollout, others have not"
         return [None] * world_size
     groups = deal([c["groups"] for c in made], world_size)
     surplus = deal([c["surplus"] for c in made], world_size)

@@ -2,7 +2,7 @@
 
 Three policies meet in a token's loss: the behaviour policy that sampled it, the old one that begins the epoch, and the
 current one. The ratio r = current / old needs no more than the trainer's own log-probs from before the first update of
-the epoch, however many steps and passes the epoch has. Where the weights that begin it are those that sampled,
+the epoch, however many optimizer steps and passes it has. Where the weights that begin it are those that sampled,
 behaviour and old policy are one, up to the engine's rounding. Where they are not, the truncated importance weight
 min(old / behaviour, C) carries the sample from the policy that made it to the one that the ratio starts at.
 """

@@ -25,7 +25,7 @@ PATIENCE_S = 0.25
 class RolloutEngine(ABC):
     """Makes trajectories with the decoding semantics of `DecodingParams`; `TorchEngine` is the reference.
 
-    Life: `setup`, then any number of `update_weights`, `generate` and `rest`, then `close`.
+    Life: `setup`, then any number of `update_weights`, `generate` and `sleep`, then `close`.
     """
 
     policy_version: int = -1
@@ -34,14 +34,14 @@ class RolloutEngine(ABC):
     stale: bool = False
     """Whether it may hand out trajectories of other weights than those that it was given last."""
 
-    progress: int = 0
-    """Grows while `generate` works: who waits for an engine tells by it a slow one from a dead one."""
+    heartbeat: int = 0
+    """It grows while `generate` works, by which those who wait for an engine tell a slow one from a dead one."""
 
     concurrent: bool = False
     """Whether several threads may call `generate` at once, their requests sharing the engine's batch."""
 
-    sleep: bool = False
-    """Whether `rest` gives its memory to the trainer, which then cannot work beside it."""
+    sleeps: bool = False
+    """Whether `sleep` gives its memory to the trainer, which then cannot work beside it."""
 
     room: int | None = None
     """Positions that a prompt and its response may have, where the options say so; None: known later, or no limit."""
@@ -65,7 +65,7 @@ class RolloutEngine(ABC):
         """
 
     @abstractmethod
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         """Yield one trajectory per request, in the order in which they finish.
 
         Raises NotFiniteError (`broken_logits`) where the logits at a masked position are not finite.
@@ -80,10 +80,10 @@ class RolloutEngine(ABC):
         """
         return dataclasses.replace(NO_ENGINE, note=f"{cls.__name__} says nothing of its memory: it is not counted")
 
-    def rest(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
-        """The trainer works now: give it the memory that the engine is configured to give.
+    def sleep(self) -> None:  # noqa: B027 - most engines hold nothing between rollouts
+        """Give the trainer, which works now, the memory that the engine is configured to give between rollouts.
 
-        `update_weights` and `generate` take back what they need.
+        There is no call that wakes the engine: `update_weights` and `generate` take back what they need.
         """
 
     def close(self) -> None:  # noqa: B027 - engines without resources need not override it

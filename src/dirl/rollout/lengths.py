@@ -22,17 +22,17 @@ def check_positions(
     """
     most = getattr(config, "max_position_embeddings", None)
     longest = max((len(prompt.input_ids) for prompt in prompts), default=0)
-    for name, params in decoding.items():
-        length = -(-(longest + params.max_response_tokens) // block_size) * block_size
+    for name, one in decoding.items():
+        length = -(-(longest + one.max_response_tokens) // block_size) * block_size
         if most is not None and length > most:
             raise ValueError(
-                f"{name}.max_response_tokens={params.max_response_tokens}: with the longest prompt ({longest} tokens) "
+                f"{name}.max_response_tokens={one.max_response_tokens}: with the longest prompt ({longest} tokens) "
                 f"that is {length} positions in whole blocks, and the model has max_position_embeddings={most}: lower "
                 "it, or lower max_prompt_tokens"
             )
         if engine.room is not None and length > engine.room:
             raise ValueError(
-                f"{name}.max_response_tokens={params.max_response_tokens}: with the longest prompt ({longest} tokens) "
+                f"{name}.max_response_tokens={one.max_response_tokens}: with the longest prompt ({longest} tokens) "
                 f"that is {length} positions in whole blocks, and the engine's cache holds {engine.room}: raise "
                 "engine.kv_blocks, or lower one of them"
             )

@@ -45,7 +45,7 @@ class ReplayEngine(RolloutEngine):
         """The stored trajectories keep the version that sampled them; the weights are not even gathered."""
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         for request in requests:
             name = f"{request.prompt_id}#{request.sample_index}"
             trajectory = self.stored.get((request.prompt_id, request.sample_index))
@@ -56,9 +56,9 @@ class ReplayEngine(RolloutEngine):
                 )
             if trajectory.prompt_ids != request.prompt_ids:
                 raise ValueError(f"{self.path}: trajectory {name} was made from another prompt than the data's")
-            if trajectory.response_length > params.max_response_tokens:
+            if trajectory.response_length > decoding.max_response_tokens:
                 raise ValueError(
                     f"{self.path}: trajectory {name} has response_length={trajectory.response_length}, over decoding."
-                    f"max_response_tokens={params.max_response_tokens}; use the decoding settings of the file"
+                    f"max_response_tokens={decoding.max_response_tokens}; use the decoding settings of the file"
                 )
             yield trajectory

@@ -17,7 +17,7 @@ def requests_for(prompts: Iterable[Prompt], samples: int, seed: tuple[int, ...])
 
 
 def sample(
-    engine: RolloutEngine, prompts: Iterable[Prompt], samples: int, params: DecodingParams, seed: tuple[int, ...]
+    engine: RolloutEngine, prompts: Iterable[Prompt], samples: int, decoding: DecodingParams, seed: tuple[int, ...]
 ) -> Iterator[Trajectory]:
     """`samples` trajectories a prompt, in the order in which they finish.
 
@@ -26,7 +26,7 @@ def sample(
     """
     requests = requests_for(prompts, samples, seed)
     open_requests = {(request.prompt_id, request.sample_index) for request in requests}
-    for trajectory in engine.generate(requests, params):
+    for trajectory in engine.generate(requests, decoding):
         if trajectory.key not in open_requests:
             raise RuntimeError(
                 f"{type(engine).__name__} answered {trajectory.prompt_id}#{trajectory.sample_index}, which it was not "

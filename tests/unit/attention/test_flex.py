@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dirl.attention import dense_mask, flex, visible
-from dirl.attention.flex import block_mask
+from dirl.attention.flex import flex_mask
 from dirl.attention.intervals import key_intervals
 from dirl.batches import Layout
 from dirl.diffusion.noise import NoiseConfig
@@ -81,7 +81,7 @@ def tile_fractions(dense: torch.Tensor, tile: int) -> torch.Tensor:
 
 def tables(layout: Layout, tile: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(partial, full) tiles of the BlockMask as booleans."""
-    return listed(block_mask(layout, tile))
+    return listed(flex_mask(layout, tile))
 
 
 def listed(mask: BlockMask) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +143,7 @@ def test_tiny_tiles_of_few_kinds_of_tokens_are_exact(seed: int) -> None:
 )
 def test_a_row_that_packing_would_not_make_is_refused(rows: Rows) -> None:
     with pytest.raises(RuntimeError, match="lies in pieces"):
-        block_mask(layout_of(rows))
+        flex_mask(layout_of(rows))
 
 
 def test_the_tiles_of_a_hand_drawn_layout() -> None:
@@ -173,7 +173,7 @@ def test_a_last_tile_that_lacks_tokens_is_never_full() -> None:
 
 
 def test_key_side_lists_are_the_transpose_that_the_backward_reads() -> None:
-    mask = block_mask(layout_of(random_rows(3)), 16)
+    mask = flex_mask(layout_of(random_rows(3)), 16)
     partial, full = tables(layout_of(random_rows(3)), 16)
     assert mask.q_num_blocks[0, 0].tolist() == partial.sum(dim=0).tolist()
     assert mask.full_q_num_blocks[0, 0].tolist() == full.sum(dim=0).tolist()
@@ -207,7 +207,7 @@ def test_the_visible_pairs_of_each_tile_are_counted(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_mask_is_the_one_that_pytorch_makes_from_the_predicate(seed: int) -> None:
     layout = layout_of(random_rows(seed))
-    ours = block_mask(layout)
+    ours = flex_mask(layout)
     theirs = create_block_mask(
         lambda batch, head, query, key: visible(layout[query], layout[key]), 1, 1, len(layout), len(layout), "cpu"
     )
@@ -216,7 +216,7 @@ def test_the_mask_is_the_one_that_pytorch_makes_from_the_predicate(seed: int) ->
 
 
 def test_mask_of_a_length_that_is_no_multiple_of_the_tile_has_that_length() -> None:
-    assert block_mask(layout_of([(0, 0, i, 0) for i in range(130)])).shape == (1, 1, 130, 130)
+    assert flex_mask(layout_of([(0, 0, i, 0) for i in range(130)])).shape == (1, 1, 130, 130)
 
 
 @pytest.mark.parametrize("tile", [16, 128])
@@ -224,7 +224,7 @@ def test_mask_of_a_length_that_is_no_multiple_of_the_tile_has_that_length() -> N
 def test_flex_forward_is_sdpa_under_the_dense_mask(seed: int, tile: int) -> None:
     rows = random_rows(seed)[:300]
     query, key, value, wanted = attention_case(rows, seed)
-    found = flex_forward(query, key, value, block_mask(layout_of(rows), tile), 0.3)
+    found = flex_forward(query, key, value, flex_mask(layout_of(rows), tile), 0.3)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)  # fp32 sums in another order
 
 
@@ -242,7 +242,7 @@ def test_heads_too_narrow_for_the_kernels_are_widened_by_what_changes_nothing(
     query, key, value, _ = attention_case(rows, 3, width)
     wanted = F.scaled_dot_product_attention(query, key, value, attn_mask=oracle(rows), enable_gqa=True)
     monkeypatch.setattr(flex, "flex_attention", kernel)
-    found = flex_forward(query, key, value, block_mask(layout_of(rows)))
+    found = flex_forward(query, key, value, flex_mask(layout_of(rows)))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert asked == [(16, True)]
 
@@ -257,7 +257,7 @@ def test_rows_of_many_lengths_are_compiled_three_times(traced: None) -> None:
         rows = [(0, 0, i // 4, 0) for i in range(length // 2)]
         rows += [(0, 1 + i // 400, (length // 2 + i % 400) // 4, 1) for i in range(length - len(rows))]
         query, key, value, wanted = attention_case(rows, seed=length)
-        found = flex_forward(query, key, value, block_mask(layout_of(rows)), 0.3)
+        found = flex_forward(query, key, value, flex_mask(layout_of(rows)), 0.3)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert counters["stats"]["unique_graphs"] <= 3
 
@@ -268,7 +268,7 @@ def test_one_process_compiles_for_more_kinds_of_inputs_than_dynamo_allows_by_its
         rows = [(0, 0, i // 4, 0) for i in range(length)]
         query, key, value, wanted = (x.to(dtype) for x in attention_case(rows, seed=length))
         with torch.set_grad_enabled(grad):
-            found = flex_forward(query, key, value, block_mask(layout_of(rows)), 0.3)
+            found = flex_forward(query, key, value, flex_mask(layout_of(rows)), 0.3)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     assert counters["stats"]["unique_graphs"] > torch._dynamo.config.recompile_limit
 
@@ -324,7 +324,7 @@ def long_layout(tokens: int) -> Layout:
 def test_a_mask_of_65536_tokens_costs_far_less_than_their_pairs() -> None:
     tokens, tile = 65536, 128
     with Elements() as elements:
-        mask = block_mask(long_layout(tokens), tile)
+        mask = flex_mask(long_layout(tokens), tile)
     assert elements.largest <= 4 * tokens + 2 * (tokens // tile + 1) ** 2, "a tensor grows faster than T + tiles^2"
     assert elements.total < tokens * tokens / tile, "the work grows like pairs of tile and token"
     assert mask.to_dense().sum() > 0
@@ -333,14 +333,14 @@ def test_a_mask_of_65536_tokens_costs_far_less_than_their_pairs() -> None:
 @pytest.mark.parametrize(("layout", "tile", "message"), [([(0, 0, 0, 0)], 0, "tile=0"), ([], 128, "0 tokens")])
 def test_a_mask_of_nothing_is_refused(layout: list, tile: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        block_mask(Layout(*torch.tensor(layout, dtype=torch.long).view(-1, 4).T), tile)
+        flex_mask(Layout(*torch.tensor(layout, dtype=torch.long).view(-1, 4).T), tile)
 
 
 def test_building_a_mask_never_waits_for_the_device() -> None:
     """Fake tensors have no values: whatever asks for one, as a host sync does, raises."""
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         layout = Layout(*(mode.from_tensor(ids) for ids in vars(long_layout(1000)).values()))
-        assert block_mask(layout).kv_indices.shape == (1, 1, 8, 8)
+        assert flex_mask(layout).kv_indices.shape == (1, 1, 8, 8)
 
 
 # -------------------------------------------------------------------------------------- what packing makes

@@ -16,10 +16,10 @@ STATIC = DecodingParams(strategy="low_confidence_static", denoising_steps=2)
 SEQUENTIAL = DecodingParams(strategy="sequential", denoising_steps=2)
 
 
-def chosen(params: DecodingParams, confidence: list[float], masked: str) -> str:
+def chosen(decoding: DecodingParams, confidence: list[float], masked: str) -> str:
     """Committed positions as marks; `masked` has # where a position is masked."""
     rows = torch.tensor([[mark == "#" for mark in masked]])
-    found = commit(torch.tensor([confidence]), rows, params, len(masked))
+    found = commit(torch.tensor([confidence]), rows, decoding, len(masked))
     return "".join("#" if mark else "." for mark in found[0])
 
 
@@ -45,10 +45,10 @@ def test_sequential_commits_from_the_left_whatever_the_confidence() -> None:
     assert chosen(SEQUENTIAL, [0.1, 0.5, 0.3, 0.9], ".#.#") == ".#.#"
 
 
-@pytest.mark.parametrize("params", [DYNAMIC, STATIC, SEQUENTIAL], ids=lambda p: p.strategy)
-def test_what_is_not_masked_is_never_committed(params: DecodingParams) -> None:
-    assert chosen(params, [0.99, 0.2, 0.99, 0.99], ".#..") == ".#.."
-    assert chosen(params, [0.99, 0.99, 0.99, 0.99], "....") == "...."
+@pytest.mark.parametrize("decoding", [DYNAMIC, STATIC, SEQUENTIAL], ids=lambda p: p.strategy)
+def test_what_is_not_masked_is_never_committed(decoding: DecodingParams) -> None:
+    assert chosen(decoding, [0.99, 0.2, 0.99, 0.99], ".#..") == ".#.."
+    assert chosen(decoding, [0.99, 0.99, 0.99, 0.99], "....") == "...."
 
 
 def test_of_equals_the_leftmost_goes_first() -> None:
@@ -67,13 +67,13 @@ def test_random_blocks_are_committed_as_the_oracle_does(size: int, strategy: str
     rng = random.Random(size)
     for _ in range(150):
         threshold, steps = rng.choice([0.3, 0.5, 0.9, 1.0]), rng.choice([None, 1, 2, 3, 8, 20])
-        params = DecodingParams(strategy=strategy, threshold=threshold, denoising_steps=steps)
+        decoding = DecodingParams(strategy=strategy, threshold=threshold, denoising_steps=steps)
         confidence, masked = random_rows(rng, size)
-        found = commit(confidence, masked, params, size)
+        found = commit(confidence, masked, decoding, size)
         for row in range(len(masked)):
             places = masked[row].nonzero().flatten().tolist()
             values = dict(enumerate(confidence[row].tolist()))
-            quota = params.quota(size)
+            quota = decoding.quota(size)
             wanted = reference.commit(strategy, values, places, threshold, quota) if places else set()
             assert set(found[row].nonzero().flatten().tolist()) == wanted
 
@@ -86,10 +86,10 @@ def random_rows(rng: random.Random, size: int) -> tuple[Tensor, Tensor]:
 
 def test_every_block_is_finished_after_as_many_steps_as_the_quota_says() -> None:
     for steps, size, wanted in ((None, 8, 8), (2, 8, 2), (3, 8, 4), (8, 4, 4), (1, 4, 1)):
-        params = DecodingParams(strategy="sequential", denoising_steps=steps)
+        decoding = DecodingParams(strategy="sequential", denoising_steps=steps)
         masked = torch.ones(1, size, dtype=torch.bool)
         count = 0
         while masked.any():
-            masked = masked & ~commit(torch.zeros(1, size), masked, params, size)
+            masked = masked & ~commit(torch.zeros(1, size), masked, decoding, size)
             count += 1
         assert count == wanted, (steps, size)  # 8 // 3 is 2 a step, hence 4 steps

@@ -42,11 +42,11 @@ def random_logits(seed: int, rows: int = 50) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
 def test_the_draw_and_the_confidence_are_those_of_the_oracle(cut: dict, temperature: float) -> None:
-    params = DecodingParams(temperature=temperature, **cut)
-    limits = {"top_k": params.top_k, "top_p": params.top_p, "min_p": params.min_p}
+    decoding = DecodingParams(temperature=temperature, **cut)
+    limits = {"top_k": decoding.top_k, "top_p": decoding.top_p, "min_p": decoding.min_p}
     logits = random_logits(seed=1)
     z = scaled_logits(logits, BANNED, temperature)
-    found = cut_logits(z, params).softmax(-1).double(), z.softmax(-1).double()
+    found = cut_logits(z, decoding).softmax(-1).double(), z.softmax(-1).double()
     for row, wanted in enumerate(distribution(each, BANNED_IDS, temperature, **limits) for each in logits):
         for ours, exact in zip(found, wanted, strict=True):
             torch.testing.assert_close(ours[row], exact, atol=1e-6, rtol=1e-5)  # fp32 softmax
@@ -88,8 +88,8 @@ def test_the_mask_token_has_no_probability_at_any_temperature() -> None:
 def test_temperature_zero_counts_as_one_and_has_nothing_to_cut() -> None:
     logits = random_logits(seed=4)
     assert torch.equal(scaled_logits(logits, BANNED, 0.0), scaled_logits(logits, BANNED, 1.0))
-    params = DecodingParams(top_k=2, top_p=0.5, min_p=0.5)
-    assert cuts(params) and not cuts(dataclasses.replace(params, temperature=0.0)) and not cuts(DecodingParams())
+    decoding = DecodingParams(top_k=2, top_p=0.5, min_p=0.5)
+    assert cuts(decoding) and not cuts(dataclasses.replace(decoding, temperature=0.0)) and not cuts(DecodingParams())
 
 
 def test_logits_of_low_precision_are_scaled_in_fp32() -> None:
@@ -162,8 +162,8 @@ def test_u_close_to_one_draws_a_token_of_the_cut_and_never_the_mask() -> None:
 @pytest.mark.parametrize("cut", [{}, {"top_k": 6}, {"top_p": 0.8, "min_p": 0.05}], ids=str)
 def test_draws_with_seeded_noise_follow_the_distribution(cut: dict) -> None:
     """Chi-square of 40,000 draws, each of another request; 1 in 10,000 right samplers would fail, on other seeds."""
-    params, count = DecodingParams(**cut), 40_000
-    z = cut_logits(scaled_logits(random_logits(seed=6, rows=1), BANNED, 1.0), params)
+    decoding, count = DecodingParams(**cut), 40_000
+    z = cut_logits(scaled_logits(random_logits(seed=6, rows=1), BANNED, 1.0), decoding)
     u = uniform(torch.arange(count), torch.tensor(17), torch.tensor(2))
     observed = torch.bincount(draw(z.expand(count, -1), u), minlength=VOCAB).double()
     expected = count * z[0].double().softmax(-1)
@@ -191,11 +191,11 @@ def test_the_draw_in_spans_is_one_over_the_whole_vocabulary(vocab: int, deviatio
 def test_a_candidate_has_the_log_prob_of_its_draw_and_its_confidence(
     cut: dict, temperature: float, confidence: str
 ) -> None:
-    params = DecodingParams(temperature=temperature, confidence=confidence, **cut)
+    decoding = DecodingParams(temperature=temperature, confidence=confidence, **cut)
     z = scaled_logits(random_logits(seed=10), BANNED, temperature)
     u = torch.rand(len(z), generator=torch.Generator().manual_seed(11), dtype=torch.float64)
-    tokens, logprobs, confidences = candidates(z, u, params)
-    kept = cut_logits(z, params)
+    tokens, logprobs, confidences = candidates(z, u, decoding)
+    kept = cut_logits(z, decoding)
     assert torch.equal(tokens, draw(kept, u) if temperature else z.argmax(-1))
     full = z.double().softmax(-1)
     wanted = full.amax(-1) if confidence == "max" else full.gather(-1, tokens[:, None])[:, 0]

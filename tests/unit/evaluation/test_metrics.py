@@ -12,7 +12,7 @@ from tests.unit.rewards.misbehaving import Boxes
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dirl.evaluation import ResponseMetrics, evaluate
+from dirl.evaluation import ResponseMetrics, run_evaluation
 from dirl.evaluation.metrics import pass_at_k
 from dirl.models.tokenizer import new_tokenizer
 from dirl.rewards import Length, Reward, RewardSample, Scorer
@@ -154,7 +154,7 @@ class CountingEngine(RolloutEngine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         pass
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.requests += requests
         for r in random.Random(0).sample(requests, len(requests)):
             text = "x" if r.prompt_id == "broken" else str(r.sample_index)
@@ -167,15 +167,15 @@ def questions(**truths: str) -> list[Prompt]:
     return [Prompt(prompt_id, (1, 2), "?", truth) for prompt_id, truth in truths.items()]
 
 
-def evaluation(engine: RolloutEngine, prompts: Sequence[Prompt], params: DecodingParams, **settings: object):
+def evaluation(engine: RolloutEngine, prompts: Sequence[Prompt], decoding: DecodingParams, **settings: object):
     scorer = Scorer([Right()], on_error="drop_group")
-    return evaluate(engine, prompts, scorer, params, SPEC, TOKENIZER, **settings)
+    return run_evaluation(engine, prompts, scorer, decoding, SPEC, TOKENIZER, **settings)
 
 
 def test_an_evaluation_samples_scores_and_reports() -> None:
     told: list[int] = []
     prompts = questions(a="0", b="3", c="9")
-    result = evaluation(CountingEngine(), prompts, DecodingParams(), samples=4, progress=told.append)
+    result = evaluation(CountingEngine(), prompts, DecodingParams(), samples=4, finished=told.append)
     assert result.metrics.pop("seconds") > 0
     # of 4 samples a and b have one right answer each, c none
     assert result.metrics == pytest.approx(
@@ -221,7 +221,7 @@ def test_answers_that_cannot_be_compared_are_counted_and_wrong() -> None:
     # samples answer 0, 1, 2, 3 in no box; Boxes puts them into one
     scorer = Scorer([Length(), Boxes(weight=0.5)], workers=1)
     prompts = questions(a="2", b="1/0")
-    result = evaluate(CountingEngine(), prompts, scorer, DecodingParams(), SPEC, TOKENIZER, samples=4)
+    result = run_evaluation(CountingEngine(), prompts, scorer, DecodingParams(), SPEC, TOKENIZER, samples=4)
     scorer.close()
     assert (result.metrics["reward/incomparable"], result.metrics["lost"]) == (4.0, 0.0)
     assert result.metrics["accuracy"] == result.metrics["reward/boxes"] == 1 / 8
@@ -231,7 +231,7 @@ def test_answers_that_cannot_be_compared_are_counted_and_wrong() -> None:
 
 def test_an_evaluation_without_a_reward_that_judges_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"none of the rewards \(length\) says whether .* name one by `correct`"):
-        evaluate(CountingEngine(), questions(a="2"), Scorer([Length()]), DecodingParams(), SPEC, TOKENIZER)
+        run_evaluation(CountingEngine(), questions(a="2"), Scorer([Length()]), DecodingParams(), SPEC, TOKENIZER)
 
 
 def test_the_seed_of_an_evaluation_decides_its_samples() -> None:

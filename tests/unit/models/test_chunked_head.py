@@ -25,7 +25,7 @@ CASES = {
     "top-k": DecodingParams(top_k=6),
     "all cuts, hot": DecodingParams(temperature=1.4, top_k=9, top_p=0.9, min_p=0.02),
 }
-cases = pytest.mark.parametrize("params", CASES.values(), ids=CASES.keys())
+cases = pytest.mark.parametrize("decoding", CASES.values(), ids=CASES.keys())
 
 
 def made(seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -43,16 +43,16 @@ def made(seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]
     }
 
 
-def scores(of: dict[str, Tensor], params: DecodingParams, chunk: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    return target_scores(of["weight"], of["hidden"], of["targets"], BANNED, params, chunk)
+def scores(of: dict[str, Tensor], decoding: DecodingParams, chunk: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    return target_scores(of["weight"], of["hidden"], of["targets"], BANNED, decoding, chunk)
 
 
-def factors(of: dict[str, Tensor], params: DecodingParams, chunk: int | None = None) -> Tensor:
-    return selection_factors(of["weight"], of["hidden"], of["bound"], of["inclusive"], BANNED, params, chunk)
+def factors(of: dict[str, Tensor], decoding: DecodingParams, chunk: int | None = None) -> Tensor:
+    return selection_factors(of["weight"], of["hidden"], of["bound"], of["inclusive"], BANNED, decoding, chunk)
 
 
-def oracle(row: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
-    return distribution(row, BANNED_IDS, params.temperature, params.top_k, params.top_p, params.min_p)
+def oracle(row: Tensor, decoding: DecodingParams) -> tuple[Tensor, Tensor]:
+    return distribution(row, BANNED_IDS, decoding.temperature, decoding.top_k, decoding.top_p, decoding.min_p)
 
 
 # ------------------------------------------------------------------------------------------------ the numbers
@@ -60,17 +60,17 @@ def oracle(row: Tensor, params: DecodingParams) -> tuple[Tensor, Tensor]:
 
 @cases
 @pytest.mark.parametrize("chunk", [1, 3, None])
-def test_scores_are_those_of_the_oracle(params: DecodingParams, chunk: int | None) -> None:
+def test_scores_are_those_of_the_oracle(decoding: DecodingParams, chunk: int | None) -> None:
     of = made()
     logits = (of["hidden"] @ of["weight"].T).detach()
     # The oracle's target would have been drawn: one that is cut is scored as if it had stayed, see test_head.
     for i, row in enumerate(logits):
-        drawn, _ = oracle(row, params)
+        drawn, _ = oracle(row, decoding)
         if drawn[of["targets"][i]] == 0:
             of["targets"][i] = drawn.argmax()
-    logprobs, entropy, confidence = scores(of, params, chunk)
+    logprobs, entropy, confidence = scores(of, decoding, chunk)
     for i, row in enumerate(logits):
-        drawn, full = oracle(row, params)
+        drawn, full = oracle(row, decoding)
         target = of["targets"][i]
         kept = drawn[drawn > 0]
         wanted = torch.stack([drawn[target].log(), -(kept * kept.log()).sum(), full[target]])
@@ -79,18 +79,18 @@ def test_scores_are_those_of_the_oracle(params: DecodingParams, chunk: int | Non
 
 @cases
 @pytest.mark.parametrize("committed", [0.1, 0.2, 0.6])
-def test_factors_are_those_of_the_oracle(params: DecodingParams, committed: float) -> None:
+def test_factors_are_those_of_the_oracle(decoding: DecodingParams, committed: float) -> None:
     """One position is committed with a confidence below or above the threshold, the others wait."""
-    params = dataclasses.replace(params, threshold=0.4)
+    decoding = dataclasses.replace(decoding, threshold=0.4)
     of = made()
     logits = (of["hidden"] @ of["weight"].T).detach()
-    sure = committed >= params.threshold
-    of["bound"] = torch.full((ROWS,), params.threshold if sure else committed, dtype=torch.float64)
+    sure = committed >= decoding.threshold
+    of["bound"] = torch.full((ROWS,), decoding.threshold if sure else committed, dtype=torch.float64)
     of["inclusive"] = torch.full((ROWS,), not sure)
-    found = factors(of, params, 2)
+    found = factors(of, decoding, 2)
     first = torch.tensor([committed, 1 - committed], dtype=torch.float64)
-    probs = {i: oracle(row, params) for i, row in enumerate(logits)} | {-1: (first, first)}
-    wanted = selection_log_factors(params, probs, {-1: 0}, range(ROWS))
+    probs = {i: oracle(row, decoding) for i, row in enumerate(logits)} | {-1: (first, first)}
+    wanted = selection_log_factors(decoding, probs, {-1: 0}, range(ROWS))
     wanted = torch.stack([wanted[i] for i in range(ROWS)])
     torch.testing.assert_close(found.detach(), wanted.masked_fill(wanted.isneginf(), LOG_FLOOR))
     assert len(wanted.unique()) > 3
@@ -110,12 +110,12 @@ def test_the_logits_are_those_that_the_engine_draws_from() -> None:
 @pytest.mark.parametrize("chunk", [2, 100])
 @pytest.mark.parametrize("kind", [lambda *a: scores(*a)[0], factors], ids=["scores", "factors"])
 def test_the_gradient_is_that_of_finite_differences(
-    kind: Callable[..., Tensor], chunk: int, params: DecodingParams
+    kind: Callable[..., Tensor], chunk: int, decoding: DecodingParams
 ) -> None:
     of = made(1)
 
     def fn(weight: Tensor, hidden: Tensor) -> Tensor:
-        return kind({**of, "weight": weight, "hidden": hidden}, params, chunk)
+        return kind({**of, "weight": weight, "hidden": hidden}, decoding, chunk)
 
     assert torch.autograd.gradcheck(fn, (of["weight"], of["hidden"]))
 
@@ -172,9 +172,9 @@ def test_bf16_weights_get_a_bf16_gradient_that_was_summed_in_fp32() -> None:
     """Summed in bf16, the 400 equal contributions would stop to count when the sum is 256 times as large."""
     weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     rows, targets = torch.ones(800, 1, dtype=torch.bfloat16), torch.zeros(800, dtype=torch.long)
-    params = DecodingParams()
+    decoding = DecodingParams()
     weight_of_three = torch.cat([weight, weight.new_zeros(1, 1)])
-    logprobs, _, _ = target_scores(weight_of_three, rows, targets, ((2, 3),), params, 1)
+    logprobs, _, _ = target_scores(weight_of_three, rows, targets, ((2, 3),), decoding, 1)
     assert logprobs.dtype == torch.float32
     (gradient,) = torch.autograd.grad(logprobs.sum(), weight)
     assert gradient.dtype == torch.bfloat16

@@ -342,7 +342,7 @@ def test_the_sources_choice_is_that_of_every_model_built_from_its_config(
         for decoder in backbone.model.layers:
             assert decoder.mlp.experts.config._experts_implementation == f"dirl_{experts}"
     with Operations() as operations, torch.no_grad():
-        source.build(config)(input_ids=torch.arange(9)[None], block_mask=torch.ones(1, 1, 9, 9, dtype=torch.bool))
+        source.build(config)(input_ids=torch.arange(9)[None], packed_mask=torch.ones(1, 1, 9, 9, dtype=torch.bool))
     assert ("_grouped_mm" in operations.names) == (experts != "loop")
 
 

@@ -1,6 +1,6 @@
 """One packed forward scores each token as the engine drew it, and as one naive forward per denoising step does.
 
-Three ways to one number: the trainer's (replay, packing, block mask, chunked head), the engine's (KV cache,
+Three ways to one number: the trainer's (views, packing, attention mask, chunked head), the engine's (KV cache,
 batch of mixed lengths), and that of transformers' own attention over the plain sequence as it stood at the step.
 """
 
@@ -61,7 +61,7 @@ class World:
 
     backbone: PreTrainedModel
     spec: ModelSpec
-    params: DecodingParams
+    decoding: DecodingParams
     groups: list[list[Trajectory]]
     logprobs: dict[TokenKey, float]
     factors: dict[FactorKey, float]
@@ -81,12 +81,12 @@ class World:
 
 
 @cache
-def world(params: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = True, padding: int = 0) -> World:
+def world(decoding: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = True, padding: int = 0) -> World:
     """Prompts of whole blocks, of a part of one, and of both; the advantage of a trajectory is its number."""
     source = TinyModel(block_size, tied, padding=padding)
     backbone, spec = source.make()
     lengths = [max(1, block_size - 1), block_size, block_size + block_size // 2, 2 * block_size]
-    groups = sample_groups(source, [prompt(n) for n in lengths], 2, params)
+    groups = sample_groups(source, [prompt(n) for n in lengths], 2, decoding)
     groups = [
         [dataclasses.replace(t, advantage=float(2 * g + i)) for i, t in enumerate(group)]
         for g, group in enumerate(groups)
@@ -95,10 +95,10 @@ def world(params: DecodingParams = DYNAMIC, block_size: int = 4, tied: bool = Tr
     factors: dict[FactorKey, float] = {}
     for n, t in enumerate(t for group in groups for t in group):
         with torch.no_grad():
-            values, found = naive_trajectory_logprobs(hf_logits(backbone, "eager"), t, spec, params)
+            values, found = naive_trajectory_logprobs(hf_logits(backbone, "eager"), t, spec, decoding)
         logprobs |= {(n, len(t.prompt_ids) + i): value for i, value in enumerate(values.tolist())}
         factors |= {(n, *key): float(value) for key, value in found.items()}
-    return World(backbone, spec, params, groups, logprobs, factors)
+    return World(backbone, spec, decoding, groups, logprobs, factors)
 
 
 def packed(world: World, budget: int = 300, share_prompt: bool = True) -> list[PackedBatch]:
@@ -116,7 +116,7 @@ def scored(
     logprobs: dict[TokenKey, float] = {}
     factors: dict[FactorKey, float] = {}
     for batch in batches:
-        scores = model(batch, world.params, likelihood)
+        scores = model(batch, world.decoding, likelihood)
         numbers, places = batch.columns["advantages"].long(), batch.position_ids
         at = scores.positions
         keys = zip(numbers[at].tolist(), places[at].tolist(), strict=True)
@@ -143,22 +143,22 @@ def assert_same(found: dict, wanted: dict) -> None:
 # ------------------------------------------------------------------------------------- the three numbers
 
 
-@pytest.mark.parametrize("params", CASES.values(), ids=CASES.keys())
-def test_packed_logprobs_are_those_of_a_naive_forward_per_step_and_of_the_engine(params: DecodingParams) -> None:
-    this = world(params)
+@pytest.mark.parametrize("decoding", CASES.values(), ids=CASES.keys())
+def test_packed_logprobs_are_those_of_a_naive_forward_per_step_and_of_the_engine(decoding: DecodingParams) -> None:
+    this = world(decoding)
     found, factors = scored(this, packed(this))
     assert not factors
     assert_same(found, this.logprobs)
     assert_same(found, this.reported)
 
 
-@pytest.mark.parametrize("params", CASES.values(), ids=CASES.keys())
-def test_packed_selection_factors_are_those_of_the_oracle(params: DecodingParams) -> None:
-    this = world(params)
+@pytest.mark.parametrize("decoding", CASES.values(), ids=CASES.keys())
+def test_packed_selection_factors_are_those_of_the_oracle(decoding: DecodingParams) -> None:
+    this = world(decoding)
     found, factors = scored(this, packed(this), "trajectory")
     assert_same(found, this.logprobs)
     assert_same(factors, this.factors)
-    blind = params.strategy == "sequential" or params.confidence == "max"
+    blind = decoding.strategy == "sequential" or decoding.confidence == "max"
     assert blind == (not factors)
 
 
@@ -214,7 +214,7 @@ def test_parity_holds_for_every_packing(budget: int) -> None:
 @pytest.mark.parametrize("share_prompt", [True, False], ids=["shared prompt", "own prompts"])
 @pytest.mark.parametrize("attention", ["dense", "segments", "flex"])
 @torch.no_grad()  # FlexAttention has no backward on CPU
-def test_parity_holds_where_responses_are_divided(attention: str, share_prompt: bool) -> None:
+def test_parity_holds_where_responses_are_split(attention: str, share_prompt: bool) -> None:
     this = world()
     whole, batches = packed(this, 10_000, share_prompt), packed(this, 32, share_prompt)
     longest = max(len(t.prompt_ids) + len(t.response_ids) for t in this.trajectories)
@@ -247,7 +247,9 @@ def test_transformers_own_eager_and_sdpa_attention_agree_as_oracles() -> None:
     this = world()
     for n, trajectory in enumerate(this.trajectories[:3]):
         with torch.no_grad():
-            values, _ = naive_trajectory_logprobs(hf_logits(this.backbone, "sdpa"), trajectory, this.spec, this.params)
+            values, _ = naive_trajectory_logprobs(
+                hf_logits(this.backbone, "sdpa"), trajectory, this.spec, this.decoding
+            )
         wanted = [this.logprobs[n, len(trajectory.prompt_ids) + i] for i in range(len(values))]
         assert values.tolist() == pytest.approx(wanted, abs=TOLERANCE)
 
@@ -280,13 +282,13 @@ def test_both_kinds_of_dynamic_rejection_occur() -> None:
         step = this.trajectories[n].step_map[position - len(this.trajectories[n].prompt_ids)]
         key = n, position // 4, step
         surest[key] = max(surest.get(key, -9.0), logprob)  # temperature 1 and no cut: the confidence
-    sure = {math.exp(surest[key[:3]]) >= this.params.threshold for key in this.factors}
+    sure = {math.exp(surest[key[:3]]) >= this.decoding.threshold for key in this.factors}
     assert sure == {True, False}
 
 
 def test_greedy_engine_tokens_are_those_of_a_naive_decoder() -> None:
     this = world(dataclasses.replace(DYNAMIC, temperature=0.0))
     for group in this.groups:
-        naive = naive_decode(hf_logits(this.backbone), group[0].prompt_ids, this.spec, this.params)
+        naive = naive_decode(hf_logits(this.backbone), group[0].prompt_ids, this.spec, this.decoding)
         for t in group:
             assert (t.response_ids, t.step_map) == (naive.response_ids, naive.step_map)

@@ -77,15 +77,15 @@ class World:
 
 
 @cache
-def world(params: DecodingParams) -> World:
-    groups = sample_groups(BEHAVIOUR, [prompt(6, 6), prompt(3)], 3, params)
+def world(decoding: DecodingParams) -> World:
+    groups = sample_groups(BEHAVIOUR, [prompt(6, 6), prompt(3)], 3, decoding)
     advantages: Iterator[float] = iter(ADVANTAGES)
     groups = [[dataclasses.replace(t, advantage=next(advantages)) for t in group] for group in groups]
     models = {source: source.make()[0].double() for source in (OLD, CURRENT, REFERENCE)}
     spec = BEHAVIOUR.describe().spec
 
     def naive(source: TinyModel, t: Trajectory) -> tuple[Tensor, Tensor]:
-        logprobs, factors = naive_trajectory_logprobs(hf_logits(models[source]), t, spec, params)
+        logprobs, factors = naive_trajectory_logprobs(hf_logits(models[source]), t, spec, decoding)
         assert all(f.isfinite() for f in factors.values()), "a rejection became impossible: choose other weights"
         return logprobs, torch.stack(list(factors.values()))
 
@@ -97,7 +97,7 @@ def world(params: DecodingParams) -> World:
     return World(groups, spec, models[CURRENT], scored)
 
 
-def naive_loss(this: World, config: DiPO, params: DecodingParams, moved: bool = True) -> Tensor:
+def naive_loss(this: World, config: DiPO, decoding: DecodingParams, moved: bool = True) -> Tensor:
     """The equation over one optimizer step that holds all trajectories; `moved` False: old is the current policy."""
     scored = this.scored
     if not moved:
@@ -107,7 +107,7 @@ def naive_loss(this: World, config: DiPO, params: DecodingParams, moved: bool = 
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         normalisation=config.normalization,
-        max_response_tokens=params.max_response_tokens,
+        max_response_tokens=decoding.max_response_tokens,
         kl_coef=config.kl_coef,
         tis_cap=config.importance_cap,
         likelihood=config.likelihood,
@@ -124,9 +124,9 @@ def naive_gradient(this: World, loss: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------- the module's side
 
 
-def module_with(config: DiPO, params: DecodingParams) -> RLModule:
+def module_with(config: DiPO, decoding: DecodingParams) -> RLModule:
     """The module as `fit` has it at the start of an epoch: the old policy's weights, and the reference's if needed."""
-    module = RLModule(OLD, objective=config, decoding=params, reference=REFERENCE)
+    module = RLModule(OLD, objective=config, decoding=decoding, reference=REFERENCE)
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     module.configure_model()
     return module
@@ -165,13 +165,13 @@ def assert_close(found: tuple[Tensor, Tensor], loss: Tensor, gradient: Tensor) -
 # ----------------------------------------------------------------------------------------------- the equation
 
 
-@pytest.mark.parametrize(("options", "params"), CASES.values(), ids=CASES.keys())
-def test_loss_and_gradient_are_those_of_the_equation(options: dict, params: DecodingParams) -> None:
-    this, config = world(params), DiPO(**options)
-    module = module_with(config, params)
+@pytest.mark.parametrize(("options", "decoding"), CASES.values(), ids=CASES.keys())
+def test_loss_and_gradient_are_those_of_the_equation(options: dict, decoding: DecodingParams) -> None:
+    this, config = world(decoding), DiPO(**options)
+    module = module_with(config, decoding)
     (step,) = module.score_steps([make_step(this.groups, this.spec, config)], keep_old=True)
     move(module)
-    wanted = naive_loss(this, config, params)
+    wanted = naive_loss(this, config, decoding)
     assert_close(loss_and_gradient(module, step), wanted, naive_gradient(this, wanted))
 
 
@@ -195,10 +195,10 @@ def test_without_old_logprobs_the_ratio_is_one_and_still_has_a_gradient(options:
 def test_the_gradient_of_a_step_does_not_depend_on_micro_batches_sharing_or_order(
     name: str, budget: int, share: bool, backwards: bool
 ) -> None:
-    options, params = CASES[name]
-    this, config = world(params), DiPO(**options)
+    options, decoding = CASES[name]
+    this, config = world(decoding), DiPO(**options)
     groups = [group[::-1] for group in this.groups[::-1]] if backwards else this.groups
-    module = module_with(config, params)
+    module = module_with(config, decoding)
     whole = make_step(this.groups, this.spec, config)
     parts = make_step(groups, this.spec, config, budget, share)
     assert len(whole.micro_batches) == 1 and (len(parts.micro_batches) > 1 or not share)
@@ -211,9 +211,9 @@ def test_the_gradient_of_a_step_does_not_depend_on_micro_batches_sharing_or_orde
 # ---------------------------------------------------------------- what the above would prove of nothing
 
 
-@pytest.mark.parametrize("params", [DYNAMIC, COLD, STATIC], ids=["dynamic", "cold", "static"])
-def test_trajectories_of_one_group_differ_in_length(params: DecodingParams) -> None:
-    assert any(len({len(t.response_ids) for t in group}) > 1 for group in world(params).groups)
+@pytest.mark.parametrize("decoding", [DYNAMIC, COLD, STATIC], ids=["dynamic", "cold", "static"])
+def test_trajectories_of_one_group_differ_in_length(decoding: DecodingParams) -> None:
+    assert any(len({len(t.response_ids) for t in group}) > 1 for group in world(decoding).groups)
 
 
 @pytest.mark.parametrize("events", ["tokens", "rejections"])
@@ -228,8 +228,8 @@ def test_both_bounds_are_exceeded_under_both_signs_of_the_advantage(events: str)
 
 
 def test_the_cap_acts_on_some_tokens_and_not_on_others() -> None:
-    for params in (DYNAMIC, COLD, STATIC):
-        weights = torch.cat([(s.old_logp - s.behaviour_logp).exp() for s in world(params).scored])
+    for decoding in (DYNAMIC, COLD, STATIC):
+        weights = torch.cat([(s.old_logp - s.behaviour_logp).exp() for s in world(decoding).scored])
         assert (weights > CAP + 0.01).any() and (weights < CAP - 0.01).any()
 
 

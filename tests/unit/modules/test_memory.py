@@ -17,7 +17,7 @@ from dirl.batches import StepBatch
 from dirl.models.policy import scoring_plan
 from dirl.modules import RLModule
 from dirl.modules.optimization import offload_optimizer_state, restore_optimizer_state
-from dirl.modules.reference import visiting
+from dirl.modules.reference import moved_tensors
 from dirl.objectives import DiPO
 from dirl.rl.steps import step_batch
 from dirl.types import DecodingParams
@@ -102,10 +102,10 @@ def test_no_bf16_copy_of_a_weight_outlives_its_use() -> None:
         assert not torch.is_autocast_cache_enabled()
 
 
-def test_a_visiting_model_goes_back_to_the_tensors_it_came_from() -> None:
+def test_a_moved_model_goes_back_to_the_tensors_it_came_from() -> None:
     model = nn.BatchNorm1d(3)
     before = {name: value.data_ptr() for name, value in model.state_dict().items()}
-    with pytest.raises(RuntimeError, match="in between"), visiting(model, lambda value: value + 1):
+    with pytest.raises(RuntimeError, match="in between"), moved_tensors(model, lambda value: value + 1):
         assert model.weight.tolist() == [2, 2, 2] and model.running_mean.tolist() == [1, 1, 1]
         raise RuntimeError("in between")
     assert {name: value.data_ptr() for name, value in model.state_dict().items()} == before

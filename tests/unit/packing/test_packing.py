@@ -164,7 +164,7 @@ def test_a_prompt_shorter_than_a_block_is_part_of_each_response_alone() -> None:
     ("budget", "lengths"),
     [(20, [20]), (19, [14, 8]), (14, [14, 8]), (13, [8, 8, 8]), (8, [8, 8, 8])],
 )
-def test_a_group_is_divided_where_the_budget_ends_and_each_row_has_the_prompt(budget: int, lengths: list[int]) -> None:
+def test_a_group_is_split_where_the_budget_ends_and_each_row_has_the_prompt(budget: int, lengths: list[int]) -> None:
     """A prompt of 2 tokens and three responses of one clean and two noised blocks, 6 tokens each."""
     group = [trajectory(n, (1, 2), (10, 11, 12, 13), (1, 1, 1, 1)) for n in (1, 2, 3)]
     rows = pack(group_pieces(group, SPEC, [1.0] * 3, share_prompt=True), budget)
@@ -174,7 +174,7 @@ def test_a_group_is_divided_where_the_budget_ends_and_each_row_has_the_prompt(bu
     assert sorted(a for row in rows for a in row.columns["advantages"][row.target_ids != X][::4].tolist()) == [1, 2, 3]
 
 
-def test_responses_without_a_common_block_of_the_prompt_are_divided_too() -> None:
+def test_responses_without_a_common_block_of_the_prompt_are_split_too() -> None:
     group = [trajectory(n, (1,), (10,), (1,)) for n in (1, 2, 3)]
     rows = pack(group_pieces(group, SPEC, [1.0] * 3, share_prompt=True), 4)
     assert [row.input_ids.tolist() for row in rows] == [[1, M, 1, M], [1, M]]

@@ -141,7 +141,7 @@ class Whole(BlockDiffusionLM):
         none = positions[:0]
         plan = ScoringPlan(positions, none, none, none, 0)
         hidden = self.backbone.model(**args).last_hidden_state[0, positions]
-        return self.at_head(hidden, None, positions, plan, DecodingParams())[0]
+        return self.score_hidden(hidden, None, positions, plan, DecodingParams())[0]
 
 
 class WholeValue(ValueModel):
@@ -153,7 +153,7 @@ class WholeValue(ValueModel):
         super().__init__(with_scalar_head(backbone, Parts(), torch.float32), ModelSpec(4, 0, (1,), 0, shape.vocab_size))
 
     def forward(self, args: dict[str, Tensor], scored: int) -> Tensor:
-        return self.at_head(self.backbone.model(**args).last_hidden_state[0, torch.arange(scored)])
+        return self.score_hidden(self.backbone.model(**args).last_hidden_state[0, torch.arange(scored)])
 
 
 def fake_tensors() -> FakeTensorMode:
@@ -168,7 +168,7 @@ def autocast(on: bool) -> AbstractContextManager:
 def row(tokens: int) -> dict[str, Tensor]:
     """Arguments of the backbone for a packed row."""
     ids = torch.zeros(1, tokens, dtype=torch.long)
-    return {"input_ids": ids, "position_ids": ids.clone(), "block_mask": None, "use_cache": False}
+    return {"input_ids": ids, "position_ids": ids.clone(), "packed_mask": None, "use_cache": False}
 
 
 @contextmanager

@@ -95,6 +95,8 @@ def test_numbers_of_a_step_follow_from_the_assumed_lengths() -> None:
         ("leftmost", [], 4),  # one token a step, as its decoding has it
         ("coupled", [], 2),
         ("one_step", [], 1),
+        ("coupled", ["--objective.init_args.view_fraction=0.5"], 1),
+        ("dipo", ["--objective.init_args.trajectory_fraction=0.5"], 1),
     ],
 )
 def test_the_views_of_a_plan_are_the_objectives(objective: str, options: list[str], views: int) -> None:
@@ -103,6 +105,19 @@ def test_the_views_of_a_plan_are_the_objectives(objective: str, options: list[st
     plan = planned("debug/rl.yaml", *overlay, "--memory=1GB", *lengths, *options)
     assert plan.noised.tokens == 4 * 4 * 16 * views
     assert ("reference log-probs" in plan.flops) == (objective in ("coupled", "one_step"))
+
+
+def test_a_plan_counts_the_pass_that_sums_over_divided_trajectories() -> None:
+    overlay = ["--config", str(CONFIGS / "objective" / "gspo.yaml"), "--prompt_tokens=8", "--response_tokens=16"]
+
+    def sums(budget: int, passes: int) -> bool:
+        data = [f"--data.init_args.token_budget={budget}", f"--data.init_args.passes={passes}"]
+        return "sums of trajectories" in planned("debug/rl.yaml", *overlay, "--memory=1GB", *data).flops
+
+    one_step = "--data.init_args.steps_per_rollout=1"
+    assert sums(40, 2) and not sums(512, 2)
+    overlay.append(one_step)
+    assert not sums(40, 1)  # the policy has not moved
 
 
 def test_clean_tokens_over_the_budget_are_planned_as_a_row_of_their_length() -> None:

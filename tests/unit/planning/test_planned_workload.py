@@ -94,7 +94,7 @@ def test_packed_groups_are_counted_to_three_per_cent(
 
 @pytest.mark.parametrize(("response", "budget"), [(4000, 8192), (4000, 6000), (3000, 5000)])
 @pytest.mark.parametrize("share_prompt", [True, False])
-def test_divided_responses_are_counted_to_three_per_cent(response: int, budget: int, share_prompt: bool) -> None:
+def test_split_responses_are_counted_to_three_per_cent(response: int, budget: int, share_prompt: bool) -> None:
     """Three tokens in a row for each of the response: its clean copy, and two steps for a block of 4."""
     lengths = Lengths(200, response, 2)
     group = [trajectory(200, response, 4, 2, i) for i in range(4)]

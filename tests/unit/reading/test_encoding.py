@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pytest
 
-from dirl import progress
+from dirl import progress_bar
 from dirl.models.special_tokens import stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
 from dirl.packing.pieces import Encoded
@@ -271,7 +271,7 @@ def test_only_one_who_is_not_quiet_shows_a_progress_bar(
     cache: Path, data: str, quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets.enable_progress_bars()
-    for module in (encoding, progress):
+    for module in (encoding, progress_bar):
         monkeypatch.setattr(module, "on_terminal", lambda: True)
     keep_encoded(data, "train", encoder(), 2, quiet=quiet)
     load_encoded(data, "train", encoder(), quiet=quiet)

@@ -63,7 +63,7 @@ class ScriptedEngine(RolloutEngine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         self.calls.append(list(requests))
         for request in random.Random(len(self.calls)).sample(requests, len(requests)):
             yield respond(request, self.script(request, len(self.calls)))
@@ -157,7 +157,7 @@ def test_an_advantage_gives_one_finite_number_a_trajectory(advantage: Advantage)
 
 def test_progress_is_told_of_every_trajectory() -> None:
     told: list[int] = []
-    collector_of(distinct_answers).collect(stream("abc"), 3, PARAMS, progress=told.append)
+    collector_of(distinct_answers).collect(stream("abc"), 3, PARAMS, finished=told.append)
     assert told == [1] * 12
 
 

@@ -16,7 +16,7 @@ PROMPTS = [Prompt(str(i), (i,), str(i), str(i)) for i in range(7)]
 
 def state(stream: dict, **held: object) -> dict:
     buffer = {"epoch": 3, "steps": []}
-    return {"stream": stream, "surplus": [], "ahead": None, "buffer": buffer} | held
+    return {"stream": stream, "surplus": [], "prefetched": None, "buffer": buffer} | held
 
 
 def streams(states: list[dict]) -> list[PromptStream]:
@@ -123,19 +123,19 @@ def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
 
 
 def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> None:
-    def ahead(groups: list[str], dropped: int, seconds: float) -> dict:
+    def collection(groups: list[str], dropped: int, seconds: float) -> dict:
         counts = {"dropped_uniform": dropped}
         times = {"generate_s": seconds, "reward_s": 0.0}
         lost = {"p0": dropped}
         return {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, "lost": lost, **times}
 
     states = [
-        state({"place": 4, "skip": []}, ahead=ahead(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]),
-        state({"place": 5, "skip": []}, ahead=ahead(["p1", "p3"], 2, 3.0), surplus=["s1"]),
+        state({"place": 4, "skip": []}, prefetched=collection(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]),
+        state({"place": 5, "skip": []}, prefetched=collection(["p1", "p3"], 2, 3.0), surplus=["s1"]),
     ]
     (one,) = redistribute(states, 1)
-    assert (one["ahead"], one["surplus"]) == (ahead(["p0", "p1", "p2", "p3"], 3, 3.0), ["s0", "s1", "s2"])
+    assert (one["prefetched"], one["surplus"]) == (collection(["p0", "p1", "p2", "p3"], 3, 3.0), ["s0", "s1", "s2"])
     four = redistribute(states, 4)
-    assert [rank["ahead"]["groups"] for rank in four] == [["p0"], ["p1"], ["p2"], ["p3"]]
-    assert [rank["ahead"]["counts"] for rank in four] == [{"dropped_uniform": 3}, {}, {}, {}]
-    assert [rank["ahead"]["lost"] for rank in four] == [{"p0": 3}, {}, {}, {}]
+    assert [rank["prefetched"]["groups"] for rank in four] == [["p0"], ["p1"], ["p2"], ["p3"]]
+    assert [rank["prefetched"]["counts"] for rank in four] == [{"dropped_uniform": 3}, {}, {}, {}]
+    assert [rank["prefetched"]["lost"] for rank in four] == [{"p0": 3}, {}, {}, {}]

@@ -59,7 +59,7 @@ class ScriptedEngine(RolloutEngine):
         self.names = [name for name, _ in weights]
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         with self.lock:
             self.calls.append(list(requests))
             self.at_once += len(requests)
@@ -80,7 +80,7 @@ class ScriptedEngine(RolloutEngine):
             with self.lock:
                 self.at_once -= left
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         self.rests += 1
 
 

@@ -36,12 +36,12 @@ def test_the_torch_engine_refuses_them(value: float, temperature: float, strateg
     engine = engine_of(tiny_model(), spec_of(4))
     engine.model.lm_head = Breaking(engine.model.lm_head, value, at=2)
     made = []
-    params = DecodingParams(strategy, temperature=temperature, max_response_tokens=40, top_k=3)
+    decoding = DecodingParams(strategy, temperature=temperature, max_response_tokens=40, top_k=3)
     with pytest.raises(NotFiniteError, match=r"request \w+#\d: the model's logits are not finite, .*policy version 0"):
-        made += engine.generate(requests_for(some_prompts()), params)
+        made += engine.generate(requests_for(some_prompts()), decoding)
     assert not made, "two forwards finish none"
     engine.model.lm_head = engine.model.lm_head.head
-    assert answers(engine, requests_for(some_prompts()), params), "it goes on with the next call"
+    assert answers(engine, requests_for(some_prompts()), decoding), "it goes on with the next call"
 
 
 @pytest.mark.parametrize("where", ["embed_tokens.weight", "layers.1.mlp.up_proj.weight", "norm.weight"])

@@ -24,7 +24,7 @@ class Scripted(RolloutEngine):
     def update_weights(self, weights: object, policy_version: int) -> None:
         """Nothing."""
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         stranger = GenerationRequest("c", 0, (1, 2), 0)
         for number in self.numbers:
             request = requests[number] if number < len(requests) else stranger

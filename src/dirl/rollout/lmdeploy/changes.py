@@ -116,7 +116,7 @@ class DenoisingBlocks:
         positions = self.start[:, None] + torch.arange(size, device=logits.device)
         noise = uniform(self.seeds[:, None], positions, self.forward[:, None]).flatten()
         drawn, logprobs, confidence = (x.view(-1, size) for x in _draw(logits, noise, tracing))
-        chosen = commit(confidence, masked, tracing.params, size)
+        chosen = commit(confidence, masked, tracing.decoding, size)
         tokens = torch.where(chosen, drawn, self.tokens)
         # A block that was complete before this forward has its final keys written by it.
         complete = ~masked.any(1, keepdim=True)
@@ -128,12 +128,12 @@ class DenoisingBlocks:
 
 def _draw(logits: Tensor, noise: Tensor, tracing: Tracing) -> tuple[Tensor, Tensor, Tensor]:
     """`candidates` of logits [R, V], some rows at a time: [R] each."""
-    spec, params = tracing.spec, tracing.params
+    spec, decoding = tracing.spec, tracing.decoding
     rows = max(1, ROWS_BYTES // (4 * logits.shape[-1]))
     parts = []
     for z, u in zip(logits.split(rows), noise.split(rows), strict=True):
         good = finite_rows(z)
-        tokens, logprobs, confidence = candidates(scaled_logits(z, spec.banned, params.temperature), u, params)
+        tokens, logprobs, confidence = candidates(scaled_logits(z, spec.banned, decoding.temperature), u, decoding)
         parts.append((tokens, logprobs.masked_fill(~good, torch.nan), confidence))
     if len(parts) == 1:
         return parts[0]

@@ -31,13 +31,13 @@ def check_settings(spec: ModelSpec, device: str, page_tokens: int, prefill_token
         )
 
 
-def check_lengths(requests: Sequence[GenerationRequest], params: DecodingParams, block_size: int, room: int) -> None:
+def check_lengths(requests: Sequence[GenerationRequest], decoding: DecodingParams, block_size: int, room: int) -> None:
     """ValueError where a prompt and its response do not fit into the cache.
 
     Args:
         room: positions that a sequence may have.
     """
-    longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
+    longest = max((len(r.prompt_ids) for r in requests), default=0) + decoding.max_response_tokens
     if -(-longest // block_size) * block_size > room:
         raise ValueError(
             f"a prompt and its response may take {longest} tokens, the engine's KV cache holds {room}: raise "
@@ -49,10 +49,10 @@ def check_groups(
     generate: Callable[[Sequence[GenerationRequest], DecodingParams], Iterator[Trajectory]], spec: ModelSpec
 ) -> None:
     """Equal prompts with different seeds, drawn from a flat distribution, cannot give equal samples by chance."""
-    params = DecodingParams(temperature=1e4, max_response_tokens=64, threshold=1.0)
+    decoding = DecodingParams(temperature=1e4, max_response_tokens=64, threshold=1.0)
     prompt = (spec.pad_token_id,) * (spec.block_size + 1)
     requests = [GenerationRequest("check", i, prompt, seed=i) for i in range(8)]
-    samples = {t.response_ids for t in generate(requests, params)}
+    samples = {t.response_ids for t in generate(requests, decoding)}
     if len(samples) < 8:
         raise NotIndependentError(
             f"LMDeploy gave {len(samples)} different samples for a group of 8, not drawn independently, "

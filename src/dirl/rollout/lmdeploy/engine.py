@@ -25,7 +25,7 @@ from dirl.rollout.engine import RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy import checks
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
-from dirl.rollout.lmdeploy.loop_thread import LoopThread, Turn
+from dirl.rollout.lmdeploy.loop_thread import LoopThread, SharedLock
 from dirl.rollout.lmdeploy.model import check_served, write_model_folder
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.remote.weight_transfer import buckets
@@ -49,7 +49,7 @@ class LMDeployEngine(RolloutEngine):
             not yet its optimizer's state and activations. `kv_blocks` says it outright.
         page_tokens: tokens per page.
         prefill_tokens: tokens of prompts per forward; longer prompts are prefilled in pieces.
-        cuda_graphs: replay the decoding forward from CUDA graphs, captured for batch sizes as LMDeploy chooses.
+        cuda_graphs: run the decoding forward from CUDA graphs, captured for batch sizes as LMDeploy chooses.
         sleep: give weights and cache back while the trainer works; they return with the next weight update. Costs
             their allocation, and the capture of the CUDA graphs, in every epoch.
         bucket_mb: weights are copied in pieces of this size.
@@ -84,14 +84,14 @@ class LMDeployEngine(RolloutEngine):
             raise ValueError(f"engine.page_tokens={page_tokens}: use a power of two, 16 or more")
         self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
-        self.sleep, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
+        self.sleeps, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
         self.room = (kv_blocks - 2) * page_tokens if kv_blocks else None  # LMDeploy keeps two for itself
         self._loop: LoopThread | None = None
         self.engine: Engine | None = None
         self.tracing: Tracing | None = None
 
     @property
-    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
+    def heartbeat(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return 0 if self.tracing is None else self.tracing.forwards
 
     @classmethod
@@ -122,7 +122,7 @@ class LMDeployEngine(RolloutEngine):
         self.tracing = Tracing(spec)
         self.policy_version = -1
         self._sessions = itertools.count(1)
-        self._turn = Turn()
+        self._lock = SharedLock()
         self._checked = not self.check
         self._folder = tempfile.TemporaryDirectory()
         write_model_folder(Path(self._folder.name), config, tokenizer, self.dtype_name)
@@ -130,11 +130,11 @@ class LMDeployEngine(RolloutEngine):
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], policy_version: int) -> None:
         """Copies them in place, in buckets, when no request is under way. The first update starts the engine."""
-        with self._turn.alone():
+        with self._lock.exclusive():
             self.policy_version = -1
             if self.engine is None:
                 self._loop.call(self._start, self._folder.name, self.spec.block_size)
-                self._loop.call(self._shorten)
+                self._loop.call(self._patch_loop)
             self._loop.call(self._wake, "weights")
             for bucket in buckets(checked(weights, self.shapes, policy_version), self.bucket_mb << 20):
                 ready = torch.cuda.Event()
@@ -150,21 +150,21 @@ class LMDeployEngine(RolloutEngine):
                 raise
             self._checked = True
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
-        checks.check_lengths(requests, params, self.spec.block_size, self.engine.max_session_len)
-        yield from self._stream(requests, params, self.spec.stop_token_ids)
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
+        checks.check_lengths(requests, decoding, self.spec.block_size, self.engine.max_session_len)
+        yield from self._stream(requests, decoding, self.spec.stop_token_ids)
 
     def _stream(
-        self, requests: Sequence[GenerationRequest], params: DecodingParams, stop_tokens: tuple[int, ...]
+        self, requests: Sequence[GenerationRequest], decoding: DecodingParams, stop_tokens: tuple[int, ...]
     ) -> Iterator[Trajectory]:
-        with self._turn.shared(params):
+        with self._lock.shared(decoding):
             if self.policy_version < 0:
                 raise ValueError("the engine has no weights: call update_weights before generate")
-            self.tracing.params = params
+            self.tracing.decoding = decoding
             self._loop.call(self._wake, "kv_cache")
             done: queue.SimpleQueue[Trajectory | BaseException] = queue.SimpleQueue()
             stop = asyncio.Event()
-            work = self._loop.start(self._run_all(requests, params, stop_tokens, done, stop))
+            work = self._loop.start(self._run_all(requests, decoding, stop_tokens, done, stop))
             try:
                 for _ in requests:
                     result = next_result(done, self.still_wanted)
@@ -175,10 +175,10 @@ class LMDeployEngine(RolloutEngine):
                 self._loop.loop.call_soon_threadsafe(stop.set)
                 work.result()
 
-    def rest(self) -> None:
-        if not self.sleep:
+    def sleep(self) -> None:
+        if not self.sleeps:
             return
-        with self._turn.alone():
+        with self._lock.exclusive():
             if self.policy_version >= 0:
                 self.policy_version = -1
                 self._loop.run(self.engine.sleep(level=2))
@@ -208,10 +208,10 @@ class LMDeployEngine(RolloutEngine):
         self.engine._sleeping_tags.discard("weights")  # allocated; their values are awaited
         self.engine.start()
 
-    def _shorten(self) -> None:
-        from dirl.rollout.lmdeploy.loop import shorten_loop
+    def _patch_loop(self) -> None:
+        from dirl.rollout.lmdeploy.loop import patch_engine_loop
 
-        shorten_loop(self.engine)
+        patch_engine_loop(self.engine)
 
     def _wake(self, what: Literal["weights", "kv_cache"]) -> None:
         if what in self.engine._sleeping_tags:
@@ -249,13 +249,13 @@ class LMDeployEngine(RolloutEngine):
     async def _run_all(
         self,
         requests: Sequence[GenerationRequest],
-        params: DecodingParams,
+        decoding: DecodingParams,
         stop_tokens: tuple[int, ...],
         done: queue.SimpleQueue,
         stop: asyncio.Event,
     ) -> None:
         """All requests, until `stop` is set: who asked has got everything, or has lost interest."""
-        tasks = [asyncio.create_task(self._run(r, params, stop_tokens, done)) for r in requests]
+        tasks = [asyncio.create_task(self._run(r, decoding, stop_tokens, done)) for r in requests]
         await stop.wait()  # the consumer sets it when it has them all, too
         for task in tasks:
             task.cancel()
@@ -264,7 +264,7 @@ class LMDeployEngine(RolloutEngine):
     async def _run(
         self,
         request: GenerationRequest,
-        params: DecodingParams,
+        decoding: DecodingParams,
         stop_tokens: tuple[int, ...],
         done: queue.SimpleQueue,
     ) -> None:
@@ -273,7 +273,7 @@ class LMDeployEngine(RolloutEngine):
 
         from dirl.rollout.lmdeploy.config import generation_config
 
-        settings = generation_config(params.max_response_tokens, stop_tokens, request.seed)
+        settings = generation_config(decoding.max_response_tokens, stop_tokens, request.seed)
         session = next(self._sessions)
         instance = self.engine.create_instance()
         try:
@@ -285,7 +285,7 @@ class LMDeployEngine(RolloutEngine):
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
-            end = response_end(trace.response_ids, self.spec.stop_token_ids, params.max_response_tokens)
+            end = response_end(trace.response_ids, self.spec.stop_token_ids, decoding.max_response_tokens)
             assert end is not None, "LMDeploy ended a response that goes on"
             made = (trace.response_ids, trace.step_map, trace.logprobs)
             done.put(finished_trajectory(request, *made, end, self.policy_version))

@@ -1,6 +1,6 @@
-"""What LMDeploy's engine loop does for each sequence in every forward, done for all at once or left out.
+"""LMDeploy's engine loop, with its work for each sequence in every forward done for all at once, or left out.
 
-The forward is short: what the host does meanwhile for each of some hundred sequences can take longer, and the GPU
+The forward is short: what the host does meanwhile for each of some hundred sequences can take longer, and then the GPU
 waits. Import this module only after `check_lmdeploy`.
 """
 
@@ -20,10 +20,10 @@ from dirl.rollout.lmdeploy.sequences import TracedSequence
 NO_TOKENS = np.empty(0, dtype=np.int64)
 
 
-def shorten_loop(engine: Engine) -> None:
-    """Put the methods below in place of an engine's own; its loop exists one turn of the event loop after its start."""
+def patch_engine_loop(engine: Engine) -> None:
+    """Put the methods below in place of an engine's own, after its start: its loop exists from the next task on."""
     loop = engine._engine_loop
-    assert loop is not None, "the engine has been started, and its loop had a turn"
+    assert loop is not None, "the engine has been started in an earlier call"
     loop._make_infer_outputs = MethodType(outputs_of_finished, loop)
     if loop.inputs_maker.config.window_size <= 0:
         loop.inputs_maker.create_model_inputs_delta = MethodType(decoding_inputs, loop.inputs_maker)

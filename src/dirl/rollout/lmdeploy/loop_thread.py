@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, and turns for those who use what runs on it."""
+"""An event loop in a thread of its own, and the lock of those who use what runs on it."""
 
 import asyncio
 import threading
@@ -61,28 +61,28 @@ class LoopThread:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class Turn:
-    """Generations with equal settings go together; everything else goes alone."""
+class SharedLock:
+    """A lock that generations with equal decoding settings share; everything else holds it exclusively."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.sharing = 0
         self.waiting = 0
-        """For a turn alone: no further generation begins before they had it."""
-        self.params: DecodingParams | None = None
+        """Threads that want it exclusively: no further generation begins before they had it."""
+        self.decoding: DecodingParams | None = None
 
     @contextmanager
-    def shared(self, params: DecodingParams) -> Iterator[None]:
+    def shared(self, decoding: DecodingParams) -> Iterator[None]:
         with self.changed:
-            self.changed.wait_for(lambda: not self.waiting and self._suits(params))
-            self.sharing, self.params = self.sharing + 1, params
+            self.changed.wait_for(lambda: not self.waiting and self._suits(decoding))
+            self.sharing, self.decoding = self.sharing + 1, decoding
         try:
             yield
         finally:
             self._leave(1)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with self.changed:
             self.waiting += 1
             self.changed.wait_for(lambda: self.sharing == 0)
@@ -93,8 +93,8 @@ class Turn:
         finally:
             self._leave(-1)
 
-    def _suits(self, params: DecodingParams) -> bool:
-        return self.sharing == 0 or (self.sharing > 0 and self.params == params)
+    def _suits(self, decoding: DecodingParams) -> bool:
+        return self.sharing == 0 or (self.sharing > 0 and self.decoding == decoding)
 
     def _leave(self, weight: int) -> None:
         with self.changed:

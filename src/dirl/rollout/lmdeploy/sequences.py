@@ -39,7 +39,7 @@ class Tracing:
     """What the changed parts share with the engine that runs them."""
 
     spec: ModelSpec
-    params: DecodingParams = DecodingParams()
+    decoding: DecodingParams = DecodingParams()
     traces: dict[int, Trace] = field(default_factory=dict)
     """Finished ones by session id."""
     broken: set[int] = field(default_factory=set)

@@ -1,7 +1,7 @@
-"""A rollout server: any engine behind HTTP, with health, generate, rest and weights.
+"""A rollout server: any engine behind HTTP, with health, generate, sleep and weights.
 
 Calls wait in order of arrival; an engine that is `concurrent` works on several at once. The answer to `generate`
-is a line of JSON per trajectory, and one about every second that tells the engine's progress.
+is a line of JSON per trajectory, and one about every second that tells the engine's heartbeat.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from aiohttp import web
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.remote.api_key import is_authorized
 from dirl.rollout.remote.cuda_ipc import visible_gpus
-from dirl.rollout.remote.engine_turns import EngineTurns
+from dirl.rollout.remote.engine_queue import EngineQueue
 from dirl.rollout.remote.lease import Lease
 from dirl.rollout.remote.weight_messages import HEARTBEAT_S as WEIGHTS_HEARTBEAT_S
 from dirl.rollout.remote.weight_messages import MESSAGE_BYTES
 from dirl.rollout.remote.weight_receiver import WeightReceiver
 from dirl.rollout.remote.weight_transfer import dtype_name
-from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Rest, dumps, loads
+from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Sleep, dumps, loads
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class EngineServer:
         self.engine, self.spec, self.device, self.api_key = engine, spec, device, api_key
         self.instance = uuid.uuid4().hex
         self.gpus = visible_gpus()
-        self.turns = EngineTurns()
+        self.queue = EngineQueue()
         self.calls: set[asyncio.Task] = set()
         self.stopping = threading.Event()
         self.lease = Lease()
@@ -55,7 +55,7 @@ class EngineServer:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._guard])
         app.router.add_get("/health", self._health)
         app.router.add_post("/generate", self._generate)
-        app.router.add_post("/rest", self._rest)
+        app.router.add_post("/sleep", self._sleep)
         app.router.add_get("/weights", self._weights)
         app.router.add_post("/weights/{token}", self._bucket)
         app.on_shutdown.append(self._stop)
@@ -84,8 +84,8 @@ class EngineServer:
             concurrent=engine.concurrent,
             policy_version=engine.policy_version,
             run=self.lease.holder,
-            progress=engine.progress,
-            busy=self.turns.busy,
+            heartbeat=engine.heartbeat,
+            busy=self.queue.busy,
             spec=self.spec,
             cuda_devices=self.gpus,
             dtype=None if engine.dtype is None else dtype_name(engine.dtype),
@@ -116,13 +116,13 @@ class EngineServer:
 
     async def _answer(self, response: web.StreamResponse, lines: asyncio.Queue[Line]) -> None:
         """Write lines up to the last one, and signs of life where there is none to write."""
-        line = Line(self.engine.progress)
+        line = Line(self.engine.heartbeat)
         while not line.done and line.failure is None:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     line = await lines.get()
             except TimeoutError:
-                line = Line(self.engine.progress)
+                line = Line(self.engine.heartbeat)
             await response.write(dumps(line).encode() + b"\n")
         await response.write_eof()
 
@@ -133,33 +133,33 @@ class EngineServer:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
         try:
-            last = await self.turns.run(lambda: self._run(call, say, left), shared=self.engine.concurrent)
+            last = await self.queue.run(lambda: self._run(call, say, left), shared=self.engine.concurrent)
         except Exception as error:  # whatever the engine raised: the trainer is told, the server lives on
             log.error("generate failed", exc_info=error)
-            last = Line(self.engine.progress, failure=Failure.of(error))
+            last = Line(self.engine.heartbeat, failure=Failure.of(error))
         lines.put_nowait(last)
 
     def _run(self, call: Call, say: Callable[[Line], None], left: threading.Event) -> Line:
         """In a thread of the engine's; returns the last line."""
         engine = self.engine
         if reason := self._refusal(call):
-            return Line(engine.progress, failure=Failure("refused", reason))
+            return Line(engine.heartbeat, failure=Failure("refused", reason))
         ids = {(r.prompt_id, r.sample_index): i for i, r in call.requests.items()}
-        trajectories = iter(engine.generate(list(call.requests.values()), call.params))
+        trajectories = iter(engine.generate(list(call.requests.values()), call.decoding))
         try:
             while not (left.is_set() or self.stopping.is_set()):
                 trajectory = next(trajectories, None)
                 if trajectory is None:
                     break
-                say(Line(engine.progress, ids.pop(trajectory.key), trajectory))
+                say(Line(engine.heartbeat, ids.pop(trajectory.key), trajectory))
         finally:
             if isinstance(trajectories, Generator):
                 trajectories.close()
         if self.stopping.is_set():
-            return Line(engine.progress, failure=Failure("error", "the server stops"))
+            return Line(engine.heartbeat, failure=Failure("error", "the server stops"))
         if ids and not left.is_set():
             raise RuntimeError(f"the engine left out {len(ids)} of {len(call.requests)} trajectories")
-        return Line(engine.progress, done=True)
+        return Line(engine.heartbeat, done=True)
 
     def _refusal(self, call: Call) -> str | None:
         if call.instance != self.instance:
@@ -170,16 +170,16 @@ class EngineServer:
             return f"the server has policy_version {self.engine.policy_version}, asked for is {call.policy_version}"
         return None
 
-    async def _rest(self, request: web.Request) -> web.Response:
-        run = loads(Rest, await request.read()).run
+    async def _sleep(self, request: web.Request) -> web.Response:
+        run = loads(Sleep, await request.read()).run
         if run == self.lease.run:  # of no concern to the engine otherwise
-            await asyncio.shield(self.turns.run(self.engine.rest))
+            await asyncio.shield(self.queue.run(self.engine.sleep))
         return web.json_response(text=dumps(self.health()))
 
     async def _weights(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, timeout=2.0, heartbeat=WEIGHTS_HEARTBEAT_S)
         await socket.prepare(request)
-        receiver = WeightReceiver(self.engine, self.turns, self.lease, socket, self.device)
+        receiver = WeightReceiver(self.engine, self.queue, self.lease, socket, self.device)
         self.receivers[receiver.token] = receiver
         try:
             await receiver.run()

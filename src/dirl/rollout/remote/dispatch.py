@@ -28,12 +28,12 @@ class Dispatch:
         self,
         links: Sequence[ServerLink],
         requests: Sequence[GenerationRequest],
-        params: DecodingParams,
+        decoding: DecodingParams,
         policy_version: int,
         in_flight: int,
         deliver: Callable[[Trajectory], None],
     ) -> None:
-        self.links, self.params, self.policy_version, self.in_flight = links, params, policy_version, in_flight
+        self.links, self.decoding, self.policy_version, self.in_flight = links, decoding, policy_version, in_flight
         self.deliver = deliver
         run = uuid.uuid4().hex[:12]
         self.pending = deque((f"{run}-{i}", request) for i, request in enumerate(requests))
@@ -96,7 +96,7 @@ class Dispatch:
             task.add_done_callback(calls.discard)
 
     async def _call(self, link: ServerLink, requests: dict[str, GenerationRequest]) -> None:
-        call = Call(link.health.instance, link.run, self.policy_version, dict(requests), self.params)
+        call = Call(link.health.instance, link.run, self.policy_version, dict(requests), self.decoding)
         try:
             await link.generate(call, lambda i, trajectory: self._take(link, requests, i, trajectory))
             if requests:

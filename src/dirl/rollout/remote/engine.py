@@ -135,11 +135,11 @@ class ServerEngine(RolloutEngine):
         self._settle(everyones(verdicts, ranks))
         self.policy_version = policy_version
 
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         if self.policy_version < 0:
             raise ValueError("the servers have no weights yet: call update_weights before generate")
         results: SimpleQueue[Trajectory | None] = SimpleQueue()
-        dispatch = Dispatch(self.links, requests, params, self.policy_version, self.requests_in_flight, results.put)
+        dispatch = Dispatch(self.links, requests, decoding, self.policy_version, self.requests_in_flight, results.put)
         assert self._loop is not None, "`setup` has made it"
         running = asyncio.run_coroutine_threadsafe(dispatch.run(), self._loop)
         running.add_done_callback(lambda _: results.put(None))
@@ -150,14 +150,14 @@ class ServerEngine(RolloutEngine):
         finally:
             running.cancel()
 
-    def rest(self) -> None:
-        """Let the servers rest when all ranks have their trajectories; call it on all ranks."""
+    def sleep(self) -> None:
+        """Put the servers to sleep when all ranks have their trajectories; call it on all ranks."""
         rank, ranks = rank_of_ranks()
         if ranks > 1:
             dist.barrier()
-        rested = everyones(self._await(self._rest(self.links[rank::ranks])), ranks)
-        self._await(self._lose({url: verdict.lost for url, verdict in rested.items() if verdict.lost is not None}))
-        if any(v.health is not None and v.health.policy_version != self.policy_version for v in rested.values()):
+        asleep = everyones(self._await(self._sleep(self.links[rank::ranks])), ranks)
+        self._await(self._lose({url: verdict.lost for url, verdict in asleep.items() if verdict.lost is not None}))
+        if any(v.health is not None and v.health.policy_version != self.policy_version for v in asleep.values()):
             self.policy_version = -1  # an engine gave its weights back
 
     def close(self) -> None:
@@ -169,7 +169,7 @@ class ServerEngine(RolloutEngine):
         self._loop, self.links = None, []
 
     @property
-    def progress(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
+    def heartbeat(self) -> int:  # type: ignore[override]  # it is read, and only the engines that keep it write it
         return sum(link.signs for link in self.links)
 
     def _await(self, work: Coroutine[None, None, T]) -> T:
@@ -206,14 +206,14 @@ class ServerEngine(RolloutEngine):
             for link in self.links:
                 link.listen(LISTEN_S)
 
-    async def _rest(self, links: Sequence[ServerLink]) -> dict[str, Verdict]:
-        async def rest(link: ServerLink) -> tuple[str, Verdict]:
+    async def _sleep(self, links: Sequence[ServerLink]) -> dict[str, Verdict]:
+        async def sleep(link: ServerLink) -> tuple[str, Verdict]:
             try:
-                return link.url, Verdict(await link.rest(self.push_timeout_s))
+                return link.url, Verdict(await link.sleep(self.push_timeout_s))
             except ServerLostError as error:
                 return link.url, Verdict(None, lost=str(error))
 
-        return dict(await asyncio.gather(*(rest(link) for link in links if link.alive)))
+        return dict(await asyncio.gather(*(sleep(link) for link in links if link.alive)))
 
     def _settle(self, verdicts: dict[str, Verdict]) -> None:
         """Take over what the pushing ranks found about all servers."""

@@ -12,7 +12,7 @@ import torch
 from dirl.rollout.remote.lease import busy
 from dirl.rollout.remote.weight_sender import WeightSender
 from dirl.rollout.remote.weight_transfer import DTYPES
-from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Rest, dumps, loads
+from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Sleep, dumps, loads
 from dirl.types import ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class ServerLink:
         self.in_flight = 0
         """Requests of ours that it has not answered."""
         self.silent_s = 0.0
-        """Since the last trajectory or progress; 0 without work."""
-        self.progress = 0
+        """Seconds since the last trajectory or heartbeat; 0 without work."""
+        self.heartbeat = 0
         """Of its engine."""
         self.signs = 0
         """Of life, so far."""
@@ -86,7 +86,7 @@ class ServerLink:
             raise ServerLostError(busy(health.run))
         if self.health is not None and self.health.instance != health.instance:
             await self.drop_sender()
-        self.health, self.progress = health, health.progress
+        self.health, self.heartbeat = health, health.heartbeat
         return health
 
     async def generate(self, call: Call, deliver: Callable[[str | None, Trajectory], None]) -> None:
@@ -114,22 +114,22 @@ class ServerLink:
         if not done:
             raise ServerLostError("its answer ended before the call was over")
 
-    async def rest(self, timeout_s: float) -> Health:
+    async def sleep(self, timeout_s: float) -> Health:
         with self.breaking():
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            body = dumps(Rest(self.run)).encode()
-            async with self.session.post(f"{self.url}/rest", timeout=timeout, data=body, headers=JSON) as response:
+            body = dumps(Sleep(self.run)).encode()
+            async with self.session.post(f"{self.url}/sleep", timeout=timeout, data=body, headers=JSON) as response:
                 await self._accept(response)
                 text = await response.read()
         with garbage():
             return loads(Health, text)
 
     def hear(self, line: Line) -> None:
-        """Any growth of the engine's progress is a sign of life, also where it works for another trainer process."""
-        if line.trajectory is not None or line.progress != self.progress:
+        """Any growth of the engine's heartbeat is a sign of life, also where it works for another trainer process."""
+        if line.trajectory is not None or line.heartbeat != self.heartbeat:
             self.silent_s = 0.0
             self.signs += 1
-        self.progress = line.progress
+        self.heartbeat = line.heartbeat
 
     def listen(self, elapsed_s: float) -> None:
         """Let time pass; declare the server lost if it has been silent for too long."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.remote import cuda_ipc
-from dirl.rollout.remote.engine_turns import EngineTurns, in_thread
+from dirl.rollout.remote.engine_queue import EngineQueue, in_thread
 from dirl.rollout.remote.lease import Lease, LeaseError
 from dirl.rollout.remote.pair_group import PairGroup
 from dirl.rollout.remote.relay_store import RelayStore
@@ -39,12 +39,12 @@ class WeightReceiver:
     def __init__(
         self,
         engine: RolloutEngine,
-        turns: EngineTurns,
+        queue: EngineQueue,
         lease: Lease,
         socket: web.WebSocketResponse,
         device: torch.device,
     ) -> None:
-        self.engine, self.turns, self.lease, self.socket, self.device = engine, turns, lease, socket, device
+        self.engine, self.queue, self.lease, self.socket, self.device = engine, queue, lease, socket, device
         self.token = secrets.token_urlsafe(16)
         self.loop = asyncio.get_running_loop()
         self.group: PairGroup | None = None
@@ -136,7 +136,7 @@ class WeightReceiver:
 
     async def _update(self, policy_version: int) -> None:
         try:
-            await self.turns.run(lambda: self._apply(policy_version))
+            await self.queue.run(lambda: self._apply(policy_version))
             self.updating = False
             await self._say(Reply("done"))
         except Exception as error:  # whatever the engine raised: the trainer is told, the server lives on

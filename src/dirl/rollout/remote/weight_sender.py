@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dirl.rollout.remote import cuda_ipc
-from dirl.rollout.remote.engine_turns import in_thread
+from dirl.rollout.remote.engine_queue import in_thread
 from dirl.rollout.remote.pair_group import PairGroup
 from dirl.rollout.remote.relay_store import RelayStore
 from dirl.rollout.remote.weight_messages import HEARTBEAT_S, MESSAGE_BYTES, Entry, Order, Reply, Transport

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from dirl import finite
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Both ends must have the same."""
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Health:
     policy_version: int
     run: str | None
     """The run that the server works for, and for no other; None: it is free."""
-    progress: int
+    heartbeat: int
     busy: int
     """Calls that work or wait for the engine."""
     spec: ModelSpec
@@ -49,12 +49,12 @@ class Call:
     policy_version: int
     requests: dict[str, GenerationRequest]
     """By an id that comes back with the trajectory."""
-    params: DecodingParams
+    decoding: DecodingParams
 
 
 @dataclass(frozen=True)
-class Rest:
-    """One call of `rest`, by the run that the server works for."""
+class Sleep:
+    """One call of `sleep`, by the run that the server works for."""
 
     run: str
 
@@ -79,7 +79,7 @@ class Failure:
 class Line:
     """One line of the answer to a call; `done` or `failure` is the last."""
 
-    progress: int
+    heartbeat: int
     """Of the engine; a line without more is a sign of life."""
     id: str | None = None
     trajectory: Trajectory | None = None

@@ -126,7 +126,7 @@ class Active:
         self.steps = torch.where(chosen, self.forward[:, None], self.steps)
         self.masked = self.masked & ~chosen
 
-    def close_blocks(self, spec: ModelSpec, params: DecodingParams) -> list[InTheMaking]:
+    def close_blocks(self, spec: ModelSpec, decoding: DecodingParams) -> list[InTheMaking]:
         """Hand finished blocks to their sequences; open the next block where the final keys are written.
 
         Returns the sequences that are done, in the order in which they were admitted.
@@ -137,7 +137,7 @@ class Active:
             complete = ~self.masked_here.any(1) & ~written
             columns = (x[complete].tolist() for x in (tokens, steps, logprobs))
             for i, *block in zip(complete.nonzero().squeeze(1).tolist(), *columns, strict=True):
-                self.sequences[i].take_block(*block, spec, params.max_response_tokens)
+                self.sequences[i].take_block(*block, spec, decoding.max_response_tokens)
         if written.any():
             self._open_blocks(written, spec)
         return sorted((s for s in self.sequences if s.end is not None), key=lambda s: s.number)

@@ -84,20 +84,20 @@ class TorchEngine(RolloutEngine):
         self.policy_version = policy_version
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> Iterator[Trajectory]:
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         if self.policy_version < 0:
             raise ValueError("the engine has no weights yet: call update_weights before generate")
         waiting = deque(requests)
         active = Active.empty(self.spec.block_size, self.device)
-        self._make_room(requests, params)
+        self._make_room(requests, decoding)
         try:
             while waiting or active.sequences:
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
                 self.still_wanted()
-                self._step(active, params)
-                self.progress += 1
-                finished = active.close_blocks(self.spec, params)
+                self._step(active, decoding)
+                self.heartbeat += 1
+                finished = active.close_blocks(self.spec, decoding)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])
                     raise broken_logits(active.sequences[row].request, self.policy_version)
@@ -107,9 +107,9 @@ class TorchEngine(RolloutEngine):
         finally:
             self.cache = None  # between rollouts its memory belongs to the trainer
 
-    def _make_room(self, requests: Sequence[GenerationRequest], params: DecodingParams) -> None:
+    def _make_room(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> None:
         size = self.spec.block_size
-        longest = max((len(r.prompt_ids) for r in requests), default=0) + params.max_response_tokens
+        longest = max((len(r.prompt_ids) for r in requests), default=0) + decoding.max_response_tokens
         length = -(-longest // size) * size
         slots = min(self.max_batch_size, max(len(requests), 1))
         dtype = self.model.dtype
@@ -132,7 +132,7 @@ class TorchEngine(RolloutEngine):
             self._hidden(inputs.to(self.device), torch.arange(inputs.shape[1], device=self.device), None)
         return active.extend(new, self.spec, self.device)
 
-    def _step(self, active: Active, params: DecodingParams) -> None:
+    def _step(self, active: Active, decoding: DecodingParams) -> None:
         """One forward over the current block of every active sequence; commits where something is masked."""
         size, spec = self.spec.block_size, self.spec
         at = active.masked_here.nonzero(as_tuple=True)
@@ -148,11 +148,11 @@ class TorchEngine(RolloutEngine):
             return
         logits = self._part("head")(hidden[row, column])
         active.broken = torch.zeros_like(masked).index_put((row, column), ~finite_rows(logits))
-        z = scaled_logits(logits, spec.banned, params.temperature)
+        z = scaled_logits(logits, spec.banned, decoding.temperature)
         noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
-        tokens, logprobs, confidence = candidates(z, noise, params)
+        tokens, logprobs, confidence = candidates(z, noise, decoding)
         scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), confidence)
-        chosen = commit(scores, masked, params, size)
+        chosen = commit(scores, masked, decoding, size)
         drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), tokens)
         active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), logprobs))
 

@@ -46,7 +46,7 @@ def test_two_servers_give_the_trajectories_of_a_local_engine(stop) -> None:
     made = list(engine.generate(requests(4, 3), PARAMS))
     assert len(made) == 12
     assert {t.key: t for t in made} == wanted
-    assert engine.progress > 0
+    assert engine.heartbeat > 0
 
 
 def test_no_request_is_no_work(stop) -> None:
@@ -131,17 +131,17 @@ def test_a_rollout_that_is_given_up_stops_on_the_server(stop) -> None:
 
 def test_rest_reaches_the_engines(stop) -> None:
     engines = [ScriptedEngine(), ScriptedEngine()]
-    stop(client(*(stop(served(e)) for e in engines))).rest()
+    stop(client(*(stop(served(e)) for e in engines))).sleep()
     assert [e.rests for e in engines] == [1, 1]
 
 
 def test_after_a_rest_that_gave_the_weights_back_they_are_asked_for_again(stop) -> None:
     class Sleeper(ScriptedEngine):
-        def rest(self) -> None:
+        def sleep(self) -> None:
             self.policy_version = -1
 
     engine = stop(client(stop(served(Sleeper())), stop(served(ScriptedEngine()))))
-    engine.rest()
+    engine.sleep()
     assert engine.policy_version == -1
     engine.update_weights(weights(), 0)
     assert_answered(engine, requests(2, 2))
@@ -193,7 +193,7 @@ def test_the_right_key_opens_everything(stop, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("OTHER_KEY", "secret")
     engine = client(server, api_key_env="OTHER_KEY")
     assert_answered(engine, requests(1, 2))
-    engine.rest()
+    engine.sleep()
     engine.close()
     (tmp_path / "key").write_text("secret\n")
     assert_answered(stop(client(server, api_key_file=str(tmp_path / "key"))), requests(1, 2))
@@ -314,7 +314,7 @@ def test_a_server_without_progress_is_left_and_a_slow_one_is_not(stop, caplog) -
     def crawl(request: GenerationRequest) -> None:
         for _ in range(8):  # no trajectory for longer than the limit, but progress
             time.sleep(0.25)
-            slow.progress += 1
+            slow.heartbeat += 1
 
     slow.before = lambda request: crawl(request) if request.sample_index == 1 else None
     servers = [stop(served(e)) for e in (slow, hung)]
@@ -381,7 +381,7 @@ def test_a_server_that_returns_with_another_model_stays_out(stop, caplog) -> Non
 
 
 def test_after_a_push_greedy_outputs_are_those_of_the_new_weights(stop) -> None:
-    params = DecodingParams(temperature=0, max_response_tokens=8)
+    decoding = DecodingParams(temperature=0, max_response_tokens=8)
     engine = stop(client(stop(served(torch_engine())), bucket_mb=1))
     other = TinyModel(nudge=0.3).build(DESCRIPTION.config)
     local = torch_engine()
@@ -390,8 +390,8 @@ def test_after_a_push_greedy_outputs_are_those_of_the_new_weights(stop) -> None:
         if model is not None:
             engine.update_weights(weights(model), version)
         local.update_weights(weights(model) if model is not None else weights(), version)
-        found.append({t.key: t for t in engine.generate(requests(6, 1), params)})
-        assert found[-1] == {t.key: t for t in local.generate(requests(6, 1), params)}
+        found.append({t.key: t for t in engine.generate(requests(6, 1), decoding)})
+        assert found[-1] == {t.key: t for t in local.generate(requests(6, 1), decoding)}
         assert {t.policy_version for t in found[-1].values()} == {version}
     assert any(found[0][k].response_ids != found[1][k].response_ids for k in found[0])
 

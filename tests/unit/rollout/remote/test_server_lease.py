@@ -56,9 +56,9 @@ def test_a_foreign_rest_does_not_reach_the_engine(stop) -> None:
     scripted = ScriptedEngine()
     server = stop(served(scripted))
     stranger = stop(client(server, version=None))
-    stop(client(server)).rest()
+    stop(client(server)).sleep()
     assert scripted.rests == 1
-    stranger.rest()
+    stranger.sleep()
     assert scripted.rests == 1
 
 

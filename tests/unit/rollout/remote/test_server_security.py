@@ -48,7 +48,7 @@ def ask(work: Callable[[aiohttp.ClientSession], object], key: str | None = KEY):
 
 
 @pytest.mark.parametrize("key", [None, "", "a-ke", "a-key2"])
-@pytest.mark.parametrize(("method", "path"), [("GET", "/weights"), ("POST", "/weights/x"), ("POST", "/rest")])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/weights"), ("POST", "/weights/x"), ("POST", "/sleep")])
 def test_without_the_key_no_way_to_the_weights_is_open(stop, key: str | None, method: str, path: str) -> None:
     server = stop(served(ScriptedEngine(), KEY))
 

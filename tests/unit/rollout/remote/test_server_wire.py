@@ -60,17 +60,17 @@ def changed(change: Callable[[dict], None]) -> str:
     ("change", "message"),
     [
         (lambda r: r.update(extra=1), r"Call: unknown fields \['extra'\]"),
-        (lambda r: r.pop("params"), r"Call: fields \['params'\] are missing"),
+        (lambda r: r.pop("decoding"), r"Call: fields \['decoding'\] are missing"),
         (lambda r: r.update(policy_version="3"), "Call.policy_version: expected int, got '3'"),
         (lambda r: r.update(policy_version=True), "Call.policy_version: expected int"),
         (lambda r: r.update(requests=[]), "Call.requests: expected an object"),
         (lambda r: r["requests"]["a"].pop("seed"), r"Call.requests\['a'\]: fields \['seed'\] are missing"),
         (lambda r: r["requests"]["a"].update(prompt_ids=[1, 2.0]), "prompt_ids: expected a list of int"),
         (lambda r: r["requests"]["a"].update(prompt_ids="12"), "prompt_ids: expected a list of int"),
-        (lambda r: r["params"].update(strategy="beam"), "Call.params.strategy: expected one of"),
-        (lambda r: r["params"].update(temperature="hot"), "Call.params.temperature: expected a number"),
-        (lambda r: r["params"].update(top_k=-1), "decoding.top_k=-1: use 0 for no limit"),
-        (lambda r: r["params"].update(denoising_steps=0.5), "denoising_steps: expected int"),
+        (lambda r: r["decoding"].update(strategy="beam"), "Call.decoding.strategy: expected one of"),
+        (lambda r: r["decoding"].update(temperature="hot"), "Call.decoding.temperature: expected a number"),
+        (lambda r: r["decoding"].update(top_k=-1), "decoding.top_k=-1: use 0 for no limit"),
+        (lambda r: r["decoding"].update(denoising_steps=0.5), "denoising_steps: expected int"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_names_the_place(change: Callable[[dict], None], message: str) -> None:

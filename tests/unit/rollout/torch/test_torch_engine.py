@@ -44,8 +44,8 @@ STRATEGIES = {
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("block_size", [1, 2, 4, 8])
 def test_greedy_decoding_equals_the_naive_decoder(block_size: int, strategy: Strategy) -> None:
-    params = dataclasses.replace(STRATEGIES[strategy], max_response_tokens=11)
-    made = decoded_like_the_oracle(block_size, params)
+    decoding = dataclasses.replace(STRATEGIES[strategy], max_response_tokens=11)
+    made = decoded_like_the_oracle(block_size, decoding)
     assert {t.finish_reason for t in made} == {"stop", "length"}, "both ends should be among the cases"
 
 
@@ -65,8 +65,8 @@ SAMPLED = {
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_sampled_decoding_equals_the_naive_decoder_with_the_same_uniforms(name: str) -> None:
-    params = dataclasses.replace(SAMPLED[name], max_response_tokens=10)
-    made = decoded_like_the_oracle(4, params, seed=1)
+    decoding = dataclasses.replace(SAMPLED[name], max_response_tokens=10)
+    made = decoded_like_the_oracle(4, decoding, seed=1)
     assert max(t.denoising_steps(4) / len(t.response_ids) for t in made) > 0.25, "some block takes several steps"
     assert all(p <= 0 for t in made for p in t.behaviour_logprobs)
 
@@ -87,24 +87,24 @@ def test_a_mixture_of_experts_decodes_like_the_oracle() -> None:
     config = Qwen3MoeConfig(vocab_size=VOCAB, initializer_range=0.3, num_key_value_heads=2, **SHAPE, **experts)
     model, spec, requests = Qwen3MoeForCausalLM(config).eval(), spec_of(4), requests_for(some_prompts())
     model.config._attn_implementation = "eager"
-    params = DecodingParams(temperature=0, threshold=0.6, max_response_tokens=10)
-    made = answers(engine_of(model, spec), requests, params)
+    decoding = DecodingParams(temperature=0, threshold=0.6, max_response_tokens=10)
+    made = answers(engine_of(model, spec), requests, decoding)
     for request in requests:
-        expected = naive_decode(moe_logits(model), request.prompt_ids, spec, params)
+        expected = naive_decode(moe_logits(model), request.prompt_ids, spec, decoding)
         assert_same(made[request.prompt_id, request.sample_index], expected)
 
 
 def test_an_empty_prompt_decodes_like_any_other() -> None:
-    params, model, spec = DecodingParams("sequential", max_response_tokens=10), tiny_model(), spec_of(4)
+    decoding, model, spec = DecodingParams("sequential", max_response_tokens=10), tiny_model(), spec_of(4)
     requests = requests_for([(), (1, 2), (1, 2, 4, 6, 7)])
-    assert_naive(answers(engine_of(model, spec), requests, params), model, requests, spec, params)
+    assert_naive(answers(engine_of(model, spec), requests, decoding), model, requests, spec, decoding)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_behaviour_logprobs_are_finite_and_not_positive(temperature: float) -> None:
-    params = DecodingParams(temperature=temperature, top_k=5, top_p=0.9, min_p=0.05, max_response_tokens=32)
+    decoding = DecodingParams(temperature=temperature, top_k=5, top_p=0.9, min_p=0.05, max_response_tokens=32)
     requests = requests_for(some_prompts() * 4)
-    made = answers(engine_of(tiny_model(scale=0.6), spec_of(4)), requests, params).values()
+    made = answers(engine_of(tiny_model(scale=0.6), spec_of(4)), requests, decoding).values()
     logprobs = torch.tensor([p for t in made for p in t.behaviour_logprobs])
     assert logprobs.isfinite().all() and logprobs.max() <= 0 and logprobs.min() < -0.5
 
@@ -115,28 +115,28 @@ def test_behaviour_logprobs_are_finite_and_not_positive(temperature: float) -> N
 @pytest.fixture(scope="module")
 def company() -> tuple[SDARForCausalLM, list[GenerationRequest], DecodingParams, dict]:
     """Forty requests of uneven lengths, and what one large batch makes of them."""
-    model, params = tiny_model(2, scale=0.1), DecodingParams(threshold=0.5, max_response_tokens=20)
+    model, decoding = tiny_model(2, scale=0.1), DecodingParams(threshold=0.5, max_response_tokens=20)
     requests = requests_for([ids for seed in range(4) for ids in some_prompts(seed)])
-    return model, requests, params, answers(engine_of(model, spec_of(4)), requests, params)
+    return model, requests, decoding, answers(engine_of(model, spec_of(4)), requests, decoding)
 
 
 @pytest.mark.parametrize("max_batch_size", [1, 3])
 def test_the_same_seeds_give_the_same_tokens_whatever_the_batch_size(company, max_batch_size: int) -> None:
-    model, requests, params, expected = company
-    assert_all_the_same(answers(engine_of(model, spec_of(4), max_batch_size), requests, params), expected)
+    model, requests, decoding, expected = company
+    assert_all_the_same(answers(engine_of(model, spec_of(4), max_batch_size), requests, decoding), expected)
 
 
 def test_the_same_seeds_give_the_same_tokens_whatever_the_order(company) -> None:
-    model, requests, params, expected = company
+    model, requests, decoding, expected = company
     shuffled = random.Random(0).sample(requests, len(requests))
-    assert_all_the_same(answers(engine_of(model, spec_of(4), 7), shuffled, params), expected)
+    assert_all_the_same(answers(engine_of(model, spec_of(4), 7), shuffled, decoding), expected)
 
 
 def test_the_same_seeds_give_the_same_tokens_whatever_the_company(company) -> None:
-    model, requests, params, expected = company
+    model, requests, decoding, expected = company
     engine = engine_of(model, spec_of(4), 3)
     for few in (requests[9:10], requests[::5], requests[3:11]):  # one engine, so the cache has a past
-        assert_all_the_same(answers(engine, few, params), expected)
+        assert_all_the_same(answers(engine, few, decoding), expected)
 
 
 def test_a_group_of_16_equal_prompts_gives_16_distinct_samples() -> None:
@@ -196,10 +196,10 @@ def scheduled(lengths: Sequence[int], slots: int) -> int:
 
 
 def test_finished_sequences_make_room_at_once() -> None:
-    slots, params = 4, DecodingParams(threshold=0.5, max_response_tokens=48)
+    slots, decoding = 4, DecodingParams(threshold=0.5, max_response_tokens=48)
     engine = engine_of(tiny_model(2, scale=0.1), spec_of(4), slots)
     requests = [GenerationRequest("p", i, (1, 2, 4, 6, 7, 8), seed=i) for i in range(24)]
-    made = answers(engine, requests, params)
+    made = answers(engine, requests, decoding)
     work = [forwards_of(made["p", i], 4) for i in range(24)]
     assert max(work) > 4 * min(work), "the lengths should be uneven"
     assert engine.forwards == scheduled(work, slots)
@@ -215,11 +215,11 @@ def test_no_request_is_no_work() -> None:
 
 
 def test_trajectories_come_as_they_finish() -> None:
-    model, params = tiny_model(2, scale=0.1), DecodingParams(threshold=0.5, max_response_tokens=48)
+    model, decoding = tiny_model(2, scale=0.1), DecodingParams(threshold=0.5, max_response_tokens=48)
     requests = [GenerationRequest("p", i, (1, 2), seed=i) for i in range(12)]
-    made = list(engine_of(model, spec_of(4)).generate(requests, params))
+    made = list(engine_of(model, spec_of(4)).generate(requests, decoding))
     work = [forwards_of(t, 4) for t in made]
     assert work == sorted(work) and work[0] < work[-1]
     first = engine_of(model, spec_of(4))
-    next(first.generate(requests, params))
+    next(first.generate(requests, decoding))
     assert first.forwards == work[0]

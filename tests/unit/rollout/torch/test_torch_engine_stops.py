@@ -30,15 +30,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_mask_token_is_never_drawn_even_if_its_logit_is_the_largest(temperature: float) -> None:
-    params = DecodingParams(threshold=0.5, temperature=temperature, max_response_tokens=12)
+    decoding = DecodingParams(threshold=0.5, temperature=temperature, max_response_tokens=12)
     requests = requests_for(some_prompts())
     model = tiny_model()
-    expected = answers(engine_of(model, spec_of(4)), requests, params)
+    expected = answers(engine_of(model, spec_of(4)), requests, decoding)
     engine = engine_of(model, spec_of(4))
     bias = torch.zeros(VOCAB)
     bias[MASK] = 1e4
     engine.model.lm_head.bias = nn.Parameter(bias)
-    made = answers(engine, requests, params)
+    made = answers(engine, requests, decoding)
     assert all(MASK not in t.response_ids for t in made.values())
     assert_all_the_same(made, expected)
 

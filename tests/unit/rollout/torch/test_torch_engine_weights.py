@@ -16,26 +16,26 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_new_weights_decode_as_the_new_model() -> None:
     old, new, spec = tiny_model(0), tiny_model(5), spec_of(4)
-    requests, params = requests_for(some_prompts()), DecodingParams(temperature=0, max_response_tokens=10)
+    requests, decoding = requests_for(some_prompts()), DecodingParams(temperature=0, max_response_tokens=10)
     engine = engine_of(old, spec, version=3)
-    before = answers(engine, requests, params)
+    before = answers(engine, requests, decoding)
     assert {t.policy_version for t in before.values()} == {3}
     engine.update_weights(new.named_parameters(), 17)
-    after = answers(engine, requests, params)
+    after = answers(engine, requests, decoding)
     assert {t.policy_version for t in after.values()} == {17}
     assert all(before[key].response_ids != after[key].response_ids for key in after)
-    assert_naive(after, new, requests, spec, params)
+    assert_naive(after, new, requests, spec, decoding)
 
 
 def test_the_weights_are_copies() -> None:
     model, spec = tiny_model(), spec_of(4)
-    params, requests = DecodingParams(temperature=0, max_response_tokens=6), requests_for(some_prompts()[:3])
+    decoding, requests = DecodingParams(temperature=0, max_response_tokens=6), requests_for(some_prompts()[:3])
     engine = engine_of(model, spec)
-    before = answers(engine, requests, params)
+    before = answers(engine, requests, decoding)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert answers(engine, requests, params) == before
+    assert answers(engine, requests, decoding) == before
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:

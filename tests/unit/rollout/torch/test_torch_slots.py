@@ -28,7 +28,7 @@ def test_the_cache_keeps_what_it_is_told_where_it_is_told() -> None:
         assert cache.values[:, slot, :, :4].equal(values[:, source, :, :4])
 
 
-def decode(count: int, slots: int, params: DecodingParams) -> tuple[list[int], list[list[int]], TorchEngine]:
+def decode(count: int, slots: int, decoding: DecodingParams) -> tuple[list[int], list[list[int]], TorchEngine]:
     """Sample indices in the order of the answers, and what `keep` was told."""
     description = TinyModel(4).describe()
     engine, told = TorchEngine(slots), []
@@ -42,7 +42,7 @@ def decode(count: int, slots: int, params: DecodingParams) -> tuple[list[int], l
 
     requests = [GenerationRequest("p", i, prompt(5 + i % 3, i), seed=i) for i in range(count)]
     with patch.object(SlotCache, "keep", listen):
-        order = [t.sample_index for t in engine.generate(requests, params)]
+        order = [t.sample_index for t in engine.generate(requests, decoding)]
     return order, told, engine
 
 

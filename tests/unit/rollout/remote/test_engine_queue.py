@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dirl.rollout.remote.engine_turns import EngineTurns
+from dirl.rollout.remote.engine_queue import EngineQueue
 
 
 class Log:
@@ -34,14 +34,14 @@ def run_all(*calls: tuple[str, bool, float]) -> list[str]:
     log = Log()
 
     async def everything() -> None:
-        turns = EngineTurns()
+        queue = EngineQueue()
         tasks = []
         for name, shared, seconds in calls:
-            tasks.append(asyncio.create_task(turns.run(log.work(name, seconds), shared)))
+            tasks.append(asyncio.create_task(queue.run(log.work(name, seconds), shared)))
             await asyncio.sleep(0.005)
-        assert turns.busy == len(calls)
+        assert queue.busy == len(calls)
         assert await asyncio.gather(*tasks) == [name for name, _, _ in calls]
-        assert turns.busy == 0
+        assert queue.busy == 0
 
     asyncio.run(everything())
     return log.events
@@ -69,11 +69,11 @@ def test_work_that_raises_gives_its_turn_back() -> None:
         raise RuntimeError("broken")
 
     async def both() -> str:
-        turns = EngineTurns()
+        queue = EngineQueue()
         for shared in (True, False):
             with pytest.raises(RuntimeError, match="broken"):
-                await turns.run(fail, shared)
-        assert turns.busy == 0
-        return await turns.run(lambda: "next")
+                await queue.run(fail, shared)
+        assert queue.busy == 0
+        return await queue.run(lambda: "next")
 
     assert asyncio.run(both()) == "next"

@@ -1,4 +1,4 @@
-"""One collection made ahead of time, in a thread beside the trainer."""
+"""Prefetch: the next epoch's rollout is made in a thread beside the trainer, while it works on the one before."""
 
 import threading
 from collections.abc import Callable
@@ -14,8 +14,8 @@ END_S = 5.0
 """How long an engine may take to notice that its collection is given up."""
 
 
-class CollectionAhead:
-    """At most one collection under way, for one epoch."""
+class RolloutPrefetch:
+    """At most one collection, for one epoch: under way, or finished and not yet taken."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")
@@ -24,13 +24,8 @@ class CollectionAhead:
         self._begun_at: dict[str, Any] = {}
         self._cancelled = threading.Event()
 
-    def start(
-        self,
-        epoch: int,
-        collect: Callable[[], Collection],
-        begun_at: dict[str, Any],
-    ) -> None:
-        """Begin; `collect` calls `check` between two pieces of work.
+    def start(self, epoch: int, collect: Callable[[], Collection], begun_at: dict[str, Any]) -> None:
+        """Begin the collection of this epoch; `collect` calls `check` between two pieces of work.
 
         Args:
             begun_at: the state of the stream of prompts, for `snapshot`.
@@ -40,15 +35,15 @@ class CollectionAhead:
         self._work = self._pool.submit(collect)
 
     def put(self, collection: Collection) -> None:
-        """One for the next epoch to be taken, which was made before the run was interrupted."""
+        """Hold a collection that was made before the run was interrupted, for the next epoch to take."""
         assert self._work is None, "a collection is under way"
         self._epoch, self._work = None, Future()
         self._work.set_result(collection)
 
     def snapshot(self) -> tuple[Collection | None, dict[str, Any] | None]:
-        """For a checkpoint: the collection under way, waited for, since the weights that make it will be gone.
+        """The collection for a checkpoint. It is waited for, since the weights that make it will be gone.
 
-        With one that failed, the state of the stream at its beginning: it is then made anew.
+        If it failed, the state that the stream of prompts had at its beginning comes in its place, to make it anew.
         """
         if self._work is None:
             return None, None
@@ -57,7 +52,7 @@ class CollectionAhead:
         return self._work.result(), None
 
     def take(self, epoch: int) -> Collection | None:
-        """The collection of this epoch, waited for; None if none was started. Raises what went wrong in it."""
+        """Wait for this epoch's collection and return it; None if none was started. Raises what went wrong in it."""
         if self._work is None:
             return None
         assert self._epoch in (None, epoch), (self._epoch, epoch)
@@ -66,7 +61,7 @@ class CollectionAhead:
         return work.result()
 
     def wait(self) -> None:
-        """Until the engine is free; the collection stays to be taken. Raises Stopped if the run is asked to end."""
+        """Wait until the engine is free; the collection stays to be taken. Raises Stopped if the run is to end."""
         while self._work is not None and not wait([self._work], PATIENCE_S).done:
             request.check()
 

@@ -1,6 +1,6 @@
-"""Which responses share a packed row: rows filled to a budget of tokens, with few copies of the prompts.
+"""Bin packing of responses into rows: which of them share a row of at most a budget of tokens, with few prompt copies.
 
-Responses to one prompt share its tokens only within a row, so dividing a group costs a copy of the prompt. A row takes
+Responses to one prompt share its tokens only within a row, so splitting a group costs a copy of the prompt. A row takes
 the subset of a group's responses that fills it best (subset sums, exact), then whole groups that fit, then part of one.
 Four plans are made by two rules for all rows: a row begins with the group that is already begun, which repeats few
 prompts, or with the longest response left, which is the hardest to place; and the rest of a row takes part of a group,
@@ -39,7 +39,7 @@ class Rules(NamedTuple):
     parts: bool
 
 
-def fill_rows(groups: Sequence[Lengths], token_budget: int) -> list[Row]:
+def bin_pack(groups: Sequence[Lengths], token_budget: int) -> list[Row]:
     """Every response of every group in one row, at most `token_budget` tokens in each.
 
     A response that exceeds the budget with its prompt has a row of its own. The same groups give the same rows.

@@ -6,7 +6,7 @@ import time
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
-from dirl.progress import LINE_S, on_terminal
+from dirl.progress_bar import LINE_S, on_terminal
 
 
 class ProgressLines(ProgressBar):

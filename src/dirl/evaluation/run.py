@@ -1,4 +1,4 @@
-"""One evaluation: sample responses to prompts, score them, and report. Callback and command both use it."""
+"""One run of an evaluation: responses are sampled and scored; the Evaluate callback and `dirl evaluate` call it."""
 
 import time
 from collections import Counter
@@ -24,17 +24,17 @@ class Evaluation:
     """Those that were scored."""
 
 
-def evaluate(
+def run_evaluation(
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
     scorer: Scorer,
-    params: DecodingParams,
+    decoding: DecodingParams,
     spec: ModelSpec,
     tokenizer: PreTrainedTokenizerBase,
     samples: int = 1,
     seed: int = 0,
     device: str = "cpu",
-    progress: Callable[[int], None] = lambda count: None,
+    finished: Callable[[int], None] = lambda count: None,
     generating: AbstractContextManager = nullcontext(),  # noqa: B008 - it has no state
 ) -> Evaluation:
     """Sample `samples` responses per prompt with the engine's current weights; all ranks must call it.
@@ -44,11 +44,11 @@ def evaluate(
     Args:
         generating: entered while the engine works; ranks do not wait for one another within, only for the metrics.
     """
-    count = 1 if params.temperature == 0 else samples
+    count = 1 if decoding.temperature == 0 else samples
     started = time.perf_counter()
     collector = Collector(engine, scorer, tokenizer, spec, count, max_rounds=1, seed=seed)
     with generating:
-        result = collector.collect(iter(prompts), len(prompts), params, progress=progress)
+        result = collector.collect(iter(prompts), len(prompts), decoding, finished=finished)
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
     names = [reward.name for reward in scorer.rewards]
     metrics = ResponseMetrics(names, spec.block_size, ks if count > 1 else (), scorer.correctness.name).to(device)

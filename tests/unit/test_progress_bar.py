@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from dirl import progress
-from dirl.progress import Lines, bar, expect
+from dirl import progress_bar
+from dirl.progress_bar import Lines, bar, expect
 
 
 def lines(seconds_each: float, count: int = 20) -> list[str]:
@@ -20,7 +20,7 @@ def lines(seconds_each: float, count: int = 20) -> list[str]:
 
 def test_short_work_is_silent_and_long_work_has_a_line_each_so_many_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines(0.0) == []
-    monkeypatch.setattr(progress, "LINE_S", 0.1)
+    monkeypatch.setattr(progress_bar, "LINE_S", 0.1)
     said = lines(0.03)
     assert 2 <= len(said) <= 10
     assert said[0].startswith("rollout 3:") and "20/20" in said[-1]

@@ -1,4 +1,4 @@
-"""Filling of rows: every response once, within the budget, near the fewest rows, and few copies of the prompts."""
+"""Bin packing of rows: every response once, within the budget, near the fewest rows, and few copies of the prompts."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from dirl.packing.filling import Lengths, Row, _best_subset, _part, fewest_rows, fill_rows
+from dirl.packing.bin_packing import Lengths, Row, _best_subset, _part, bin_pack, fewest_rows
 
 
 def tokens(groups: list[Lengths], row: Row) -> int:
@@ -24,7 +24,7 @@ def random_groups(seed: int, most: int = 40) -> list[Lengths]:
 @pytest.mark.parametrize("seed", range(40))
 def test_every_response_is_in_one_row_and_no_row_exceeds_the_budget_but_for_one_response(seed: int) -> None:
     groups = random_groups(seed)
-    rows = fill_rows(groups, 40)
+    rows = bin_pack(groups, 40)
     found = sorted((number, i) for row in rows for number, chosen in row for i in chosen)
     assert found == [(number, i) for number, (_, lengths) in enumerate(groups) for i in range(len(lengths))]
     assert all(tokens(groups, row) <= 40 or [len(chosen) for _, chosen in row] == [1] for row in rows)
@@ -33,7 +33,7 @@ def test_every_response_is_in_one_row_and_no_row_exceeds_the_budget_but_for_one_
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_group_has_one_copy_of_its_prompt_in_a_row(seed: int) -> None:
-    for row in fill_rows(random_groups(seed, most=12), 40):
+    for row in bin_pack(random_groups(seed, most=12), 40):
         numbers = [number for number, _ in row]
         assert len(set(numbers)) == len(numbers)
 
@@ -71,7 +71,7 @@ def fewest_by_trying(groups: list[Lengths], budget: int) -> int:
 def test_rows_of_small_loads_are_the_fewest(seed: int) -> None:
     """Filling row by row does not promise it; on these it does."""
     groups: list[Lengths] = [(0, np.random.default_rng(seed).integers(5, 30, 7).tolist())]
-    assert len(fill_rows(groups, 40)) == fewest_by_trying(groups, 40)
+    assert len(bin_pack(groups, 40)) == fewest_by_trying(groups, 40)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -80,7 +80,7 @@ def test_no_way_to_deal_has_fewer_rows_than_the_bound(seed: int) -> None:
     sizes = rng.multinomial(6, [0.5, 0.3, 0.2])
     groups: list[Lengths] = [(int(rng.integers(0, 12)), rng.integers(4, 26, n).tolist()) for n in sizes]
     found = fewest_by_trying(groups, 40)
-    assert fewest_rows(groups, 40) <= found <= len(fill_rows(groups, 40))
+    assert fewest_rows(groups, 40) <= found <= len(bin_pack(groups, 40))
 
 
 @pytest.mark.parametrize(
@@ -105,30 +105,30 @@ def test_the_bound_counts_tokens_prompts_and_pieces(groups: list[Lengths], rows:
 def test_random_plans_take_rows_away_and_are_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     responses = [[6, 6, 16, 11], [13, 13, 15, 4], [11, 6, 10, 18], [12, 5, 12, 6], [16, 19, 19, 13]]
     groups: list[Lengths] = [(4, lengths) for lengths in responses]
-    searched = fill_rows(groups, 40)
+    searched = bin_pack(groups, 40)
     assert len(searched) == 7
-    assert fill_rows(groups, 40) == searched
-    monkeypatch.setattr("dirl.packing.filling.RANDOM_PLANS", 0)
-    assert len(fill_rows(groups, 40)) == 8
+    assert bin_pack(groups, 40) == searched
+    monkeypatch.setattr("dirl.packing.bin_packing.RANDOM_PLANS", 0)
+    assert len(bin_pack(groups, 40)) == 8
 
 
 def test_one_group_alone_is_not_searched_for_its_plans_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     group: Lengths = (0, [27, 14, 14, 14, 11])
-    assert fewest_rows([group], 40) < len(fill_rows([group], 40)) == 3
-    monkeypatch.setattr("dirl.packing.filling.random.Random.sample", lambda *args: pytest.fail("a random plan"))
-    fill_rows([group, (0, [])], 40)
+    assert fewest_rows([group], 40) < len(bin_pack([group], 40)) == 3
+    monkeypatch.setattr("dirl.packing.bin_packing.random.Random.sample", lambda *args: pytest.fail("a random plan"))
+    bin_pack([group, (0, [])], 40)
 
 
-def test_a_group_is_not_divided_where_that_saves_no_row() -> None:
+def test_a_group_is_not_split_where_that_saves_no_row() -> None:
     """Two groups of 14 tokens, budget 20: two rows in any case, so the second prompt is not repeated in the first."""
     groups: list[Lengths] = [(2, [4, 4, 4]), (2, [4, 4, 4])]
-    assert fill_rows(groups, 20) == [[(0, [0, 1, 2])], [(1, [0, 1, 2])]]
+    assert bin_pack(groups, 20) == [[(0, [0, 1, 2])], [(1, [0, 1, 2])]]
 
 
-def test_a_group_is_divided_where_that_saves_a_row() -> None:
+def test_a_group_is_split_where_that_saves_a_row() -> None:
     """Three of 14 tokens: a response beside each of two whole groups takes the third group's row away."""
     groups: list[Lengths] = [(2, [4, 4, 4]), (2, [4, 4, 4]), (2, [4, 4])]
-    rows = fill_rows(groups, 20)
+    rows = bin_pack(groups, 20)
     assert len(rows) == 2
     assert sorted(tokens(groups, row) for row in rows) == [20, 20]
 
@@ -155,7 +155,7 @@ def test_rows_of_realistic_loads_are_nearly_the_fewest(
     group_size: int, prompt: int, tokens_per_step: int, token_budget: int
 ) -> None:
     groups = realistic(group_size, prompt, tokens_per_step, seed=0)
-    rows = fill_rows(groups, token_budget)
+    rows = bin_pack(groups, token_budget)
     assert len(rows) <= fewest_rows(groups, token_budget) / 0.95
     filled = sum(tokens(groups, row) for row in rows)
     assert filled / len(rows) / token_budget >= 0.94

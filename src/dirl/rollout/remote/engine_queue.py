@@ -1,4 +1,4 @@
-"""Who may use a server's engine, and when: calls in order of arrival, each in a thread of its own."""
+"""The queue for a server's engine: calls are served in their order of arrival, each in a thread of its own."""
 
 import asyncio
 import threading
@@ -8,8 +8,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class EngineTurns:
-    """First come, first served; several at once only where all of them said that they share."""
+class EngineQueue:
+    """Calls run one after the other, first come, first served; several run at once only if all of them are shared."""
 
     def __init__(self) -> None:
         self.waiting = self.running = 0
@@ -22,9 +22,9 @@ class EngineTurns:
         return self.waiting + self.running
 
     async def run(self, work: Callable[[], T], shared: bool = False) -> T:
-        """The result of `work`, called in a thread when its turn has come.
+        """Call `work` in a thread when all calls before it are done, and return its result.
 
-        Do not cancel it: the thread would go on without having the turn.
+        Do not cancel it: the thread would go on while the next call runs.
         """
         self.waiting += 1
         async with self._order:

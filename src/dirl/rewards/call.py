@@ -1,4 +1,4 @@
-"""One reward of one sample, checked; and the error that says whose it was."""
+"""The call of one reward for one sample, with a check of what it returns, and the error that names both."""
 
 import math
 import numbers
@@ -28,8 +28,8 @@ class RewardError(ForUserError, RuntimeError):
         return error
 
 
-def evaluate(reward: Reward, sample: RewardSample) -> float:
-    """The reward as a float, or as the `Incomparable` that it is; ValueError unless it is a finite number."""
+def call_reward(reward: Reward, sample: RewardSample) -> float:
+    """Return the reward as a float, or as the `Incomparable` that it is; ValueError unless it is a finite number."""
     value = reward(sample)
     if not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"it returned {value!r} ({type(value).__name__}); a reward must be a finite number")

@@ -1,4 +1,4 @@
-"""Division: what a noised token attends to and what it is scored on stay the same, in as few parts as can be."""
+"""Splitting: what a noised token attends to and what it is scored on stay the same, in as few parts as can be."""
 
 from collections import Counter
 
@@ -9,9 +9,9 @@ from tests.reference import Token, visible
 
 from dirl.batches import IGNORE, PackedBatch
 from dirl.diffusion.noise import NoiseConfig
-from dirl.packing.division import parts_within
 from dirl.packing.pieces import Encoded, Piece, alone, conversation
 from dirl.packing.rows import pack
+from dirl.packing.splitting import split_piece
 from dirl.types import ModelSpec, Trajectory
 
 M, E = 90, 91
@@ -77,7 +77,7 @@ def test_every_target_attends_to_the_same_tokens_whatever_the_budget(seed: int, 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_conversations_are_divided_likewise(seed: int) -> None:
+def test_conversations_are_split_likewise(seed: int) -> None:
     """Several turns with stretches without views between and after them; whole ones and cut ones."""
     rng, mask = np.random.default_rng(seed), []
     for _ in range(rng.integers(1, 4)):
@@ -113,7 +113,7 @@ def long_response() -> Piece:
     ],
 )
 def test_parts_by_hand(room: int, lengths: list[int]) -> None:
-    parts = parts_within(long_response(), room)
+    parts = split_piece(long_response(), room)
     assert [len(part) for part in parts] == lengths
     views = [list(zip(part.block_ids, part.view_ids, strict=True)) for part in parts]
     noised = [pair for part in views for pair in dict.fromkeys(part) if pair[1]]
@@ -127,7 +127,7 @@ def test_where_a_view_and_its_context_exceed_the_budget_parts_fill_a_quarter_mor
     budget: int, prompt: int
 ) -> None:
     """The last view needs 6 + 2 tokens, 12 with the prompt: parts of 10, or 11 beside the prompt."""
-    parts = parts_within(long_response(), budget, prompt)
+    parts = split_piece(long_response(), budget, prompt)
     assert [len(part) for part in parts] == [2 + 8, 4 + 4, 6 + 4]
 
 

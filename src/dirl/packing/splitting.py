@@ -1,4 +1,4 @@
-"""Division of pieces that no row would hold, at their views.
+"""Splitting, at their views, of pieces that are too long for one row.
 
 A noised view attends to the clean blocks before its own and to itself, never to another view. So the views of a
 response may lie in different rows, each behind a copy of the clean blocks before it: losses, and their sum's gradient,
@@ -13,11 +13,11 @@ OVER_THE_BUDGET = 1.25
 """Rows of no more tokens than a view needs would be many, each with nearly all clean tokens: 4 times as many in all."""
 
 
-def parts_within(piece: Piece, token_budget: int, prompt_tokens: int = 0) -> list[Piece]:
-    """The piece as it is if a row holds it behind its prompt, else its views in as few parts of so many as can be.
+def split_piece(piece: Piece, token_budget: int, prompt_tokens: int = 0) -> list[Piece]:
+    """The piece as it is if it fits into a row behind its prompt, else as few parts as can be that each fit.
 
-    Each part has the clean blocks before its last view, and consecutive views. Where one view with all that it attends
-    to is over the budget, parts fill rows of `row_limit`.
+    Each part has consecutive views, and the clean blocks before the last of them. Where one view with all that it
+    attends to is over the budget, each part may have `row_limit` tokens, its prompt included.
 
     Args:
         piece: clean tokens first, then the views in order of their blocks; of one response or conversation.
@@ -42,7 +42,7 @@ def parts_within(piece: Piece, token_budget: int, prompt_tokens: int = 0) -> lis
 
 
 def row_limit(needed: float, token_budget: int) -> int:
-    """Tokens that parts may fill a row to: the budget, or a quarter more than the longest view needs, if over that.
+    """The most tokens of a row that holds a part: the budget, or, where a view needs more, a quarter more than that.
 
     Args:
         needed: by the view that attends to most: its own tokens, the clean ones before it, and the prompt.
