@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from dirl.batches import StepBatch
+from dirl.models import ModelShape
 from dirl.models.policy import scoring_plan
+from dirl.models.value import ValueModel
 from dirl.modules import RLModule
 from dirl.modules.base import BlockDiffusionModule
 from dirl.planning import Work, layout_work, training_flops
@@ -49,6 +51,7 @@ class Throughput(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         self.shape = pl_module.description.family.shape(pl_module.description.config)
+        self.value_shape = _value_shape(pl_module)
         self.peak = self.peak_tflops if self.peak_tflops is not None else _peak_of(pl_module.device)
         self._begin_epoch(pl_module.device)
 
@@ -63,6 +66,8 @@ class Throughput(L.Callback):
         _wait(pl_module.device)
         seconds = _longest(trainer, pl_module, time.perf_counter() - self.step_started)
         flops = training_flops(self.shape, self.step.work, "none").model
+        if self.value_shape is not None:
+            flops += training_flops(self.value_shape, replace(self.step.work, scored=0.0), "none").model
         own = torch.tensor([self.step.work.tokens, self.step.response_tokens, flops], dtype=torch.float64)
         packed, responses, total = pl_module.sum_over_ranks(own).tolist()
         self.epoch = self.epoch.plus(seconds, responses)
@@ -121,6 +126,13 @@ def count_step(step: StepBatch, module: BlockDiffusionModule) -> _StepCount:
         plans = (scoring_plan(row, module.spec, module.decoding, "trajectory") for row in step.micro_batches)
         work = replace(work, scored=work.scored + sum(len(plan.rejected) for plan in plans))
     return _StepCount(work, step.response_tokens)
+
+
+def _value_shape(module: BlockDiffusionModule) -> ModelShape | None:
+    """Of a value model with a backbone of its own, which sees the same rows."""
+    if not isinstance(module, RLModule) or not isinstance(module.value_model, ValueModel):
+        return None
+    return module.value_description.family.shape(module.value_description.config)
 
 
 def phase_shares(seconds: dict[str, float], step_s: float, wall: float) -> dict[str, float]:

@@ -387,7 +387,7 @@ class StepScores(NamedTuple):
 
 
 def naive_tracerl_loss(
-    trajectories: Sequence[tuple[float, Sequence[StepScores]]],
+    trajectories: Sequence[tuple[float | Sequence[Tensor], Sequence[StepScores]]],
     *,
     clip_low: float,
     clip_high: float,
@@ -397,13 +397,14 @@ def naive_tracerl_loss(
 ) -> Tensor:
     """-J of TraceRL's eq. 3: of (advantage, steps) of each trajectory the sum over steps of the mean over their tokens.
 
-    The expectation over trajectories is their mean; the KL is k3, averaged alike. max_response_tokens divides the sum
-    over the steps; None: it is a mean.
+    An advantage is one number, or for each step those of its tokens. The expectation over trajectories is their mean;
+    the KL is k3, averaged alike. max_response_tokens divides the sum over the steps; None: it is a mean.
     """
     loss = torch.zeros((), dtype=torch.float64)
     for advantage, steps in trajectories:
-        for step in steps:
-            surrogate = _clipped(step.logp - step.old_logp.detach(), advantage, clip_low, clip_high)
+        of_steps = [advantage] * len(steps) if isinstance(advantage, float) else advantage
+        for step, own in zip(steps, of_steps, strict=True):
+            surrogate = _clipped(step.logp - step.old_logp.detach(), own, clip_low, clip_high)
             ahead = (step.old_logp if anchor == "old" else step.reference_logp).detach() - step.logp
             of_step = -surrogate.mean() + beta * (torch.exp(ahead) - ahead - 1).mean()
             loss = loss + of_step / (max_response_tokens or len(steps))
@@ -520,7 +521,7 @@ def naive_wd1_loss(groups: Sequence[Sequence[tuple[float, Tensor]]]) -> Tensor:
     return loss / len(groups)
 
 
-def _clipped(log_ratio: Tensor, advantage: float, low: float, high: float) -> Tensor:
+def _clipped(log_ratio: Tensor, advantage: float | Tensor, low: float, high: float) -> Tensor:
     ratio = torch.exp(log_ratio.double())
     inside = torch.clamp(ratio, 1 - low, 1 + high)
     return torch.minimum(ratio * advantage, inside * advantage)
@@ -561,3 +562,71 @@ def naive_sft_loss(
         assert i in response, f"position {i} is masked and not of the response"
         loss = loss - logprobs[i].double() / noise[i // block_size]
     return loss / len(response)
+
+
+# ------------------------------------------------------------------------------------------ values and credit
+
+
+def naive_gae(
+    steps: Sequence[Sequence[float]], outcome: float, gamma: float, lam: float
+) -> list[list[tuple[float, float]]]:
+    """Advantage and return of each token of one trajectory, by sums over all that follows (TraceRL, section 4.2).
+
+    Args:
+        steps: the values of the tokens that each denoising step commits, first to last.
+    """
+    last = len(steps) - 1
+
+    def value(t: int) -> float:
+        return sum(steps[t]) / len(steps[t]) if t <= last else 0.0
+
+    def reward(t: int) -> float:
+        return outcome if t == last else 0.0
+
+    def step_return(t: int) -> float:
+        return sum(gamma ** (u - t) * reward(u) for u in range(t, last + 1))
+
+    def step_advantage(t: int) -> float:
+        deltas = (reward(u) - value(u) + gamma * value(u + 1) for u in range(t, last + 1))
+        return sum((gamma * lam) ** n * delta for n, delta in enumerate(deltas))
+
+    def token(t: int, own: float) -> tuple[float, float]:
+        advantage = reward(t) - own + gamma * value(t + 1) + gamma * lam * step_advantage(t + 1)
+        return advantage, reward(t) + gamma * step_return(t + 1)
+
+    return [[token(t, own) for own in tokens] for t, tokens in enumerate(steps)]
+
+
+def naive_values(
+    model: Logits, trajectory: Trajectory, spec: ModelSpec, masked: Collection[int], scored: Sequence[int]
+) -> Tensor:
+    """[n] values of the response's tokens at `scored`, by a model whose "logits" are one number; differentiable.
+
+    As `naive_masked_logprobs`: positions are absolute, and `masked` those that are masked in their block.
+    """
+    ids = [*trajectory.prompt_ids, *trajectory.response_ids]
+    (start,) = {i // spec.block_size * spec.block_size for i in (*masked, *scored)}
+    shown = [spec.mask_token_id if i in masked else ids[i] for i in range(start + spec.block_size)]
+    return torch.stack([naive_block_logits(model, shown, start, spec.block_size)[i - start, 0] for i in scored])
+
+
+def naive_value_loss(trajectories: Sequence[Sequence[tuple[Tensor, Tensor, Tensor]]], clip: float | None) -> Tensor:
+    """TraceRL, eq. 4: the mean over each trajectory's tokens, then over trajectories; [n] each step's values, old
+    values and returns."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for steps in trajectories:
+        values, old, returns = (torch.cat(parts) for parts in zip(*steps, strict=True))
+        errors = (values - returns) ** 2
+        if clip is not None:
+            near = torch.minimum(torch.maximum(values, old - clip), old + clip)
+            errors = torch.maximum(errors, (near - returns) ** 2)
+        loss = loss + errors.mean() / 2
+    return loss / len(trajectories)
+
+
+def naive_value_error(value: float, old: float, target: float, clip: float | None) -> float:
+    """The term of one token in the value's loss (TraceRL, eq. 4)."""
+    if clip is None:
+        return (value - target) ** 2 / 2
+    near = old + min(max(value - old, -clip), clip)
+    return max((value - target) ** 2, (near - target) ** 2) / 2

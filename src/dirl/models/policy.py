@@ -30,6 +30,8 @@ class Scores:
     """[M] masked positions that their denoising step did not commit; M = 0 without factors."""
     log_factors: Float[Tensor, " M"]
     """[M] log F_j, with gradient."""
+    hidden: Float[Tensor, "N D"]
+    """[N, D] last hidden states, with gradient."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,11 @@ class BlockDiffusionLM(nn.Module):
         if plan is None:
             plan = scoring_plan(batch, self.spec, decoding, likelihood)
         hidden = self.hidden_states(batch)
-        rejected = hidden[plan.rejected] if len(plan.rejected) else None
+        rejected, scored = hidden[plan.rejected] if len(plan.rejected) else None, hidden[plan.positions]
         logprobs, entropies, log_factors = self.score_hidden(
-            hidden[plan.positions], rejected, batch.target_ids[plan.positions], plan, decoding, entropy
+            scored, rejected, batch.target_ids[plan.positions], plan, decoding, entropy
         )
-        return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors)
+        return Scores(plan.positions, logprobs, entropies, plan.rejected, log_factors, scored)
 
     def score_hidden(
         self,

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from operator import add
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
@@ -10,21 +12,33 @@ from torch import Tensor
 
 from dirl.batches import PackedBatch
 
+LossFn = Callable[[PackedBatch, Tensor], dict[str, Tensor]]
+"""(micro-batch, divisor) -> its shares of the step's losses, by name; the gradient is that of their sum."""
+
 
 def backward(
-    module: L.LightningModule,
-    micro_batches: list[PackedBatch],
-    divisor: Tensor,
-    loss_fn: Callable[[PackedBatch, Tensor], Tensor],
-) -> list[Tensor]:
-    """The loss of each; their gradients are summed and, after the last one, reduced over the ranks."""
-    losses = []
+    module: L.LightningModule, micro_batches: list[PackedBatch], divisor: Tensor, loss_fns: Sequence[LossFn]
+) -> list[dict[str, Tensor]]:
+    """The losses of each; their gradients are summed and, after the last one, reduced over the ranks.
+
+    Args:
+        loss_fns: one after the other, each with a forward of its own that has been through its backward pass when the
+            next one begins, so that the activations of one are alive at a time.
+    """
+    every = []
     for index, batch in enumerate(micro_batches):
+        found: dict[str, Tensor] = {}
         with gradient_sync(module, index == len(micro_batches) - 1):
-            loss = loss_fn(batch, divisor)
-            module.manual_backward(loss)
-        losses.append(loss.detach())
-    return losses
+            for number, loss_fn in enumerate(loss_fns):
+                losses = loss_fn(batch, divisor)
+                total = reduce(add, losses.values())
+                if number == 0:
+                    module.manual_backward(total)  # gets DDP ready, once, for the gradients of all that is trained
+                else:
+                    total.backward()
+                found |= {name: loss.detach() for name, loss in losses.items()}
+        every.append(found)
+    return every
 
 
 def gradient_sync(module: L.LightningModule, last: bool) -> AbstractContextManager:

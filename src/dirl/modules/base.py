@@ -4,19 +4,16 @@ One batch of a dataloader is one optimizer step (`StepBatch`), so accumulation c
 divisor is summed over all ranks before the first micro-batch.
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LRScheduler
 
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
@@ -27,19 +24,12 @@ from dirl.models.checkpoint_weights import FILES, packed
 from dirl.models.families.weights import Named, empty_backbone, weight_shapes
 from dirl.models.model_files import model_files
 from dirl.models.policy import ScoringPlan, scoring_plan
-from dirl.modules.backward import backward, say_if_too_long
+from dirl.modules.backward import LossFn, backward, say_if_too_long
 from dirl.modules.building import Building, build_model, check_dtype, check_precision
 from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, check_checkpointing
-from dirl.modules.optimization import (
-    HostCopy,
-    OptimizerConfig,
-    build_optimizer,
-    clip_gradients,
-    offload_optimizer_state,
-    restore_optimizer_state,
-    use_settings,
-)
+from dirl.modules.learners import Learner, as_list, clip_all, step_all, use_all_settings, zero_all
+from dirl.modules.optimization import HostCopy, OptimizerConfig, offload_optimizer_state, restore_optimizer_state
 from dirl.modules.sharding import reshard
 from dirl.packing.rows import empty_batch
 from dirl.types import DecodingParams, Likelihood, ModelSpec
@@ -113,23 +103,23 @@ class BlockDiffusionModule(Resumable):
         """Whether compute is bf16 on fp32 weights."""
         return self.trainer.precision == "bf16-mixed"
 
-    def build_model(
-        self, source: ModelSource, description: ModelDescription, frozen: bool = False, on_host: bool = False
-    ) -> BlockDiffusionLM:
+    def build_model(self, source: ModelSource, description: ModelDescription, **options: Any) -> BlockDiffusionLM:
         """See `dirl.modules.building.build_model`, of which this has the options."""
         building = Building(self.attention, self.head_chunk, self.activation_checkpointing, self.compile_layers)
-        return build_model(
-            source, description, self.spec, building, self.sharding_mesh, self.mixed, frozen=frozen, on_host=on_host
-        )
+        return build_model(source, description, self.spec, building, self.sharding_mesh, self.mixed, **options)
 
     @property
     def sharding_mesh(self) -> DeviceMesh | None:
         return None if self.device_mesh is None else self.device_mesh["data_parallel"]
 
+    def learners(self) -> list[Learner]:
+        """What has an optimizer of its own, the policy first."""
+        assert self.model is not None, "`configure_model` builds it"
+        return [Learner("", list(self.model.parameters()), self.optimizer_config)]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = self.trainer.estimated_stepping_batches
-        optimizer, scheduler = build_optimizer(list(self.model.parameters()), self.optimizer_config, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return [learner.configured(steps) for learner in self.learners()]  # type: ignore[return-value]
 
     def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
         """A step stays on the host: `place` moves one micro-batch at a time, when what it needs has been planned."""
@@ -153,9 +143,8 @@ class BlockDiffusionModule(Resumable):
     def before_rollout(self) -> None:
         """Leave the device's memory to an engine, as far as the config says; on all ranks, with `after_rollout`."""
         if self.offload_optimizer and not self._on_host:
-            optimizer = self.optimizers(use_pl_optimizer=False)
-            assert not isinstance(optimizer, list), "there is one"
-            self._on_host = offload_optimizer_state(optimizer)
+            optimizers = as_list(self.optimizers(use_pl_optimizer=False))
+            self._on_host = [copy for optimizer in optimizers for copy in offload_optimizer_state(optimizer)]
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -164,22 +153,21 @@ class BlockDiffusionModule(Resumable):
         restore_optimizer_state(self._on_host)
         self._on_host = []
 
-    def optimize(self, step: StepBatch, loss_fn: Callable[[PackedBatch, Tensor], Tensor]) -> bool:
+    def optimize(self, step: StepBatch, *loss_fns: LossFn) -> bool:
         """One optimizer step: backward over all micro-batches, clip, step, schedule.
 
         Args:
-            loss_fn: (micro-batch, divisor) -> its share of the step's loss; the shares of all ranks' micro-batches
-                add up to the loss.
+            loss_fns: shares of the step's losses, which add up over all ranks' micro-batches; see `backward`.
 
         Returns:
-            False if no rank had anything to learn from, or the loss or its gradient is not finite: the weights are then
+            False if no rank had anything to learn from, or a loss or a gradient is not finite: the weights are then
             left alone.
 
         Raises:
             NotFiniteError: too many such steps in a row, on all ranks.
         """
         started = time.perf_counter()
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizers, schedulers, learners = as_list(self.optimizers()), as_list(self.lr_schedulers()), self.learners()
         divisor = self.sum_over_ranks(torch.tensor(step.loss_divisor, dtype=torch.float64))
         if divisor == 0:
             self.log("train/empty_steps", 1.0)
@@ -188,38 +176,49 @@ class BlockDiffusionModule(Resumable):
         divisor = (divisor / self.trainer.world_size).float()
         say_if_too_long(step.micro_batches, step.token_budget)
         micro_batches = self.equal_micro_batches(step)
-        losses = backward(self, micro_batches, divisor, loss_fn)
-        norm = clip_gradients(list(self.model.parameters()), self.optimizer_config.max_grad_norm)
-        loss = sum(losses, torch.zeros_like(losses[0]))
-        total, wrong = self.sum_over_ranks(torch.stack([loss, (~norm.isfinite()).to(loss)]))
-        if wrong or not total.isfinite():
-            optimizer.zero_grad()
+        every = backward(self, micro_batches, divisor, loss_fns)
+        norms = clip_all(learners)
+        names = list(every[0])
+        sums = [sum((losses[name] for losses in every), torch.zeros_like(every[0][name])) for name in names]
+        wrong = torch.stack([~norm.isfinite() for norm in norms]).any().to(sums[0])
+        *totals, wrong = self.sum_over_ranks(torch.stack([*sums, wrong]))
+        if wrong or not all(total.isfinite() for total in totals):
+            zero_all(optimizers)
             self.update = "made"  # no more will come of this batch
-            self.guard.skip(self.trainer, step, losses, float(total / self.trainer.world_size), float(norm))
-            self.log("train/skipped_steps", float(self.guard.in_all))
+            self._skip(step, every, totals, norms)
             return False
         self.guard.made()
-        lr = float(scheduler.get_last_lr()[0])  # of this step
+        rates = [float(scheduler.get_last_lr()[0]) for scheduler in schedulers]  # of this step
         self.update = "begun"
-        optimizer.step()
-        optimizer.zero_grad()  # now: gradients would lie in memory through the next rollout
-        scheduler.step()
+        step_all(optimizers, schedulers)
         self.update = "made"
-        self._log_step(step, micro_batches, total, norm, lr, time.perf_counter() - started)
+        self._log_learners(dict(zip(names, totals, strict=True)), norms, rates)
+        self._log_step(step, micro_batches, time.perf_counter() - started)
         return True
 
-    def _log_step(
-        self, step: StepBatch, rows: list[PackedBatch], total: Tensor, norm: Tensor, lr: float, seconds: float
-    ) -> None:
+    def _skip(self, step: StepBatch, every: list[dict[str, Tensor]], totals: list[Tensor], norms: list[Tensor]) -> None:
+        """Of a step that must not be made: the loss is the sum of all, the norm the first that is not finite."""
+        norm = next((norm for norm in norms if not norm.isfinite()), norms[0])
+        loss = float(torch.stack(totals).sum() / self.trainer.world_size)
+        losses = [torch.stack([*losses.values()]).sum() for losses in every]
+        self.guard.skip(self.trainer, step, losses, loss, float(norm))
+        self.log("train/skipped_steps", float(self.guard.in_all))
+
+    def _log_learners(self, totals: Mapping[str, Tensor], norms: list[Tensor], rates: list[float]) -> None:
+        """What each is told by its loss: losses over all ranks, gradients before they are clipped, learning rates."""
+        shown = {f"train/{name}": total / self.trainer.world_size for name, total in totals.items()}
+        for learner, norm, rate in zip(self.learners(), norms, rates, strict=True):
+            shown[f"train/{learner.named('grad_norm', '_')}"] = norm
+            self.log(f"train/{learner.named('lr', '_')}", rate)
+        self.log_dict(shown, prog_bar=True)
+
+    def _log_step(self, step: StepBatch, rows: list[PackedBatch], seconds: float) -> None:
         """Of an optimizer step that was made; on all ranks, with all rows of this one."""
         packed = float(sum(len(batch) for batch in step.micro_batches))
         room = float(sum(max(len(batch), step.token_budget) for batch in rows))
         packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()
-        shown = {"train/loss": total / self.trainer.world_size, "train/grad_norm": norm}
-        self.log_dict(shown, prog_bar=True)
         self.log_dict(
             {
-                "train/lr": lr,
                 "train/packed_tokens": packed,
                 "train/skipped_steps": float(self.guard.in_all),
                 "data/fill_rate": packed / room,
@@ -282,14 +281,13 @@ class BlockDiffusionModule(Resumable):
         before, now = self._loaded_optimizer_settings, self._optimizer_settings()
         if before is None or before == now:
             return
-        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        assert isinstance(optimizer, AdamW) and isinstance(scheduler, LRScheduler), "those of `build_optimizer`"
-        use_settings(optimizer, scheduler, self.optimizer_config)
-        changed = [f"{name} {before[name]} -> {value}" for name, value in now.items() if before[name] != value]
+        optimizers = as_list(self.optimizers(use_pl_optimizer=False))
+        use_all_settings(self.learners(), optimizers, as_list(self.lr_schedulers()))
+        changed = [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
         rank_zero_info(f"the optimizer goes on with other settings than the checkpoint's: {', '.join(changed)}")
 
     def _optimizer_settings(self) -> dict:
-        settings = dataclasses.asdict(self.optimizer_config) | {"total_steps": None}
-        if self.optimizer_config.schedule == "cosine":
-            settings["total_steps"] = self.trainer.estimated_stepping_batches
-        return settings
+        learners = self.learners()
+        cosine = any(learner.config.schedule == "cosine" for learner in learners)
+        steps = self.trainer.estimated_stepping_batches if cosine else None
+        return {name: value for learner in learners for name, value in learner.settings(steps).items()}

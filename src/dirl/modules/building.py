@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from dirl.attention.backend import Backend
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.families.weights import empty_backbone
+from dirl.models.value import ValueModel, with_scalar_head
 from dirl.modules.layers import Checkpointing, cast_weights, compile_layers, recompute_layers
 from dirl.modules.sharding import shard
 from dirl.types import ModelSpec
@@ -34,6 +35,7 @@ def build_model(
     mixed: bool,
     frozen: bool = False,
     on_host: bool = False,
+    kind: type[BlockDiffusionLM] = BlockDiffusionLM,
 ) -> BlockDiffusionLM:
     """A model of the description's family; sharded where there is a mesh, then read from files layer by layer.
 
@@ -41,6 +43,7 @@ def build_model(
         mixed: compute is bf16 on fp32 weights.
         frozen: only to be scored with, so its weights have the dtype of compute; unsharded ones are on the host.
         on_host: sharded weights stay in host memory, see `dirl.modules.sharding.shard`.
+        kind: a `ValueModel` has a head of its own.
     """
     dtype = torch.bfloat16 if frozen and mixed else None
     files = source.weight_files(description.config) if mesh is not None else None
@@ -52,8 +55,10 @@ def build_model(
     else:
         files.dtype = dtype or files.dtype
         backbone = empty_backbone(description.family, description.config, files.dtype or torch.float32)
+    if issubclass(kind, ValueModel):
+        backbone = with_scalar_head(backbone, description.family.parts, next(backbone.parameters()).dtype)
     backbone.train(not frozen).requires_grad_(not frozen)
-    model = BlockDiffusionLM(backbone, spec, building.attention, building.head_chunk, description.family.parts)
+    model = kind(backbone, spec, building.attention, building.head_chunk, description.family.parts)
     recompute_layers(model.layers(), building.activation_checkpointing)
     if building.compile_layers:
         compile_layers(model.layers())

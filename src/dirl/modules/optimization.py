@@ -104,7 +104,8 @@ def offload_optimizer_state(optimizer: Optimizer) -> list[HostCopy]:
                 local = value.to_local() if isinstance(value, DTensor) else value
                 storage = local.untyped_storage()
                 assert storage.nbytes() or not local.numel(), "the optimizer's state is on the host already"
-                if storage.nbytes():  # a shard may be empty
+                # A shard may be empty; what a run on a CPU was resumed with lies in its checkpoint's file, on the host.
+                if storage.nbytes() and storage.resizable():
                     storages[storage.data_ptr()] = storage
     copies = [HostCopy(storage, _host_copy(storage)) for storage in storages.values()]
     _wait(copies)

@@ -3,27 +3,32 @@
 import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
-from dirl.models import ModelSource, Scores
+from dirl.models import ModelDescription, ModelSource, Scores
 from dirl.models.policy import ScoringPlan
+from dirl.models.value import ScalarHead, ValueModel
+from dirl.modules import value as of_value
+from dirl.modules.backward import LossFn
 from dirl.modules.base import BlockDiffusionModule
+from dirl.modules.building import check_dtype
+from dirl.modules.columns import Found, fill_in, has_old
 from dirl.modules.layers import Checkpointing
+from dirl.modules.learners import Learner
 from dirl.modules.optimization import OptimizerConfig
 from dirl.modules.reference import Reference
 from dirl.modules.sharding import reshard
 from dirl.modules.step_sums import StepSums, divided
+from dirl.modules.value import ValueConfig
 from dirl.objectives import DiPO, Objective
-from dirl.objectives.scored import ScoredRow, scored_row
+from dirl.objectives.scored import ScoredRow, columns_at, scored_row
+from dirl.rl.credit import with_credit
 from dirl.types import DecodingParams
-
-Found = dict[str, list[tuple[Tensor, Tensor]]]
-"""Name of a column -> positions in a row and the log-probs that belong there."""
 
 
 class RLModule(BlockDiffusionModule):
@@ -36,6 +41,7 @@ class RLModule(BlockDiffusionModule):
         reference_on_host: its weights stay in host memory but for the time in which it scores.
         objective: what a step learns from; None: `dirl.objectives.DiPO`. In configs it has a key of its own,
             `objective`.
+        value: the value model of an objective that learns from one; see `dirl.modules.value.ValueConfig`.
     """
 
     makes_rollouts = True
@@ -54,6 +60,7 @@ class RLModule(BlockDiffusionModule):
         reference_on_host: bool = False,
         max_skipped_steps: int = 10,
         objective: Objective | None = None,
+        value: ValueConfig | None = None,
     ) -> None:
         super().__init__(
             source,
@@ -69,18 +76,32 @@ class RLModule(BlockDiffusionModule):
             raise ValueError(
                 "model.decoding.temperature=0: greedy rollouts give a group of equals and nothing to learn from; use 1"
             )
-        self.decoding = decoding
-        self.use(objective or DiPO())
+        self.decoding, self.value = decoding, value
         self.reference_source, self.reference_on_host = reference, reference_on_host
         self._reference: Reference | None = None
+        self.value_model: ValueModel | ScalarHead | None = None
+        self.objective: Objective = DiPO()
+        if objective is not None or value is None:  # else one that needs values is still to come
+            self.use(objective or self.objective)
 
     def use(self, objective: Objective) -> None:
-        """Learn by this one; ValueError if it cannot learn from what is decoded here."""
+        """Learn by this one; ValueError if it cannot learn from what is decoded here, or from the value model."""
         objective.check(self.decoding)
+        of_value.check_needed(self.value, objective)
         self.objective = objective
 
+    @cached_property
+    def value_description(self) -> ModelDescription:
+        """Of the value model's backbone."""
+        source = None if self.value is None else self.value.source
+        return self.description if source is None else source.describe()
+
     def configure_model(self) -> None:
+        self.use(self.objective)  # before weights are read
+        of_value.check_alike(self.value_description, self.description)
         super().configure_model()
+        if self.value is not None and self.value_model is None:
+            self.value_model = self._build_value(self.value)
         if self.objective.needs_reference and self._reference is None:
             source = self.reference_source or self.source
             description = source.describe()
@@ -94,37 +115,82 @@ class RLModule(BlockDiffusionModule):
             if self.trainer.strategy.root_device.type == "cuda":
                 self._reference.pin()
 
+    def _build_value(self, value: ValueConfig) -> ValueModel | ScalarHead:
+        if not value.shared:
+            model = self.build_model(value.source or self.source, self.value_description, kind=ValueModel)
+            assert isinstance(model, ValueModel)
+            check_dtype(next(model.parameters()).dtype)
+            return model
+        assert self.model is not None, "the policy is built first"
+        dtype = next(self.model.parameters()).dtype
+        return of_value.shared_head(self.description.config.hidden_size, dtype, self.sharding_mesh)
+
+    def learners(self) -> list[Learner]:
+        if self.value is None or self.value_model is None:
+            return super().learners()
+        return [*super().learners(), Learner("value", list(self.value_model.parameters()), self.value.optimizer)]
+
+    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
+        found = super().expected_shapes()
+        if self.value is None:
+            return found
+        return found | of_value.expected_shapes(self.value, self.value_description, "value_model.")
+
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
         sums: dict[str, Tensor] = {}
         known = self.step_sums(step)
 
-        def loss_fn(batch: PackedBatch, divisor: Tensor) -> Tensor:
-            loss, parts = self.loss(batch, divisor, known)
+        def summed(found: tuple[dict[str, Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+            losses, parts = found
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0) + value.detach().double()
-            return loss
+            return losses
 
-        if self.optimize(step, loss_fn):
+        loss_fns: list[LossFn] = [lambda batch, divisor: summed(self.losses(batch, divisor, known))]
+        if isinstance(self.value_model, ValueModel):
+            loss_fns.append(lambda batch, divisor: summed(self.value_losses(batch, divisor)))
+        if self.optimize(step, *loss_fns):
             self._log_means(sums)
 
     def loss(
         self, batch: PackedBatch, divisor: Tensor | float, known: StepSums | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the step's loss, and sums over its scored tokens for the log.
+        """This micro-batch's share of the policy's loss, and sums over its scored tokens for the log.
 
         Args:
             known: `step_sums` of the step; None: the row's own are all there is.
         """
-        row = self._scored(batch)
+        losses, sums = self.losses(batch, divisor, known)
+        return losses["loss"], sums
+
+    def losses(
+        self, batch: PackedBatch, divisor: Tensor | float, known: StepSums | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As `loss`, by name, with the loss of a value that shares the policy's backbone."""
+        row, hidden = self._scored(batch)
         if self.objective.needs_sums(has_old(batch)):
             known = known or StepSums.of_rows(self.objective, [row], int(batch.trajectory_ids.max()) + 1)
             row = known.beside(row)
         found = self.objective.loss(row)
+        losses, sums = {"loss": found.loss / divisor}, found.sums
+        if isinstance(self.value_model, ScalarHead):
+            assert self.value is not None and self.objective.gae is not None, "`use` looks"
+            values = self.value_model(of_value.partly(hidden, self.value.shared_coef))
+            losses["value_loss"], more = of_value.value_loss(values, row.columns, self.objective.gae, divisor)
+            sums = {**sums, **more}
         tokens = torch.ones_like(row.logprobs).sum()
-        return found.loss / divisor, {**found.sums, "tokens": tokens, "entropy": row.entropy.sum()}
+        return losses, {**sums, "tokens": tokens, "entropy": row.entropy.sum()}
 
-    def _scored(self, batch: PackedBatch) -> ScoredRow:
-        """What the policy says of the row's scored positions."""
+    def value_losses(self, batch: PackedBatch, divisor: Tensor | float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """This micro-batch's share of the loss of a value model of its own, and sums for the log."""
+        assert isinstance(self.value_model, ValueModel) and self.objective.gae is not None, "`use` looks"
+        row, plan = self.place(batch, self.decoding)
+        values = self.value_model(row, plan.positions)
+        loss, sums = of_value.value_loss(values, columns_at(row, plan.positions), self.objective.gae, divisor)
+        return {"value_loss": loss}, sums
+
+    def _scored(self, batch: PackedBatch) -> tuple[ScoredRow, Tensor]:
+        """What the policy says of the row's scored positions, and its hidden states there."""
         likelihood = self.objective.likelihood
         row, plan = self.place(batch, self.decoding, likelihood)
         assert self.model is not None, "`configure_model` builds it"
@@ -137,7 +203,7 @@ class RLModule(BlockDiffusionModule):
             none = scores.log_factors.new_zeros(len(scores.factor_positions))
             weights = view_weights(row.loss_weights[at], plan)
             rejected = scored_row(row, scores.factor_positions, scores.log_factors, none, weights)
-        return scored_row(row, at, scores.logprobs, scores.entropy, rejected=rejected)
+        return scored_row(row, at, scores.logprobs, scores.entropy, rejected=rejected), scores.hidden
 
     @torch.no_grad()
     def step_sums(self, step: StepBatch) -> StepSums | None:
@@ -153,17 +219,19 @@ class RLModule(BlockDiffusionModule):
             return None
         if not objective.needs_totals and not self.largest_over_ranks(divided(batches)):
             return None
-        rows = [self._scored(batch) for batch in self.equal_micro_batches(step)]
+        rows = [self._scored(batch)[0] for batch in self.equal_micro_batches(step)]
         return StepSums.of_rows(objective, rows, step.sequences, self.sum_over_ranks)
 
     @torch.no_grad()
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:
-        """Fill in the log-probs of the old policy (if it will move before they are used) and of the reference.
+        """Fill in the log-probs of the old policy (if it will move before they are used) and of the reference, and what
+        each token is worth by the value model.
 
         Called with the weights that begin the epoch, on all ranks. Of the batches, only the filled columns are copied.
         """
-        reference, keep_old = self._reference, keep_old and self.objective.needs_old
-        if not keep_old and reference is None:
+        reference, gae = self._reference, self.objective.gae
+        keep_old = keep_old and self.objective.needs_old
+        if not keep_old and reference is None and gae is None:
             return list(steps)
         scored = []
         at_work = nullcontext() if reference is None else reference.on_device(self.device, self.to_device)
@@ -171,10 +239,12 @@ class RLModule(BlockDiffusionModule):
             for step in steps:
                 found = [self._score(batch, keep_old) for batch in self.equal_micro_batches(step)]
                 batches = [fill_in(*pair) for pair in zip(step.micro_batches, found, strict=False)]
+                batches = batches if gae is None else with_credit(batches, gae)
                 scored.append(dataclasses.replace(step, micro_batches=batches))
         assert self.model is not None, "`configure_model` builds it"
-        for model in (self.model, *([] if reference is None else [reference.model])):
-            reshard(model)
+        for model in (self.model, self.value_model, None if reference is None else reference.model):
+            if model is not None:
+                reshard(model)
         return scored
 
     def _score(self, batch: PackedBatch, keep_old: bool) -> Found:
@@ -182,11 +252,16 @@ class RLModule(BlockDiffusionModule):
         likelihood = self.objective.likelihood if keep_old else "tokens"
         row, plan = self.place(batch, self.decoding, likelihood)
         found: Found = {}
-        if keep_old:
+        if isinstance(self.value_model, ValueModel):
+            found["values"] = [(plan.positions, self.value_model(row, plan.positions))]
+        if keep_old or isinstance(self.value_model, ScalarHead):
             assert self.model is not None, "`configure_model` builds it"
             scores = self.model(row, self.decoding, likelihood, entropy=False, plan=plan)
             events = (scores.factor_positions, scores.log_factors)
-            found["old_logprobs"] = [(scores.positions, scores.logprobs), events]
+            if keep_old:
+                found["old_logprobs"] = [(scores.positions, scores.logprobs), events]
+            if isinstance(self.value_model, ScalarHead):
+                found["values"] = [(scores.positions, self.value_model(scores.hidden))]
         if self._reference is not None:
             scores = self._reference.model(row, self.decoding, entropy=False, plan=plan.without_factors())
             found["reference_logprobs"] = [(scores.positions, scores.logprobs)]
@@ -195,25 +270,15 @@ class RLModule(BlockDiffusionModule):
     def _log_means(self, sums: dict[str, Tensor]) -> None:
         names = sorted(sums)
         totals = self.sum_over_ranks(torch.stack([sums[n] for n in names]))
-        means = dict(zip(names, (totals / totals[names.index("tokens")]).float(), strict=True))
-        tokens = means.pop("tokens") * totals[names.index("tokens")]
-        self.log_dict({f"train/{name}": value for name, value in means.items()})
+        tokens = totals[names.index("tokens")]
+        means = dict(zip(names, totals / tokens, strict=True))
+        del means["tokens"]
+        if self.value_model is not None:
+            explained = of_value.take_explained_variance(means)
+            if explained is not None:
+                self.log("train/explained_variance", explained, prog_bar=True)
+        self.log_dict({f"train/{name}": value.float() for name, value in means.items()})
         self.log("train/scored_tokens", tokens.float())
-
-
-def fill_in(batch: PackedBatch, found: Found) -> PackedBatch:
-    """The batch with the named columns, in which all but these positions is 0."""
-    columns: dict[str, Any] = {}
-    for name, events in found.items():
-        columns[name] = torch.zeros_like(batch.loss_weights)
-        for positions, logprobs in events:
-            columns[name][positions.to(columns[name].device)] = logprobs.to(columns[name])
-    return batch.with_columns(columns)
-
-
-def has_old(batch: PackedBatch) -> bool:
-    """Whether the old policy has scored it, since the policy moves before it learns from it."""
-    return "old_logprobs" in batch.columns
 
 
 def view_weights(weights: Tensor, plan: ScoringPlan) -> Tensor:

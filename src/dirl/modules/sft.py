@@ -22,7 +22,7 @@ class SFTModule(BlockDiffusionModule):
         self.nelbo = MeanMetric(nan_strategy=math.inf)  # what else it offers leaves a NaN out of the mean
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
-        self.optimize(step, self.loss)
+        self.optimize(step, lambda batch, divisor: {"loss": self.loss(batch, divisor)})
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:
         row, plan = self.place(batch, _PLAIN)

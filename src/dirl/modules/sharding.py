@@ -56,7 +56,7 @@ def shard(
     fully_shard(model, **options)
 
 
-def reshard(model: BlockDiffusionLM) -> None:
+def reshard(model: nn.Module) -> None:
     """Give back what FSDP2 gathered: after a forward without backward the head is still here, perhaps in bf16."""
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from dirl.advantages.gae import GAE
 from dirl.diffusion.views import Views, step_views
 from dirl.objectives.normalization import Normalization, step_divisor, token_weight
 from dirl.objectives.scored import ScoredRow
@@ -47,6 +48,14 @@ class Objective(ABC):
     needs_old = True
     """Whether `loss` looks at `ScoredRow.old_logprobs`, which the old policy fills in before it moves."""
 
+    gae: GAE | None = None
+    """How the advantage of each token comes from a value model; None: it is the group's, for all tokens."""
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether a value model learns beside the policy. The column `advantages` is then each token's own."""
+        return self.gae is not None
+
     @property
     def needs_reference(self) -> bool:
         """Whether the row's columns must hold `reference_logprobs`, for which a frozen model is kept."""
@@ -75,7 +84,8 @@ class Objective(ABC):
     def columns(self, trajectory: Trajectory) -> Mapping[str, float | Sequence[float]]:
         """By name, one number for the trajectory or one for each of its `response_ids`."""
         advantage = 0.0 if trajectory.advantage is None else trajectory.advantage
-        return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs}
+        outcomes = {} if self.gae is None else {"outcomes": self.gae.outcome_of(trajectory)}
+        return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs, **outcomes}
 
     def needs_sums(self, moved: bool) -> bool:
         """Whether `loss` looks at `ScoredRow.sums`.

@@ -52,13 +52,17 @@ def scored_row(
     rejected: ScoredRow | None = None,
 ) -> ScoredRow:
     """Positions [N] of a row with their log-probabilities and entropies; `weights` None: the row's loss weights."""
-    columns = {name: value[positions] for name, value in row.columns.items()}
     return ScoredRow(
         logprobs=logprobs,
         entropy=entropy,
         weights=row.loss_weights[positions] if weights is None else weights,
         trajectory_ids=row.trajectory_ids[positions],
-        # a row that only keeps the other ranks company has no columns, and none of its positions is scored
-        columns=columns if len(positions) else defaultdict(lambda: logprobs.new_zeros(0), columns),
+        columns=columns_at(row, positions),
         rejected=rejected,
     )
+
+
+def columns_at(row: PackedBatch, positions: Tensor) -> Mapping[str, Tensor]:
+    """[N] each; a row that only keeps other ranks company has no columns, and none of its positions is scored."""
+    columns = {name: value[positions] for name, value in row.columns.items()}
+    return columns if len(positions) else defaultdict(lambda: row.loss_weights.new_zeros(0), columns)

@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 
+from dirl.advantages.gae import GAE, Outcome
 from dirl.batches import IGNORE
 from dirl.diffusion.views import Views, merged, step_views
 from dirl.losses.policy import bounded, k2, k3
@@ -31,6 +32,11 @@ class TraceRL(PolicyGradient):
     equation up to a factor. The published code has no mean over a step, it divides the sum over the tokens by a
     constant: `step_mean: false` with `constant`. With shrink 1, `step_mean: false` and no KL this is DiPO.
 
+    With `value: true` A is each token's own, by GAE over the (merged) steps in the order of the trace, from a value
+    model that learns beside the policy (section 4.2 and eq. 4 there, see `dirl.advantages.gae`). It says of each token,
+    at the view in which it is scored, which outcome is to be expected. A trajectory weighs in its loss as it does in
+    the policy's, with all its tokens the same: with `sequence` that is eq. 4.
+
     Args:
         shrink: denoising steps of a block that are merged into one view. The tokens are then scored at another state
             than they were drawn at, so above 1 there is no `importance_cap`.
@@ -50,6 +56,12 @@ class TraceRL(PolicyGradient):
         view_fraction: random part of a step's views that is learned from, with the same expectation.
         view_choice: `uniform`, or `weighted` by |advantage| times surprise.
         trajectory_fraction: random part of each group that is learned from, with the same expectation.
+        value: each token's advantage comes from a value model, for which `model.init_args.value` has the options.
+        gamma: with `value`, the discount of a denoising step.
+        lam: with `value`, lambda: 1 takes each advantage from the outcome, 0 from the next step's value.
+        value_clip: with `value`, how far a value may move within an epoch before its loss is constant; None: no bound.
+        outcome: with `value`, what is predicted: the group's `advantage` (as in the paper's code, whose rewards are
+            z-scores), or the `reward`.
     """
 
     def __init__(
@@ -67,6 +79,11 @@ class TraceRL(PolicyGradient):
         view_fraction: float = 1.0,
         view_choice: ViewChoice = "uniform",
         trajectory_fraction: float = 1.0,
+        value: bool = False,
+        gamma: float = 1.0,
+        lam: float = 1.0,
+        value_clip: float | None = 0.2,
+        outcome: Outcome = "advantage",
     ) -> None:
         super().__init__(
             ratio,
@@ -95,6 +112,8 @@ class TraceRL(PolicyGradient):
             )
         self.shrink, self.step_mean, self.kl_anchor = shrink, step_mean, kl_anchor
         self.at_the_draw = shrink == 1
+        gae = GAE(gamma, lam, value_clip, outcome)
+        self.gae = gae if value else None
 
     @property
     def needs_reference(self) -> bool:

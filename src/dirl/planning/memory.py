@@ -19,6 +19,7 @@ StrategyName = Literal["single", "ddp", "fsdp2"]
 Part = Literal[
     "weights",
     "reference model",
+    "value model",
     "gradients",
     "optimizer state",
     "casts, gathered layers",
@@ -30,11 +31,13 @@ Part = Literal[
     "engine: logits",
     "reserve",
 ]
-Moment = Literal["head", "layer", "end", "rollout", "push"]
+Moment = Literal["head", "layer", "end", "value layer", "value end", "rollout", "push"]
 MOMENTS: dict[Moment, str] = {
     "head": "backward begins",
     "layer": "backward of a layer",
     "end": "backward ends",
+    "value layer": "value: backward of a layer",
+    "value end": "value: backward ends",
     "rollout": "rollout",
     "push": "weight push",
 }
@@ -59,6 +62,7 @@ class TrainingSetup:
         bucket_view: DDP's gradients lie in its buckets, which are a copy of them otherwise.
         reference: where the frozen model of the KL term has its weights.
         offload_optimizer: its state is on the host in rollouts and pushes.
+        value: of a value model with a backbone of its own, which has its turn when the policy's backward has ended.
     """
 
     shape: ModelShape
@@ -72,6 +76,7 @@ class TrainingSetup:
     bucket_view: bool = False
     reference: Literal["none", "device", "host"] = "none"
     offload_optimizer: bool = False
+    value: ModelShape | None = None
 
     @property
     def compute(self) -> Compute:
@@ -87,6 +92,7 @@ class TrainingSetup:
 def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve: float) -> dict[Moment, Parts]:
     """Bytes by part at each moment; the peak of a run is the greatest sum. Engine None: no rollouts (SFT)."""
     always: Parts = {"weights": _weights(setup), "reference model": _reference(setup), "reserve": reserve}
+    always["value model"] = _value_weights(setup)
     moved = 0.0 if setup.offload_optimizer else _optimizer(setup)
     kept = activation_bytes(setup.shape, setup.compute, setup.checkpointing)
     training: Parts = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
@@ -104,6 +110,8 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
             "casts, gathered layers": _copies_at_end(setup, kept.at_work * setup.tokens),
         },
     }
+    if setup.value is not None:
+        moments |= _of_value(training, replace(setup, shape=replace(setup.value, tie_word_embeddings=False)))
     if engine is None:
         return moments
     for parts in moments.values():
@@ -112,6 +120,26 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
     moments["rollout"] = {**resting, "KV cache": engine.cache, "engine: logits": engine.logits}
     moments["push"] = {**resting, "KV cache": engine.resident_cache, "casts, gathered layers": _pushed(setup, engine)}
     return moments
+
+
+def _of_value(training: Parts, setup: TrainingSetup) -> dict[Moment, Parts]:
+    """While the value model, whose shape is the setup's, has its backward pass; its head is one row of numbers."""
+    kept = activation_bytes(setup.shape, setup.compute, setup.checkpointing)
+    at_work = kept.at_work * setup.tokens
+    scored = setup.scored_share * setup.tokens * setup.shape.hidden_size * residual_bytes(setup.compute)
+    return {
+        "value layer": {
+            **training,
+            "activations": (kept.kept + kept.once) * setup.tokens + scored,
+            "a layer at work": at_work,
+            "casts, gathered layers": _copies_in_layer(setup),
+        },
+        "value end": {
+            **training,
+            "a layer at work": 0.0 if setup.strategy == "fsdp2" else at_work,
+            "casts, gathered layers": _copies_at_end(setup, at_work),
+        },
+    }
 
 
 def peak(moments: Mapping[Moment, Parts]) -> tuple[Moment, float]:
@@ -141,6 +169,17 @@ def _weights(setup: TrainingSetup) -> float:
     return 4.0 * setup.shape.parameters / setup.shards
 
 
+def _value_weights(setup: TrainingSetup) -> float:
+    """A backbone without its head, tied or not."""
+    shape = setup.value
+    return 0.0 if shape is None else 4.0 * replace(shape, tie_word_embeddings=True).parameters / setup.shards
+
+
+def _trained(setup: TrainingSetup) -> float:
+    """Bytes of all weights that learn."""
+    return _weights(setup) + _value_weights(setup)
+
+
 def _reference(setup: TrainingSetup) -> float:
     """Frozen, in the precision of compute."""
     return _weights(setup) * (0.5 if setup.mixed else 1.0) if setup.reference == "device" else 0.0
@@ -148,12 +187,12 @@ def _reference(setup: TrainingSetup) -> float:
 
 def _gradients(setup: TrainingSetup) -> float:
     buckets = setup.strategy == "ddp" and not setup.bucket_view
-    return _weights(setup) * (2 if buckets else 1)
+    return _trained(setup) * (2 if buckets else 1)
 
 
 def _optimizer(setup: TrainingSetup) -> float:
     """AdamW's two moments; the fused step makes no tables of its own."""
-    return 2 * _weights(setup)
+    return 2 * _trained(setup)
 
 
 def _head(setup: TrainingSetup) -> float:

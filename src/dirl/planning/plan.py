@@ -3,7 +3,7 @@
 A step is what a user counts: in RL a rollout with all its updates, in SFT an optimizer step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dirl.planning.flops import Flops, Work, forward_flops, training_flops
@@ -90,6 +90,7 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
         bucket_view=settings.bucket_view,
         reference=_reference(settings),
         offload_optimizer=bool(settings.model.get("offload_optimizer")),
+        value=settings.value,
     )
     engine = _engine(settings, setup, memory - reserve)
     largest = largest_budget(setup, engine, reserve, memory)
@@ -175,9 +176,19 @@ def _flops(
         found["reference log-probs"] = scoring
     if _sums_first(settings, sequence):
         found["sums of trajectories"] = scoring * passes
+    if settings.value is not None:
+        found |= _of_value(settings, replace(work, scored=0.0))
     decoding = decoding_work(lengths, settings.block_size) * settings.data["group_size"] + sequence.prompt
     found["rollout"] = forward_flops(settings.shape, decoding * groups)
     return found
+
+
+def _of_value(settings: Settings, work: Work) -> dict[str, Flops]:
+    """A head of one number is nothing beside the layers."""
+    assert settings.value is not None
+    training = training_flops(settings.value, work * settings.data["passes"], settings.checkpointing)
+    learning = training.forward + training.backward + training.recomputed
+    return {"old values": forward_flops(settings.value, work), "value: learning": learning}
 
 
 def _sums_first(settings: Settings, sequence: SequenceLoad) -> bool:

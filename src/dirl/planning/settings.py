@@ -16,7 +16,8 @@ from dirl.models import ModelSource
 from dirl.models.families import family_of
 from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing, check_checkpointing
-from dirl.objectives import Objective
+from dirl.modules.value import ValueConfig, check_needed
+from dirl.objectives import DiPO, Objective
 from dirl.planning.memory import StrategyName
 from dirl.planning.named_shapes import SHAPES, named_or_file
 from dirl.rollout import RolloutEngine
@@ -50,6 +51,8 @@ class Settings:
     engine: tuple[type[RolloutEngine], Config] | None
     """Class and options."""
     objective: Objective | None
+    value: ModelShape | None = None
+    """Of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
 
     @property
     def checkpointing(self) -> Checkpointing:
@@ -92,6 +95,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
     if precision not in ("32-true", "32", "bf16-mixed"):
         raise ValueError(f"trainer.precision={precision!r}: plan knows 32-true and bf16-mixed")
     shape, block_size, half = _model(model["init_args"]["source"], model_config)
+    objective = _instance(config["objective"]) if learns else None
     return Settings(
         stage="rl" if learns else "sft",
         shape=shape,
@@ -104,7 +108,8 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         model=model["init_args"],
         data=data["init_args"],
         engine=_engine(config["engine"]) if learns else None,
-        objective=_instance(config["objective"]) if learns else None,
+        objective=objective,
+        value=_value(model["init_args"]["value"], objective, shape) if learns else None,
     )
 
 
@@ -146,6 +151,18 @@ def _model(config: Config, model_config: str | None) -> tuple[ModelShape, int, b
     if block_size is None:
         raise ValueError("block_size: the model's config has none; set --model.init_args.source.init_args.block_size")
     return shape, block_size, half
+
+
+def _value(config: Config | None, objective: Objective | None, policy: ModelShape) -> ModelShape | None:
+    """The shape of its backbone, if it has one; ValueError if it is not what the objective learns from."""
+    value = None if config is None else ValueConfig(_instance(config["source"]), shared=config["shared"])
+    check_needed(value, objective or DiPO())
+    if value is None or value.shared:
+        return None
+    if value.source is None:
+        return policy
+    found = _reachable(value.source)
+    return family_of(found).shape(found)
 
 
 def _reachable(source: ModelSource) -> PreTrainedConfig:

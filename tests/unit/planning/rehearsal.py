@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from dirl.models import BlockDiffusionLM, SDARConfig, SDARMoeConfig, register_models
+from dirl.models.families import Parts
 from dirl.models.policy import ScoringPlan
+from dirl.models.value import ValueModel, with_scalar_head
 from dirl.modules.layers import Checkpointing, recompute_layers
 from dirl.planning import ModelShape
 from dirl.planning.activations import Compute
@@ -140,6 +142,18 @@ class Whole(BlockDiffusionLM):
         plan = ScoringPlan(positions, none, none, none, 0)
         hidden = self.backbone.model(**args).last_hidden_state[0, positions]
         return self.score_hidden(hidden, None, positions, plan, DecodingParams())[0]
+
+
+class WholeValue(ValueModel):
+    """As `Whole`, of a value model."""
+
+    def __init__(self, shape: ModelShape, mode: Checkpointing = "none") -> None:
+        backbone = build(shape)
+        recompute_layers(backbone.model.layers, mode)
+        super().__init__(with_scalar_head(backbone, Parts(), torch.float32), ModelSpec(4, 0, (1,), 0, shape.vocab_size))
+
+    def forward(self, args: dict[str, Tensor], scored: int) -> Tensor:
+        return self.score_hidden(self.backbone.model(**args).last_hidden_state[0, torch.arange(scored)])
 
 
 def fake_tensors() -> FakeTensorMode:

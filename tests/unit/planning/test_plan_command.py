@@ -208,3 +208,24 @@ def test_help_shows_the_options_of_plan_first(capsys: pytest.CaptureFixture[str]
 def test_a_plan_without_the_memory_of_a_device_says_how_to_give_it() -> None:
     with pytest.raises(ValueError, match="--memory=80GB"):
         planned("debug/rl.yaml")
+
+
+VALUE = ["--objective=dirl.objectives.TraceRL", "--objective.normalization=sequence", "--objective.value=true"]
+
+
+def test_a_value_model_is_in_the_plan_with_its_memory_and_its_flops() -> None:
+    options = ["--devices=8", *GPU_8B, "--objective.importance_cap=null"]
+    alone = planned("rl.yaml", *options, *VALUE[:2])
+    own = planned("rl.yaml", *options, *VALUE, "--model.init_args.value={optimizer: {lr: 5e-6}}")
+    shared = planned("rl.yaml", *options, *VALUE, "--model.init_args.value={shared: true}")
+    assert own.moments["layer"]["value model"] == pytest.approx(4 * 7.57e9, rel=0.01)
+    assert own.flops.keys() - alone.flops.keys() == {"old values", "value: learning"}
+    dense = [own.flops[name].dense for name in ("old values", "value: learning", "forward")]
+    assert dense[0] * own.settings.data["passes"] == dense[2] and 3 < dense[1] / dense[2] <= 4
+    assert (shared.moments, shared.flops) == (alone.moments, alone.flops)
+
+
+@pytest.mark.parametrize("options", [VALUE, [*VALUE[:2], "--model.init_args.value={}"]], ids=["no model", "no use"])
+def test_a_value_model_without_its_objective_cannot_be_planned_and_the_reverse(options: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"objective\.value=true"):
+        planned("debug/rl.yaml", "--memory=1GB", *options)

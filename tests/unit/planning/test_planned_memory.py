@@ -6,7 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.packed import group_pieces
-from tests.unit.planning.rehearsal import LiveBytes, Whole, autocast, build, fake_tensors, kept_per_token, mesh_of, row
+from tests.unit.planning.rehearsal import (
+    LiveBytes,
+    Whole,
+    WholeValue,
+    autocast,
+    build,
+    fake_tensors,
+    kept_per_token,
+    mesh_of,
+    row,
+)
 from tests.unit.planning.test_planned_workload import trajectory
 from torch import Tensor, nn
 
@@ -153,6 +163,56 @@ def test_the_peak_of_a_sharded_step_is_planned_to_three_per_cent(
         measured = rehearsed_peak(model, live, tokens, scored, mixed)
     setup = TrainingSetup(shape, "fsdp2", processes, mixed, mode, tokens, scored / tokens)
     assert planned_peak(setup) == pytest.approx(measured, rel=0.03)
+
+
+def with_value(model: nn.Module, value: nn.Module, live: LiveBytes, tokens: int, scored: int, mixed: bool) -> int:
+    """As `rehearsed_peak`, of two models that have their turns in each micro-batch."""
+    live.hold([p for each in (model, value) for p in (*each.parameters(), *gradients(each))])
+    args = row(tokens)
+    with live, autocast(mixed):
+        for _ in range(2):
+            for each in (model, value):
+                each(args, scored).sum().backward()
+    return live.peak
+
+
+@pytest.mark.parametrize(
+    ("layers", "mode", "tokens"), [(2, "full", 8192), (6, "full", 8192), (6, "none", 4096), (6, "selective", 4096)]
+)
+@pytest.mark.usefixtures("head_as_on_a_gpu")
+def test_the_peak_of_a_step_with_a_value_model_is_planned_to_ten_per_cent(layers: int, mode: str, tokens: int) -> None:
+    """The value's backbone is smaller than the policy's, or so much larger that the peak is in its backward pass."""
+    shape, value_shape = shallow("sdar-1.7b", 4, vocab_size=32_000), shallow("sdar-8b", layers, vocab_size=32_000)
+    with fake_tensors():
+        measured = with_value(Whole(shape, mode), WholeValue(value_shape, mode), LiveBytes(), tokens, tokens // 3, True)
+    setup = TrainingSetup(shape, "single", 1, True, mode, tokens, 1 / 3, value=value_shape)
+    assert planned_peak(setup) == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(("layers", "mixed"), [(3, True), (9, True), (9, False)])
+@pytest.mark.usefixtures("head_as_on_a_gpu")
+def test_the_peak_of_a_sharded_step_with_a_value_model_is_planned_to_ten_per_cent(layers: int, mixed: bool) -> None:
+    shape, value_shape = shallow("sdar-4b", 3), shallow("sdar-8b", layers)
+    with mesh_of(8) as mesh, fake_tensors():
+        model, value = Whole(shape, "full"), WholeValue(value_shape, "full")
+        shard(model, mesh, mixed)
+        shard(value, mesh, mixed)
+        measured = with_value(model, value, LiveBytes(), 8192, 2500, mixed)
+    setup = TrainingSetup(shape, "fsdp2", 8, mixed, "full", 8192, 2500 / 8192, value=value_shape)
+    assert planned_peak(setup) == pytest.approx(measured, rel=0.1)
+
+
+def test_a_value_model_has_weights_gradients_and_moments_of_its_own_but_no_head() -> None:
+    shape = SHAPES["sdar-8b"]
+    setup = TrainingSetup(shape, "fsdp2", 8, True, "full", 4096, 0.3)
+    engine = EngineMemory(1e9, 5e9, 1e8, 1e9, 0.0)
+    alone, beside = (memory_by_moment(each, engine, 0.0) for each in (setup, replace(setup, value=shape)))
+    weights = 4 * (shape.parameters - shape.embedding_parameters) / 8
+    for moment in alone:
+        assert beside[moment]["value model"] == weights
+    assert beside["layer"]["gradients"] - alone["layer"]["gradients"] == weights
+    assert beside["layer"]["optimizer state"] - alone["layer"]["optimizer state"] == 2 * weights
+    assert beside.keys() - alone.keys() == {"value layer", "value end"}
 
 
 def test_adam_states_and_gradients_have_the_planned_bytes() -> None:
