@@ -15,6 +15,7 @@ SHAPED = [
     *("dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"),
     *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals", "dirl.attention.sdpa"),
     *("dirl.models.head", "dirl.models.chunked_head"),
+    *("dirl.batches", "dirl.diffusion.views", "dirl.packing.pieces"),
 ]
 install_import_hook(SHAPED, f"{typechecker.__name__}.check")
 
