@@ -6,7 +6,6 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from dirl.attention.sdpa import grouped_sdpa
 from dirl.batches import Layout
 from dirl.diffusion.commit import leftmost
 from dirl.diffusion.sampling import draw
@@ -23,11 +22,10 @@ from dirl.types import DecodingParams
         lambda: k3(torch.zeros(3), torch.zeros(3, 1)),
         lambda: draw(torch.zeros(2, 5), torch.zeros(3)),
         lambda: leftmost(torch.ones(2, 4), 1),  # no bool
-        lambda: grouped_sdpa(*(torch.zeros(1, 2, 3, 4),) * 3, torch.ones(1, 1, 3, 2, dtype=torch.bool), 1.0),
         lambda: target_scores(torch.zeros(5, 4), torch.zeros(3, 4), torch.zeros(1).long(), (), DecodingParams()),
         lambda: Layout(*(torch.zeros(length).long() for length in (3, 3, 3, 1))),
     ],
-    ids=["weighted_cross_entropy", "k3", "draw", "leftmost", "grouped_sdpa", "target_scores", "Layout"],
+    ids=["weighted_cross_entropy", "k3", "draw", "leftmost", "target_scores", "Layout"],
 )
 def test_a_tensor_of_another_shape_or_type_is_refused(call: Callable[[], object]) -> None:
     with pytest.raises(TypeCheckError):
