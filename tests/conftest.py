@@ -10,11 +10,13 @@ from jaxtyping import install_import_hook
 from tests import typechecker
 
 # Before anything imports them: beartype holds what these take and give against the shapes that they name. Not
-# dirl.diffusion.noise, whose settings say themselves what is wrong with them: its test wraps the function.
+# dirl.diffusion.noise, whose settings say themselves what is wrong with them, nor what the compiler goes through, in
+# dirl.attention.sdpa, flex and backend: their tests wrap the functions.
 SHAPED = [
     *("dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"),
-    *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals", "dirl.attention.sdpa"),
+    *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals"),
     *("dirl.models.head", "dirl.models.chunked_head"),
+    *("dirl.batches", "dirl.diffusion.views", "dirl.packing.pieces"),
 ]
 install_import_hook(SHAPED, f"{typechecker.__name__}.check")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 IGNORE = -100
@@ -20,10 +21,10 @@ class Layout:
     block: absolute block index; view: 0 clean, v >= 1 the v-th noised copy of its block.
     """
 
-    group_ids: Tensor
-    branch_ids: Tensor
-    block_ids: Tensor
-    view_ids: Tensor
+    group_ids: Int[Tensor, "*T"]
+    branch_ids: Int[Tensor, "*T"]
+    block_ids: Int[Tensor, "*T"]
+    view_ids: Int[Tensor, "*T"]
 
     def __len__(self) -> int:
         return self.group_ids.shape[-1]
@@ -41,20 +42,20 @@ class PackedBatch:
     always a fault.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    group_ids: Tensor
-    branch_ids: Tensor
-    block_ids: Tensor
-    view_ids: Tensor
-    target_ids: Tensor
+    input_ids: Int[Tensor, " T"]
+    position_ids: Int[Tensor, " T"]
+    group_ids: Int[Tensor, " T"]
+    branch_ids: Int[Tensor, " T"]
+    block_ids: Int[Tensor, " T"]
+    view_ids: Int[Tensor, " T"]
+    target_ids: Int[Tensor, " T"]
     """The token to score at this position, IGNORE where there is none."""
-    loss_weights: Tensor
+    loss_weights: Float[Tensor, " T"]
     """Weight of each scored token in the loss: SFT's 1/t, RL's normalisation within the step."""
-    trajectory_ids: Tensor
+    trajectory_ids: Int[Tensor, " T"]
     """Which trajectory (SFT: conversation) of this rank's optimizer step a token is of, also where a response lies in
     parts over several rows; -1: of a prompt that several share."""
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Float[Tensor, " T"]] = field(default_factory=dict)
     """What an objective knows of each scored token, by name: `advantages`, `behaviour_logprobs`; also `old_logprobs`
     and `reference_logprobs` once those policies have scored the row."""
 

@@ -57,8 +57,8 @@ def packed_forward(
     logits = torch.where(confidences > 0, confidences, 1.0).log() * decoding.temperature  # the mask token is cut anyway
     targets = torch.tensor([committed.get(j, IGNORE) for j in masked])
     same = torch.ones_like(targets)
-    columns = dict.fromkeys((f.name for f in dataclasses.fields(PackedBatch)), same)
-    batch = PackedBatch(**columns | {"input_ids": MASK * same, "target_ids": targets})
+    own = dict.fromkeys((f.name for f in dataclasses.fields(PackedBatch) if f.name != "columns"), same)
+    batch = PackedBatch(**own | {"input_ids": MASK * same, "target_ids": targets, "loss_weights": same.float()})
     spec = ModelSpec(len(masked), MASK, stop_token_ids=(0,), pad_token_id=0, vocab_size=VOCAB + 1)
     scores = BlockDiffusionLM(HeldLogits(logits), spec, "dense")(batch, decoding, "trajectory", entropy=False)
     places = (masked[i] for i in scores.factor_positions.tolist())

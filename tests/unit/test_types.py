@@ -137,8 +137,8 @@ def test_the_quota_is_block_size_over_steps_and_at_least_one(steps: int | None, 
 
 def batch(length: int = 3) -> PackedBatch:
     names = [f.name for f in dataclasses.fields(PackedBatch) if f.name != "columns"]
-    own = {name: torch.full((length,), i) for i, name in enumerate(names)}
-    return PackedBatch(**own, columns={"advantages": torch.full((length,), len(names))})
+    own = {name: torch.full((length,), float(i) if name == "loss_weights" else i) for i, name in enumerate(names)}
+    return PackedBatch(**own, columns={"advantages": torch.full((length,), float(len(names)))})
 
 
 def test_a_batch_maps_each_of_its_tensors_and_nothing_else() -> None:

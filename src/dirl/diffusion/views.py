@@ -11,6 +11,7 @@ rest, and score all that they mask. The prompt's tail in the first block is visi
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from dirl.batches import IGNORE
 from dirl.types import Trajectory
@@ -22,25 +23,25 @@ class Views:
 
     first_block: int
     """Absolute index of the block that holds the first response token."""
-    blocks: np.ndarray
+    blocks: Int[np.ndarray, "K B"]
     """[K, B] the finished tokens of each block, the prompt's tail in the first one included."""
-    view_block: np.ndarray
+    view_block: Int[np.ndarray, " V"]
     """[V] row of `blocks` that each view shows."""
-    view_number: np.ndarray
+    view_number: Int[np.ndarray, " V"]
     """[V] 1 for the first view of a block, 2 for the second, ...; there may be gaps."""
-    inputs: np.ndarray
+    inputs: Int[np.ndarray, "V B"]
     """[V, B] what the model sees: tokens, and the mask token where they are hidden."""
-    targets: np.ndarray
+    targets: Int[np.ndarray, "V B"]
     """[V, B] the token to score, IGNORE elsewhere."""
-    response_index: np.ndarray
+    response_index: Int[np.ndarray, "V B"]
     """[V, B] index into `response_ids` of each target, -1 elsewhere."""
-    weights: np.ndarray | None = None
+    weights: Float[np.ndarray, "V B"] | None = None
     """[V, B] of the targets in the estimate of a likelihood bound, where views are drawn for one; None elsewhere."""
 
     def __len__(self) -> int:
         return len(self.view_block)
 
-    def __getitem__(self, index: slice | np.ndarray) -> "Views":
+    def __getitem__(self, index: slice | Bool[np.ndarray, " V"] | Int[np.ndarray, " chosen"]) -> "Views":
         """Some of the views, e.g. by a mask [V]."""
         own = ("view_block", "view_number", "inputs", "targets", "response_index")
         weights = None if self.weights is None else self.weights[index]
@@ -118,7 +119,7 @@ def masked_views(
     block_size: int,
     mask_token_id: int,
     masked: np.ndarray,
-    weights: np.ndarray | None = None,
+    weights: Float[np.ndarray, "V B"] | None = None,
 ) -> Views:
     """n views of each block by `masked` [K, n, B], less the prompt's tail; those that mask nothing are left out.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Int64
 
 from dirl.batches import IGNORE
 from dirl.diffusion.noise import NoiseConfig, noise
@@ -22,8 +23,8 @@ SHARED = -1
 class Encoded:
     """A conversation in tokens, up to the end token of its last trained assistant message."""
 
-    input_ids: Sequence[int] | np.ndarray
-    loss_mask: Sequence[bool] | np.ndarray
+    input_ids: Sequence[int] | Int[np.ndarray, " T"]
+    loss_mask: Sequence[bool] | Bool[np.ndarray, " T"]
     """True for the assistant's tokens: its messages, each with its end token."""
     complete: bool = True
     """False after a cut: the last token is not the end of anything."""
@@ -36,14 +37,14 @@ class Piece:
     The fields are those of `PackedBatch`; group and branch are given when pieces are joined to a row.
     """
 
-    input_ids: np.ndarray
-    position_ids: np.ndarray
-    block_ids: np.ndarray
-    view_ids: np.ndarray
-    target_ids: np.ndarray
-    loss_weights: np.ndarray
-    trajectory_ids: np.ndarray
-    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    input_ids: Int64[np.ndarray, " T"]
+    position_ids: Int64[np.ndarray, " T"]
+    block_ids: Int64[np.ndarray, " T"]
+    view_ids: Int64[np.ndarray, " T"]
+    target_ids: Int64[np.ndarray, " T"]
+    loss_weights: Float[np.ndarray, " T"]
+    trajectory_ids: Int64[np.ndarray, " T"]
+    columns: Mapping[str, Float[np.ndarray, " T"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -105,7 +106,9 @@ def conversation(
     return concatenate([clean(ids[:-1], 0, number), noised]), int(trained.sum())
 
 
-def whole_blocks(encoded: Encoded, size: int, end_token: int) -> tuple[np.ndarray, np.ndarray]:
+def whole_blocks(
+    encoded: Encoded, size: int, end_token: int
+) -> tuple[Int64[np.ndarray, "K B"], Bool[np.ndarray, "K B"]]:
     """Token ids and loss mask as [K, B]; see `conversation` for the last block."""
     ids, trained = list(encoded.input_ids), list(encoded.loss_mask)
     if encoded.complete:
@@ -123,7 +126,7 @@ def prompt(prompt_ids: Sequence[int], block_size: int) -> Piece:
 
 
 def response(
-    views: Views, weights: float | np.ndarray, columns: Mapping[str, float | Sequence[float]], number: int
+    views: Views, weights: float | Float[np.ndarray, "V B"], columns: Mapping[str, float | Sequence[float]], number: int
 ) -> Piece:
     """A response's views, and the clean blocks before the last of them: nothing sees the others.
 
@@ -147,7 +150,7 @@ def response(
     return concatenate([clean(seen, views.first_block, number), noised])
 
 
-def clean(blocks: np.ndarray, first_block: int, trajectory: int) -> Piece:
+def clean(blocks: Int[np.ndarray, "K B"], first_block: int, trajectory: int) -> Piece:
     """Clean tokens [K, B] of consecutive blocks."""
     none = np.full(blocks.shape, IGNORE, dtype=np.int64)
     index, views = first_block + np.arange(len(blocks)), np.zeros(len(blocks), dtype=np.int64)
