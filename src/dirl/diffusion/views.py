@@ -11,7 +11,7 @@ rest, and score all that they mask. The prompt's tail in the first block is visi
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from dirl.batches import IGNORE
 from dirl.types import Trajectory
