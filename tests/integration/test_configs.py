@@ -30,12 +30,14 @@ ON_TOP = {
     "strategy": ("sft", "rl"),
     "task": ("sft", "rl"),
 }
+OWN_OBJECTIVE = ("tracerl_4b_rl", "tracerl_8b_rl", "lightningrl_8b_b32_rl")
+"""Recipes of an objective, which one takes for its sake; all others have DiPO."""
 PARTS = [
     (part, recipe)
     for kind, stages in ON_TOP.items()
     for part in sorted((ROOT / kind).glob("*.yaml"))
     for recipe, stage in RECIPES.items()
-    if stage in stages
+    if stage in stages and not (kind == "objective" and recipe.stem in OWN_OBJECTIVE)
 ]
 CHANGED = {
     "replay": {"importance_cap": 2.0},  # its samples are of other weights
