@@ -15,7 +15,8 @@ PLACES = 100
 def whole_state(path: Path) -> dict[str, Any]:
     """A checkpoint, be it a file or a folder of shards, with weights and optimizer gathered.
 
-    Without what belongs to one start: the options of its trainer, the paths that ModelCheckpoint remembers.
+    Without what belongs to one start: the options of its trainer, the paths that ModelCheckpoint remembers, the row that
+    its loggers were still to get.
     """
     if path.is_file():
         state = torch.load(path, weights_only=True)
@@ -23,6 +24,7 @@ def whole_state(path: Path) -> dict[str, Any]:
         gathered = path.with_name(f"{path.name}.gathered")
         dcp_to_torch_save(path, gathered)
         state = torch.load(path / "meta.pt", weights_only=True) | torch.load(gathered, weights_only=True)
+    state["dirl"].pop("unlogged")
     config = state["dirl"]["config"]
     state["dirl"]["config"] = {name: value for name, value in config.items() if not name.startswith("trainer.")}
     state["callbacks"] = {k: v for k, v in state["callbacks"].items() if not k.startswith("ModelCheckpoint")}

@@ -118,8 +118,8 @@ def masked_views(
     trajectory: Trajectory,
     block_size: int,
     mask_token_id: int,
-    masked: np.ndarray,
-    weights: Float[np.ndarray, "V B"] | None = None,
+    masked: Bool[np.ndarray, "K n B"],
+    weights: Float[np.ndarray, "K n B"] | None = None,
 ) -> Views:
     """n views of each block by `masked` [K, n, B], less the prompt's tail; those that mask nothing are left out.
 

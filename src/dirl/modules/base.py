@@ -167,7 +167,7 @@ class BlockDiffusionModule(Resumable):
             NotFiniteError: too many such steps in a row, on all ranks.
         """
         started = time.perf_counter()
-        optimizers, schedulers, learners = as_list(self.optimizers()), as_list(self.lr_schedulers()), self.learners()
+        optimizers, schedulers = as_list(self.optimizers()), as_list(self.lr_schedulers())
         divisor = self.sum_over_ranks(torch.tensor(step.loss_divisor, dtype=torch.float64))
         if divisor == 0:
             self.log("train/empty_steps", 1.0)
@@ -177,7 +177,7 @@ class BlockDiffusionModule(Resumable):
         say_if_too_long(step.micro_batches, step.token_budget)
         micro_batches = self.equal_micro_batches(step)
         every = backward(self, micro_batches, divisor, loss_fns)
-        norms = clip_all(learners)
+        norms = clip_all(self.learners())  # asked now: after a forward alone, FSDP2's root has other parameters
         names = list(every[0])
         sums = [sum((losses[name] for losses in every), torch.zeros_like(every[0][name])) for name in names]
         wrong = torch.stack([~norm.isfinite() for norm in norms]).any().to(sums[0])

@@ -23,7 +23,7 @@ from dirl.modules.learners import Learner
 from dirl.modules.optimization import OptimizerConfig
 from dirl.modules.reference import Reference
 from dirl.modules.sharding import reshard
-from dirl.modules.step_sums import StepSums, divided
+from dirl.modules.step_sums import StepSums, divided, trajectories
 from dirl.modules.value import ValueConfig
 from dirl.objectives import DiPO, Objective
 from dirl.objectives.scored import ScoredRow, columns_at, scored_row
@@ -169,7 +169,7 @@ class RLModule(BlockDiffusionModule):
         """As `loss`, by name, with the loss of a value that shares the policy's backbone."""
         row, hidden = self._scored(batch)
         if self.objective.needs_sums(has_old(batch)):
-            known = known or StepSums.of_rows(self.objective, [row], int(batch.trajectory_ids.max()) + 1)
+            known = known or StepSums.of_rows(self.objective, [row], trajectories(batch))
             row = known.beside(row)
         found = self.objective.loss(row)
         losses, sums = {"loss": found.loss / divisor}, found.sums
@@ -220,7 +220,7 @@ class RLModule(BlockDiffusionModule):
         if not objective.needs_totals and not self.largest_over_ranks(divided(batches)):
             return None
         rows = [self._scored(batch)[0] for batch in self.equal_micro_batches(step)]
-        return StepSums.of_rows(objective, rows, step.sequences, self.sum_over_ranks)
+        return StepSums.of_rows(objective, rows, trajectories(*batches), self.sum_over_ranks)
 
     @torch.no_grad()
     def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:

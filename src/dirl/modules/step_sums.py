@@ -34,7 +34,7 @@ class StepSums:
         """Of all rows of this rank, in double precision.
 
         Args:
-            count: of the trajectories of this rank.
+            count: above all `trajectory_ids` of the rows.
             over_ranks: sums a tensor over them; None: the objective needs no totals.
         """
         sums: dict[str, Tensor] = {}
@@ -79,3 +79,8 @@ def divided(batches: Sequence[PackedBatch]) -> bool:
     """Whether a trajectory is scored in more than one of the rows."""
     found = [batch.trajectory_ids[batch.target_ids != IGNORE].unique() for batch in batches]
     return bool(found) and len(torch.cat(found).unique()) < sum(map(len, found))
+
+
+def trajectories(*batches: PackedBatch) -> int:
+    """A number above all of their `trajectory_ids`; after a change of the number of processes some are of none."""
+    return max((int(batch.trajectory_ids.max()) + 1 for batch in batches), default=0)

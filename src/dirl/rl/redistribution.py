@@ -61,12 +61,13 @@ def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
     """
     dealt: list[list[State]] = [[] for _ in range(world_size)]
     for parts in zip(*(buffer["steps"] for buffer in buffers), strict=True):
-        shares = [deal([[part[name]] for part in parts], world_size) for name in ("loss_divisor", "sequences")]
+        counts = ("loss_divisor", "sequences", "response_tokens")
+        shares = [deal([[part[name]] for part in parts], world_size) for name in counts]
         first = accumulate((_numbers(part["micro_batches"]) for part in parts), initial=0)
         numbered = [_renumbered(part["micro_batches"], number) for number, part in zip(first, parts, strict=False)]
         bundles = deal([_bundles(rows) for rows in numbered], world_size)
-        for rank, (divisors, sequences) in enumerate(zip(*shares, strict=True)):
-            step = {"loss_divisor": float(sum(divisors)), "sequences": sum(sequences)}
+        for rank, (divisors, sequences, tokens) in enumerate(zip(*shares, strict=True)):
+            step = {"loss_divisor": float(sum(divisors)), "sequences": sum(sequences), "response_tokens": sum(tokens)}
             rows = list(chain.from_iterable(bundles[rank]))
             dealt[rank].append({"micro_batches": rows, "token_budget": parts[0]["token_budget"], **step})
     (epoch,) = {buffer["epoch"] for buffer in buffers}

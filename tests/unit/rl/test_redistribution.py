@@ -71,6 +71,7 @@ def held(steps: list[tuple[str, float, int]], ids: dict[str, list[int]] | None =
             ],
             "loss_divisor": divisor,
             "sequences": count,
+            "response_tokens": 10 * count,
             "token_budget": 100,
         }
         for rows, divisor, count in steps
@@ -120,6 +121,7 @@ def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
         parts = [rank["buffer"]["steps"][step] for rank in three]
         assert sum(p["loss_divisor"] for p in parts) == divisor
         assert sum(p["sequences"] for p in parts) == sequences
+        assert sum(p["response_tokens"] for p in parts) == 10 * sequences
 
 
 def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> None:
