@@ -15,8 +15,8 @@ PLACES = 100
 def whole_state(path: Path) -> dict[str, Any]:
     """A checkpoint, be it a file or a folder of shards, with weights and optimizer gathered.
 
-    Without what belongs to one start: the options of its trainer, the paths that ModelCheckpoint remembers, the row that
-    its loggers were still to get.
+    Without what belongs to one start: the options of its trainer, the paths that ModelCheckpoint remembers, the row
+    that its loggers were still to get.
     """
     if path.is_file():
         state = torch.load(path, weights_only=True)
