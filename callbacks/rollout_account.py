@@ -50,7 +50,7 @@ class RolloutAccount:
         sums["staleness"] /= max(sums["groups"], 1)  # optimizer steps that the policy has moved since it sampled
         self._count_empty(sums)
         if trainer.is_global_zero:
-            self._warn(sums)
+            self._warn(sums, pl_module.objective.needs_advantages)
         self.values, self._logged = values | {f"rollout/{name}": value for name, value in sums.items()}, False
 
     def log(self, pl_module: RLModule) -> None:
@@ -84,7 +84,7 @@ class RolloutAccount:
                 )
             )
 
-    def _warn(self, sums: dict[str, float]) -> None:
+    def _warn(self, sums: dict[str, float], by_advantages: bool) -> None:
         if not sums["groups"]:
             log.warning(
                 "no group of this rollout has anything to learn from (%d without spread, %d with failed rewards): its "
@@ -92,7 +92,7 @@ class RolloutAccount:
                 sums["dropped_uniform"],
                 sums["dropped_failed"],
             )
-        elif sums["uniform_groups"] == sums["groups"] and not self._said_uniform:
+        elif by_advantages and sums["uniform_groups"] == sums["groups"] and not self._said_uniform:
             self._said_uniform = True
             log.warning(
                 "each group of this rollout has one reward for all of its responses: every advantage is 0, so are loss "

@@ -48,6 +48,9 @@ class Objective(ABC):
     needs_old = True
     """Whether `loss` looks at `ScoredRow.old_logprobs`, which the old policy fills in before it moves."""
 
+    needs_advantages = True
+    """Whether a group whose trajectories all have advantage 0 teaches nothing."""
+
     gae: GAE | None = None
     """How the advantage of each token comes from a value model; None: it is the group's, for all tokens."""
 

@@ -27,7 +27,7 @@ class BestOfGroup(Objective):
         noise: as in SFT; see `dirl.diffusion.noise.NoiseConfig`.
     """
 
-    needs_old = False
+    needs_old = needs_advantages = False
 
     def __init__(self, noise: NoiseConfig = NoiseConfig()) -> None:  # noqa: B008 - frozen
         self.noise = noise

@@ -52,6 +52,11 @@ class RolloutEngine(ABC):
     still_wanted: Callable[[], None] = staticmethod(lambda: None)
     """Called between two forwards of `generate`, or a few times a second; it raises what ends the generation."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "rest" in vars(cls):
+            raise TypeError(f"{cls.__name__}.rest: the method that ends a rollout is `sleep` now; rename it")
+
     @abstractmethod
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         """Make room for a model of this config; its weights come by `update_weights`."""

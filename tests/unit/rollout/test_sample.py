@@ -83,3 +83,8 @@ def test_the_tail_after_the_stop_token_is_kept() -> None:
     assert (made.key, made.prompt_ids, made.policy_version) == (("q", 5), (1, 1, 1, 1), 6)
     assert (made.response_ids, made.text_ids) == ((1, 2, 8, 7), (1, 2, 8))
     assert (made.step_map, made.behaviour_logprobs) == ((2, 1, 1, 3), (-0.5, -1.0, -1.5, -2.0))
+
+
+def test_an_engine_with_the_old_name_of_sleep_is_no_engine_that_never_sleeps() -> None:
+    with pytest.raises(TypeError, match=r"Tired\.rest: .* is `sleep` now"):
+        type("Tired", (Scripted,), {"rest": lambda self: None})
