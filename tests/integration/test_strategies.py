@@ -104,7 +104,7 @@ def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(
 def test_two_processes_of_an_objective_of_whole_sequences_equal_one(tmp_path: Path, rl_args: list[object]) -> None:
     """One ratio for a trajectory, whose views lie in several rows; the clip acts."""
     options = ["ratio=sequence", "clip_low=0.0005", "clip_high=0.0005", "kl_coef=0"]
-    args = [*rl_args, *(f"--objective.init_args.{o}" for o in options), "--data.init_args.token_budget=50"]
+    args = [*rl_args, *(f"--objective.init_args.{o}" for o in options), "--data.init_args.token_budget=80"]
     single, sharded = (run(tmp_path / name, name, *args, "--trainer.max_epochs=1") for name in ("single", "fsdp"))
     assert max(metrics(single, "train/clip_fraction")) > 0.1
     assert_equal_runs(single, sharded)
