@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu demo help-texts lint wheel clean force
+.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu study demo help-texts lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ test-gpu: $(LMDEPLOY_STAMP)  ## Run the tests that need a CUDA device (they skip
 
 bench: $(STAMP)  ## Benchmarks on CPU, about 12 minutes: tables, and JSON in benchmarks/results
 	for part in fill view_order engine scaling layouts push; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit; done
+
+study: $(STAMP)  ## Compare RL objectives at equal cost, hours; goes on where it stopped (STUDY_ARGS="--objectives DiPO TraceRL")
+	$(BIN)/python -m benchmarks.study $(STUDY_ARGS)
 
 bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minutes
 	for part in rates attention layouts; do $(BIN)/python -m benchmarks.gpu $$part || exit; done
