@@ -185,6 +185,11 @@ class RLDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         check_same("data", state_dict["settings"], self.settings())
         ranks, world_size = state_dict["ranks"], self.trainer.world_size
+        if "prefetched" not in ranks[0]:
+            raise ValueError(
+                "the rollouts of the checkpoint are of an older version of dirl, which are not taken up: export its "
+                "model (`lightning run export --ckpt_path ...`) and start a new run from that"
+            )
         if len(ranks) != world_size:
             rank_zero_info(f"rollouts of {len(ranks)} processes are given out to {world_size}")
             ranks = redistribute(ranks, world_size)
