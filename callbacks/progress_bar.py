@@ -29,7 +29,8 @@ class ProgressLines(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if time.monotonic() - self._written >= LINE_S:
-            self._write(trainer, pl_module, f"step {batch_idx + 1}/{self.total_train_batches}")
+            done = batch_idx + 1
+            self._write(trainer, pl_module, f"step {done}/{batches_of_epoch(trainer, done)}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if time.monotonic() - self._written >= LINE_S or trainer.current_epoch + 1 == trainer.max_epochs:
@@ -44,6 +45,12 @@ class ProgressLines(ProgressBar):
         shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         print(f"epoch {trainer.current_epoch}, {where}: {shown}", file=sys.stderr, flush=True)
         self._written = time.monotonic()
+
+
+def batches_of_epoch(trainer: L.Trainer, done: int) -> int | float:
+    """As many as `max_steps` leaves of them, seen from its batch `done`; Lightning's own number shrinks on the way."""
+    left = trainer.max_steps - trainer.global_step if trainer.max_steps > 0 else float("inf")
+    return min(trainer.num_training_batches, done + left)
 
 
 def progress_callback() -> ProgressBar:
