@@ -9,12 +9,15 @@ from types import NoneType
 import pytest
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from omegaconf import OmegaConf
 
 from dirl.cli.fit import DirlCLI
 from dirl.cli.main import parse_command
+from dirl.cli.signatures import parameters
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.modules import RLModule, SFTModule
+from dirl.objectives import DiPO
 from dirl.rollout import RolloutEngine
 from dirl.tasks import Arithmetic, Files
 
@@ -200,7 +203,8 @@ def test_what_is_said_of_files_is_not_used_by_a_task_and_that_is_said(stage: str
     option = {"sft": "column", "rl": "system_prompt"}[stage]
     args = ["--config", str(ROOT / "debug" / f"{stage}.yaml"), "--task=dirl.tasks.Sudoku", "--data.train=null"]
     with pytest.warns(UserWarning, match=f"data.{option}='x': not used, as task=Sudoku has no files"):
-        DirlCLI([*args, f"--data.{option}=x", f"--trainer.default_root_dir={tmp_path}"], run=False)
+        cli = DirlCLI([*args, f"--data.{option}=x", f"--trainer.default_root_dir={tmp_path}"], run=False)
+    assert type(cli.datamodule.task).__name__ == "Sudoku"
 
 
 def test_a_key_set_to_null_is_off(tmp_path: Path) -> None:
@@ -350,3 +354,18 @@ def test_an_unknown_reward_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises((SystemExit, ValueError)) as error:
         build(tmp_path, ROOT / "debug" / "rl.yaml", overlay)
     assert "Acuracy" in capsys.readouterr().err + str(error.value)
+
+
+def test_an_objective_put_on_another_keeps_nothing_that_an_overlay_gave_the_other() -> None:
+    """An option of the same name goes on where the class changes: each overlay states all that any of them sets."""
+    objectives = {path.stem: OmegaConf.load(path).objective for path in sorted((ROOT / "objective").glob("*.yaml"))}
+    every = {name for objective in objectives.values() for name in objective.init_args}
+    for stem, objective in objectives.items():
+        taken = parameters(objective.class_path)
+        assert taken is not None and every & taken <= set(objective.init_args), stem
+
+
+def test_dipo_on_a_recipe_of_another_objective_is_dipo(tmp_path: Path) -> None:
+    made = build(tmp_path, ROOT / "recipe" / "tracerl_4b_rl.yaml", ROOT / "objective" / "dipo.yaml")
+    assert isinstance(made.model, RLModule) and isinstance(made.model.objective, DiPO)
+    assert vars(made.model.objective) == vars(DiPO())

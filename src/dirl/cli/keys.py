@@ -83,8 +83,14 @@ def drop_defaults(config: Any) -> None:
 
 
 def changed(cls: type, options: Mapping[str, Any]) -> bool:
-    """Whether any option of a class is not its default."""
-    return any(options[option.name] != option.default for option in signature(cls).parameters.values())
+    """Whether any option of a class, or of the bases that its `**options` go to, is not its default."""
+    defaults = {
+        option.name: option.default
+        for base in reversed(cls.__mro__)
+        if "__init__" in vars(base)
+        for option in signature(base).parameters.values()
+    }
+    return any(value != defaults[name] for name, value in options.items())
 
 
 def callbacks_of(

@@ -1,6 +1,7 @@
 """What a class of this package takes, read from its source: importing it would take seconds.
 
-Where the source does not tell (`**kwargs`, a base class of another package), nothing is known.
+Where the source does not tell (`**kwargs` that go elsewhere than to the base class, a base class of another package),
+nothing is known.
 """
 
 import ast
@@ -53,11 +54,29 @@ def _parameters(module: str, node: ast.ClassDef) -> set[str] | None:
         if isinstance(part, ast.FunctionDef) and part.name == "__init__":
             given = part.args
             names = {arg.arg for arg in (*given.posonlyargs, *given.args, *given.kwonlyargs)} - {"self"}
-            return None if given.kwarg or given.vararg else names
-    if node.decorator_list or len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
+            if given.vararg is None and given.kwarg is None:
+                return names
+            handed = None if given.vararg or given.kwarg is None else _handed_on(part, given.kwarg.arg)
+            of_base = _of_base(module, node)
+            return None if handed is None or of_base is None else names | (of_base - handed)
+    return None if node.decorator_list else _of_base(module, node)
+
+
+def _of_base(module: str, node: ast.ClassDef) -> set[str] | None:
+    if len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
         return None
     base = _find(module, node.bases[0].id)
     return None if base is None or base is ... else _parameters(*base)
+
+
+def _handed_on(init: ast.FunctionDef, kwarg: str | None) -> set[str] | None:
+    """What an `__init__` names in `super().__init__(name=..., **kwarg)`; None: its keywords go elsewhere."""
+    for call in ast.walk(init):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__" and not call.args:
+            rest = [word.value.id for word in call.keywords if word.arg is None and isinstance(word.value, ast.Name)]
+            if rest == [kwarg]:
+                return {word.arg for word in call.keywords if word.arg is not None}
+    return None
 
 
 @cache

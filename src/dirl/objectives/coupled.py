@@ -1,11 +1,11 @@
 """Coupled: every token is scored once by a pair of views, of which one masks what the other shows."""
 
+from typing import Any
+
 import numpy as np
 
 from dirl.diffusion.views import Views, complementary_views
-from dirl.objectives.normalization import Normalization
-from dirl.objectives.policy_gradient import KL, PolicyGradient, Ratio, check_option
-from dirl.objectives.subsets import ViewChoice
+from dirl.objectives.policy_gradient import PolicyGradient, check_option
 from dirl.types import ModelSpec, Trajectory
 
 
@@ -19,21 +19,14 @@ class Coupled(PolicyGradient):
     probabilities. The published code adds a third view, all masked, weighs the pair's log-probs by one over the rate,
     and takes the mean of the two for a log-probability, so that its ratio is about ours to the power of 1.5.
 
+    Further options are those of `dirl.objectives.PolicyGradient`.
+
     Args:
         pairs: of views of each block.
         rate_low: the first view of a pair masks each position with a probability drawn between this one
         rate_high: and this one, in (0, 1).
-        ratio: `token`, `sequence` (GSPO), `cispo` or `none` (REINFORCE); see `dirl.objectives.PolicyGradient`.
-        clip_low: the ratio r is clipped below at 1 - clip_low.
+        clip_low: the ratio is clipped below at 1 - clip_low.
         clip_high: and above at 1 + clip_high.
-        kl_coef: weight of the estimate of KL(policy || reference), at the same views; 0 needs no reference model.
-        kl: the estimate, `k2` or `k3`.
-        normalization: `token` divides by the scored tokens of the optimizer step (DAPO, and DiffuCoder), `sequence`
-            means over each trajectory, then over trajectories (GRPO), `constant` divides by trajectories *
-            max_response_tokens (Dr. GRPO).
-        view_fraction: random part of a step's views that is learned from, with the same expectation.
-        view_choice: `uniform`, or `weighted` by |advantage| times surprise.
-        trajectory_fraction: random part of each group that is learned from, with the same expectation.
     """
 
     at_the_draw = False
@@ -43,28 +36,11 @@ class Coupled(PolicyGradient):
         pairs: int = 1,
         rate_low: float = 0.2,
         rate_high: float = 0.8,
-        ratio: Ratio = "token",
         clip_low: float = 0.5,
         clip_high: float = 0.5,
-        kl_coef: float = 0.0,
-        kl: KL = "k3",
-        normalization: Normalization = "token",
-        view_fraction: float = 1.0,
-        view_choice: ViewChoice = "uniform",
-        trajectory_fraction: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            ratio,
-            clip_low,
-            clip_high,
-            kl_coef,
-            kl,
-            None,
-            normalization,
-            view_fraction,
-            view_choice,
-            trajectory_fraction,
-        )
+        super().__init__(clip_low=clip_low, clip_high=clip_high, importance_cap=None, **options)
         check_option(pairs >= 1, "pairs", pairs, "use at least 1")
         check_option(0 < rate_low < 1, "rate_low", rate_low, "use a probability in (0, 1)")
         check_option(0 < rate_high < 1, "rate_high", rate_high, "use a probability in (0, 1)")

@@ -1,12 +1,13 @@
 """Leftmost: tokens are committed one by one from the left, so the sum of their log-probs is the exact likelihood."""
 
+from typing import Any
+
 import numpy as np
 
 from dirl.batches import IGNORE
 from dirl.diffusion.views import Views
 from dirl.objectives.normalization import Normalization
-from dirl.objectives.policy_gradient import KL, PolicyGradient, Ratio
-from dirl.objectives.subsets import ViewChoice
+from dirl.objectives.policy_gradient import PolicyGradient
 from dirl.types import DecodingParams, ModelSpec, Trajectory
 
 
@@ -17,47 +18,15 @@ class Leftmost(PolicyGradient):
     given all tokens before it and the masks of the rest of its block: the gradient is exact, at B views a block.
     JustGRPO's model has no blocks and sees the masks of the whole response.
 
+    Further options are those of `dirl.objectives.PolicyGradient`.
+
     Args:
-        ratio: `token`, `sequence` (GSPO), `cispo` or `none` (REINFORCE); see `dirl.objectives.PolicyGradient`.
-        clip_low: the ratio r is clipped below at 1 - clip_low.
-        clip_high: and above at 1 + clip_high.
-        kl_coef: weight of the estimate of KL(policy || reference); 0 needs no reference model.
-        kl: the estimate, `k2` or `k3`.
-        importance_cap: C of the truncated importance weight min(exp(old - behaviour), C), for engine/trainer mismatch
-            and samples of older weights; None: no weight.
-        normalization: `token` divides by the scored tokens of the optimizer step (DAPO), `sequence` means
-            over each trajectory, then over trajectories (GRPO), `constant` divides by trajectories *
-            max_response_tokens (Dr. GRPO, and JustGRPO).
-        view_fraction: random part of a step's views that is learned from, with the same expectation.
-        view_choice: `uniform`, or `weighted` by |advantage| times surprise.
-        trajectory_fraction: random part of each group that is learned from, with the same expectation.
+        clip_high: the ratio is clipped above at 1 + clip_high.
+        normalization: `token`, `sequence` or `constant` (JustGRPO's).
     """
 
-    def __init__(
-        self,
-        ratio: Ratio = "token",
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
-        kl_coef: float = 0.0,
-        kl: KL = "k3",
-        importance_cap: float | None = None,
-        normalization: Normalization = "constant",
-        view_fraction: float = 1.0,
-        view_choice: ViewChoice = "uniform",
-        trajectory_fraction: float = 1.0,
-    ) -> None:
-        super().__init__(
-            ratio,
-            clip_low,
-            clip_high,
-            kl_coef,
-            kl,
-            importance_cap,
-            normalization,
-            view_fraction,
-            view_choice,
-            trajectory_fraction,
-        )
+    def __init__(self, clip_high: float = 0.2, normalization: Normalization = "constant", **options: Any) -> None:
+        super().__init__(clip_high=clip_high, normalization=normalization, **options)
 
     def check(self, decoding: DecodingParams) -> None:
         super().check(decoding)

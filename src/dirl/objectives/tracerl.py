@@ -1,6 +1,6 @@
 """TraceRL: the tokens of several denoising steps are scored at once, at the state before the first of them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,9 +10,8 @@ from dirl.diffusion.views import Views, merged, step_views
 from dirl.losses.policy import bounded, k2, k3
 from dirl.objectives.base import RowLoss
 from dirl.objectives.normalization import Normalization
-from dirl.objectives.policy_gradient import KL, PolicyGradient, Ratio, check_option
+from dirl.objectives.policy_gradient import PolicyGradient, check_option
 from dirl.objectives.scored import ScoredRow
-from dirl.objectives.subsets import ViewChoice
 from dirl.types import DecodingParams, ModelSpec, Trajectory
 
 Anchor = Literal["old", "reference"]
@@ -37,25 +36,19 @@ class TraceRL(PolicyGradient):
     at the view in which it is scored, which outcome is to be expected. A trajectory weighs in its loss as it does in
     the policy's, with all its tokens the same: with `sequence` that is eq. 4.
 
+    Further options are those of `dirl.objectives.PolicyGradient`.
+
     Args:
         shrink: denoising steps of a block that are merged into one view. The tokens are then scored at another state
             than they were drawn at, so above 1 there is no `importance_cap`.
         step_mean: mean over the tokens of each step; false: each token counts the same.
-        ratio: `token`, `sequence` (GSPO), `cispo` or `none` (REINFORCE); see `dirl.objectives.PolicyGradient`.
-        clip_low: the ratio r is clipped below at 1 - clip_low.
-        clip_high: and above at 1 + clip_high.
+        clip_high: the ratio is clipped above at 1 + clip_high.
         kl_coef: beta, weight of the estimate of KL(policy || anchor), which is averaged as the objective is.
-        kl: the estimate, `k2` or `k3`.
         kl_anchor: `old`, the policy that begins the epoch, which takes no memory and acts from the second step of a
             rollout on; or `reference`, a frozen model, as in LightningRL.
-        importance_cap: C of the truncated importance weight min(exp(old - behaviour), C), for engine/trainer mismatch
-            and samples of older weights; None: no weight.
         normalization: of the steps, or of the tokens with `step_mean: false`: `sequence` means over each trajectory,
             then over trajectories, `constant` divides by trajectories * max_response_tokens, `token` (only with
             `step_mean: false`) by the scored tokens of the optimizer step.
-        view_fraction: random part of a step's views that is learned from, with the same expectation.
-        view_choice: `uniform`, or `weighted` by |advantage| times surprise.
-        trajectory_fraction: random part of each group that is learned from, with the same expectation.
         value: each token's advantage comes from a value model, for which `model.init_args.value` has the options.
         gamma: with `value`, the discount of a denoising step.
         lam: with `value`, lambda: 1 takes each advantage from the outcome, 0 from the next step's value.
@@ -68,41 +61,24 @@ class TraceRL(PolicyGradient):
         self,
         shrink: int = 1,
         step_mean: bool = True,
-        ratio: Ratio = "token",
-        clip_low: float = 0.2,
         clip_high: float = 0.2,
         kl_coef: float = 0.01,
-        kl: KL = "k3",
         kl_anchor: Anchor = "old",
-        importance_cap: float | None = None,
         normalization: Normalization = "sequence",
-        view_fraction: float = 1.0,
-        view_choice: ViewChoice = "uniform",
-        trajectory_fraction: float = 1.0,
         value: bool = False,
         gamma: float = 1.0,
         lam: float = 1.0,
         value_clip: float | None = 0.2,
         outcome: Outcome = "advantage",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            ratio,
-            clip_low,
-            clip_high,
-            kl_coef,
-            kl,
-            importance_cap,
-            normalization,
-            view_fraction,
-            view_choice,
-            trajectory_fraction,
-        )
+        super().__init__(clip_high=clip_high, kl_coef=kl_coef, normalization=normalization, **options)
         check_option(shrink >= 1, "shrink", shrink, "use 1, which merges nothing, or more")
         check_option(kl_anchor in ("old", "reference"), "kl_anchor", kl_anchor, "use old or reference")
-        if importance_cap is not None and shrink > 1:
+        if self.importance_cap is not None and shrink > 1:
             raise ValueError(
-                f"objective.importance_cap={importance_cap:g} compares old and behaviour policy at the state where a "
-                f"token was drawn, and objective.shrink={shrink} scores it at an earlier one: use shrink=1 or "
+                f"objective.importance_cap={self.importance_cap:g} compares old and behaviour policy where a token "
+                f"was drawn, and objective.shrink={shrink} scores it at an earlier one: use shrink=1 or "
                 "importance_cap=null"
             )
         if step_mean and normalization == "token":

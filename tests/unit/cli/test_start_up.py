@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from dirl.callbacks import Checkpoint, Rollout
+from jsonargparse import ArgumentParser
 
 from dirl.cli import help as texts
 from dirl.cli import main
@@ -18,6 +19,7 @@ from dirl.cli.text import UsageError
 from dirl.data.rl import RLDataModule
 from dirl.models import NewModel
 from dirl.modules import RLModule
+from dirl.objectives import Coupled, DiPO, StableDRL, TraceRL
 from dirl.rollout import ServerEngine
 
 ROOT = Path(__file__).parents[3]
@@ -209,6 +211,11 @@ def test_signatures_are_read_as_they_are() -> None:
         path = f"{cls.__module__}.{cls.__name__}"
         known = parameters(path)
         assert known is None or known == set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]), path
+    for cls in (DiPO, TraceRL, Coupled, StableDRL):  # all but the last hand `**options` on to their base
+        parser = ArgumentParser()
+        parser.add_class_arguments(cls)
+        assert parameters(f"{cls.__module__}.{cls.__name__}") == set(vars(parser.get_defaults())), cls
+    assert "importance_cap" not in (parameters("dirl.objectives.Coupled") or ()), "which names it itself"
     assert parameters("dirl.models.NewModel") and parameters("dirl.rollout.ServerEngine")
     assert parameters("dirl.types.Prompt") is None  # a dataclass: its source has no signature
     assert parameters("dirl.rewards.base") is None  # a module
