@@ -1,64 +1,111 @@
 """Evaluation during training: the same path as the `evaluate` command, on the engine of the run."""
 
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, final
 
 import lightning as L
 from dirl.callbacks.ending import ended_together
 from dirl.callbacks.rollout import Rollout, push_weights
 
 from dirl.data.rl import RLDataModule
-from dirl.evaluation import run_evaluation
+from dirl.evaluation import EvaluationTask, Settings, run_evaluation
+from dirl.evaluation.run import TIMED
+from dirl.evaluation.tasks import named_tasks
 from dirl.finite import dumps
 from dirl.modules.base import BlockDiffusionModule
 from dirl.progress_bar import bar, bars_shown
+from dirl.ranges import at_least
+from dirl.rewards import Scorer
 from dirl.rollout.lengths import check_positions
-from dirl.types import DecodingParams
+from dirl.tasks import Task
+from dirl.types import DecodingParams, Prompt
+
+
+class Part(NamedTuple):
+    """One column of an evaluation: prompts of all ranks, how they are answered, and who judges."""
+
+    name: str
+    prompts: list[Prompt]
+    scorer: Scorer
+    settings: Settings
 
 
 @final
 class Evaluate(L.Callback):
-    """Samples responses to the validation prompts of the RL DataModule and logs their metrics.
+    """Samples responses to the validation prompts of the RL DataModule, or to those of tasks, and logs their metrics.
 
-    Uses the engine and the rewards of the `Rollout` callback. `ModelCheckpoint(monitor=eval/NAME/accuracy)` finds the
-    values at the end of an epoch that is evaluated (give it the same `every_n_epochs`), and so does an EarlyStopping
-    that stands behind this callback.
+    Uses the engine and, without `tasks`, the rewards of the `Rollout` callback. `ModelCheckpoint(monitor=
+    eval/NAME/accuracy)` finds the values at the end of an epoch that is evaluated (give it the same `every_n_epochs`),
+    and so does an EarlyStopping that stands behind this callback.
 
     Args:
         decoding: settings by name; each is evaluated and logged as `eval/NAME/...`.
         samples: responses per prompt (greedy decoding: one).
         every_n_epochs: how often; the last epoch is always evaluated.
         at_start: evaluate before the first update too.
+        tasks: what is evaluated in place of the validation prompts, by name: a task, or one with rewards, decoding and
+            samples of its own; logged as `eval/TASK/NAME/...`. Prompts keep to the limits of `data`.
+        resamples: of the bootstrap over problems that gives intervals, logged as `.../low` and `.../high`; 0: none.
     """
 
     def __init__(
-        self, decoding: dict[str, DecodingParams], samples: int = 1, every_n_epochs: int = 10, at_start: bool = True
+        self,
+        decoding: dict[str, DecodingParams] | None = None,
+        samples: int = 1,
+        every_n_epochs: int = 10,
+        at_start: bool = True,
+        tasks: dict[str, Task | EvaluationTask] | None = None,
+        resamples: int = 1000,
     ) -> None:
-        if not decoding:
+        at_least(1, "evaluate", samples=samples, every_n_epochs=every_n_epochs)
+        at_least(0, "evaluate", resamples=resamples)
+        self.tasks = named_tasks(tasks, decoding, samples, "evaluate.") if tasks else None
+        if not decoding and not tasks:
             raise ValueError("evaluate.decoding is empty: name at least one setting, e.g. {greedy: {temperature: 0}}")
-        if samples < 1 or every_n_epochs < 1:
-            raise ValueError(f"evaluate.samples={samples}, every_n_epochs={every_n_epochs}: use at least 1")
-        self.decoding, self.samples = decoding, samples
+        self.decoding, self.samples, self.resamples = decoding or {}, samples, resamples
         self.every_n_epochs, self.at_start = every_n_epochs, at_start
+        self.parts: list[Part] = []
+        """What is evaluated each time."""
         self.history: list[dict[str, float]] = []
         self.evaluated = -1
         """Epochs that were done at the last evaluation."""
 
     def setup(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, stage: str) -> None:
-        if not isinstance(trainer.datamodule, RLDataModule) or not trainer.datamodule.val_prompts:
+        data = trainer.datamodule
+        if not isinstance(data, RLDataModule) or not (data.val_prompts or self.tasks):
             raise ValueError(
-                "the Evaluate callback needs dirl.data.rl.RLDataModule with prompts to evaluate on: set data.val, or "
-                "take a task that has some"
+                "the Evaluate callback needs dirl.data.rl.RLDataModule with prompts to evaluate on: set data.val, take "
+                "a task that has some, or name some under evaluate.tasks"
             )
-        description = pl_module.description
-        named = {f"evaluate.decoding.{name}": decoding for name, decoding in self.decoding.items()}
         rollout = next((c for c in trainer.callbacks if isinstance(c, Rollout)), None)
         if rollout is None:
             raise ValueError(
                 "the Evaluate callback uses the engine of the Rollout callback: add dirl.callbacks.Rollout"
             )
-        prompts, size = trainer.datamodule.val_prompts, description.spec.block_size
-        check_positions(prompts, named, description.config, size, rollout.engine)
+        self.parts = self._parts(rollout, data, pl_module)
+        description = pl_module.description
+        for part in self.parts:
+            named = {f"evaluate.decoding.{part.name}": part.settings.decoding}
+            check_positions(part.prompts, named, description.config, description.spec.block_size, rollout.engine)
+
+    def _parts(self, rollout: Rollout, data: RLDataModule, pl_module: BlockDiffusionModule) -> list[Part]:
+        if self.tasks is None:
+            own = {n: Settings(one, self.samples, resamples=self.resamples) for n, one in self.decoding.items()}
+            return [Part(name, data.val_prompts, rollout.scorer, one) for name, one in own.items()]
+        parts = []
+        for name, task in self.tasks.items():
+            prompts = data.prompts_of(task.task, task.split or "val", pl_module.description, f"evaluate.{name}")[
+                : task.limit
+            ]
+            if not prompts:
+                raise ValueError(
+                    f"evaluate.tasks.{name}: {task.task.origin(task.split or 'val')} has no prompts; name another task"
+                )
+            scorer = rollout.scorer_of(task.scored_by(f"evaluate.tasks.{name}"), task.correct)
+            for key, decoding in (task.decoding or {}).items():
+                settings = Settings(decoding, task.samples or 1, resamples=self.resamples)
+                parts.append(Part(f"{name}/{key}", prompts, scorer, settings))
+        return parts
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
         if self.at_start and trainer.global_step == 0:
@@ -69,7 +116,7 @@ class Evaluate(L.Callback):
         if last or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._run_once(trainer, pl_module, trainer.current_epoch + 1)
             for name, value in self.history[-1].items():  # for callbacks that monitor; loggers have them
-                if name != "step" and not name.endswith("/seconds"):  # each rank has seconds of its own
+                if name != "step" and not name.endswith(TIMED):  # each rank has seconds of its own
                     pl_module.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=1)
 
     def _run_once(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, epochs: int) -> None:
@@ -85,9 +132,9 @@ class Evaluate(L.Callback):
         pl_module.before_rollout()
         try:
             push_weights(rollout.engine, trainer, pl_module)
-            for name, decoding in self.decoding.items():
-                metrics = self._evaluate(rollout, trainer, pl_module, name, decoding)
-                row |= {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
+            for part in self.parts:
+                metrics = self._evaluate(rollout, trainer, pl_module, part)
+                row |= {f"eval/{part.name}/{metric}": value for metric, value in metrics.items()}
             rollout.engine.sleep()
         finally:
             pl_module.after_rollout()
@@ -101,25 +148,33 @@ class Evaluate(L.Callback):
             path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
 
     def _evaluate(
-        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, name: str, decoding: DecodingParams
+        self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, part: Part
     ) -> dict[str, float]:
-        prompts = trainer.datamodule.val_prompts[trainer.global_rank :: trainer.world_size]
-        total = len(prompts) * (1 if decoding.temperature == 0 else self.samples)
-        shown = bars_shown(trainer)
-        with bar(total=total, desc=f"evaluate {name}", shown=shown, leave=False) as progress_bar:
+        prompts = part.prompts[trainer.global_rank :: trainer.world_size]
+        total, shown = len(prompts) * part.settings.count, bars_shown(trainer)
+        with bar(total=total, desc=f"evaluate {part.name}", shown=shown, leave=False) as progress_bar:
             result = run_evaluation(
                 rollout.engine,
                 prompts,
-                rollout.scorer,
-                decoding,
+                part.scorer,
+                part.settings,
                 pl_module.spec,
                 pl_module.description.tokenizer,
-                self.samples,
                 device=str(pl_module.device),
                 finished=progress_bar.update,
                 generating=ended_together(trainer, pl_module),
             )
+        if self.tasks is not None:
+            part.scorer.close()  # its workers; the next evaluation starts new ones
         return result.metrics
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Lightning calls no `teardown` after an error."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for part in self.parts if self.tasks is not None else []:
+            part.scorer.close()
 
     def state_dict(self) -> dict:
         return {"history": self.history, "evaluated": self.evaluated}

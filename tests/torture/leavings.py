@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.integration.identity import CLOCKED
 
 from dirl.checkpoints.files import PART
+from dirl.evaluation.run import TIMED
 
 
 def compare_numbers(one: Path, two: Path) -> list[str]:
@@ -26,7 +27,7 @@ def numbers(root: Path) -> dict[tuple[int, str], set[str]]:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
-                    if value and name != "step" and not name.startswith(CLOCKED) and not name.endswith("/seconds"):
+                    if value and name != "step" and not name.startswith(CLOCKED) and not name.endswith(TIMED):
                         found.setdefault((int(row["step"]), name), set()).add(value)
     return found
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from dirl.cli import commands
+from dirl.cli.evaluate import evaluate
 from dirl.models import NewModel
 from dirl.outputs import check_new_file, check_new_folder, check_writable
+from dirl.rewards import ExactAnswer
 from dirl.rollout import TorchEngine
 from dirl.trajectory_files import read_trajectories
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
@@ -71,8 +73,8 @@ def test_commands_look_before_they_load_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"old\.jsonl' exists already"):
         commands.rollout(None, data, str(tmp_path / "old.jsonl"))
     with pytest.raises(ValueError, match="exists already"):
-        commands.evaluate(None, data, {"greedy": None}, output=str(tmp_path))
+        evaluate(NewModel(), data, {"greedy": DecodingParams()}, rewards=[ExactAnswer()], output=str(tmp_path))
     with pytest.raises(ValueError, match="samples=0: use at least 1"):
         commands.rollout(None, data, str(tmp_path / "new.jsonl"), samples=0)
     with pytest.raises(ValueError, match="decoding is empty"):
-        commands.evaluate(None, data, {})
+        evaluate(NewModel(), data, {})

@@ -13,13 +13,20 @@ class Command(NamedTuple):
     """`module:function`."""
     about: str
     """The first line of the function's docstring, where the command is a function."""
+    several: str | None = None
+    """An argument that is given without its name, and more than once: `dirl compare RUN RUN`."""
 
 
 TRAINER_COMMANDS = ("fit", "validate")
 """Of Lightning's CLI."""
 FUNCTIONS: dict[str, Command] = {
     "rollout": Command("dirl.cli.commands:rollout", "Sample responses and write them as trajectories (JSON Lines)."),
-    "evaluate": Command("dirl.cli.commands:evaluate", "Sample responses, score them, and print a table of metrics."),
+    "evaluate": Command("dirl.cli.evaluate:evaluate", "Sample responses, score them, and print a table of metrics."),
+    "compare": Command(
+        "dirl.cli.compare:compare",
+        "Put the results of evaluations into one table: Markdown, HTML or CSV.",
+        several="runs",
+    ),
     "export": Command(
         "dirl.cli.commands:export",
         "Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.",

@@ -116,15 +116,16 @@ class RLDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.task is None:
             self.take(None)
+        assert self.task is not None
         check_sampler(self.trainer)
         trainer, description = self.trainer, self.trainer.lightning_module.description
         assert isinstance(description, ModelDescription)
         if stage == "fit" and not hasattr(self, "stream"):
-            prompts = self._prompts("train", description)
+            prompts = self.prompts_of(self.task, "train", description, "train")
             self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
             self._check_sizes(len(prompts), trainer.world_size)
         if not self.val_prompts:
-            self.val_prompts = self._prompts("val", description)[: self.max_val_prompts]
+            self.val_prompts = self.prompts_of(self.task, "val", description, "val")[: self.max_val_prompts]
 
     def groups_per_rank(self, world_size: int) -> int:
         return self.prompts_per_rollout // world_size
@@ -213,7 +214,8 @@ class RLDataModule(L.LightningDataModule):
                 f"{self.task.origin('train')}: use fewer per rollout or more data"
             )
 
-    def _prompts(self, split: Split, description: ModelDescription) -> list[Prompt]:
+    def prompts_of(self, task: Task, split: Split, description: ModelDescription, name: str) -> list[Prompt]:
+        """Of any task, within the limits of this data; `counts[name]` says what became of its rows."""
         assert self.trainer is not None
         encode = PromptEncoder(
             description,
@@ -223,12 +225,12 @@ class RLDataModule(L.LightningDataModule):
             self.on_bad_row,
             quiet=not bars_shown(self.trainer),
         )
-        prompts, counts = self.task.prompts(split, encode), encode.counts
-        self.counts[split] = counts
+        prompts, counts = task.prompts(split, encode), encode.counts
+        self.counts[name] = counts
         if not prompts and split == "train":
-            raise ValueError(f"{self.task.origin(split)}: no prompt to train on; give the task some, or name another")
+            raise ValueError(f"{task.origin(split)}: no prompt to train on; give the task some, or name another")
         if counts.left_out and self.trainer.is_global_zero:
-            log.warning("%s, max_prompt_tokens=%d: %s", self.task.origin(split), self.max_prompt_tokens, counts)
+            log.warning("%s, max_prompt_tokens=%d: %s", task.origin(split), self.max_prompt_tokens, counts)
         return prompts
 
 

@@ -1,81 +1,113 @@
-"""What responses are like: accuracy, pass@k, rewards by name, tokens per denoising step, length, truncation."""
+"""What responses are like: accuracy, pass@k, maj@k, rewards by name, tokens per denoising step, length, truncation."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import comb, isnan
+from math import comb
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from dirl.types import Trajectory, rewards_of
+from dirl.evaluation.problems import Problem, Response
+from dirl.evaluation.votes import ballot, maj_at_k, voted_ks
+from dirl.types import Trajectory
 
 if TYPE_CHECKING:
-    from torchmetrics import MeanMetric
+    from dirl.evaluation.problem_means import Parts
+
+Votes = Literal["value", "text"]
 
 
 class ResponseMetrics(nn.Module):
-    """torchmetrics over scored trajectories; `compute` agrees on all ranks.
+    """torchmetrics over scored responses; `compute` agrees on all ranks, to the bit for every number of them.
 
-    A response that has lost its reward is wrong; it is part of accuracy and pass@k, not of the other metrics.
+    A response that has lost its reward is wrong; it is part of accuracy, pass@k and maj@k, not of the other metrics.
 
     Args:
         reward_names: components to report.
         block_size: B, for the count of denoising steps.
-        pass_at: the k of pass@k; those beyond the samples of a prompt are left out.
+        pass_at: the k of pass@k and maj@k; those beyond the samples of a prompt are left out.
         correct: the component that is above 0 for a correct response; None: the first.
+        votes: how the reward that says what is correct has answers (`Reward.votes`); None: no maj@k.
+        resamples: of the bootstrap over problems; 0: no intervals.
+        seed: of the resamples.
     """
 
     def __init__(
-        self, reward_names: Sequence[str], block_size: int, pass_at: Sequence[int] = (), correct: str | None = None
+        self,
+        reward_names: Sequence[str],
+        block_size: int,
+        pass_at: Sequence[int] = (),
+        correct: str | None = None,
+        votes: Votes | None = None,
+        resamples: int = 0,
+        seed: int = 0,
     ) -> None:
-        from torchmetrics import MeanMetric  # not above: it takes a second, and an error in a config needs none of it
+        from dirl.evaluation.problem_means import ProblemMeans  # not above: an error in a config needs none of it
 
         super().__init__()
         self.reward_names, self.block_size, self.pass_at = tuple(reward_names), block_size, tuple(pass_at)
         self.correct = reward_names[0] if correct is None else correct
-        names = ["reward", "accuracy", "response_length", "truncated", "tokens_per_step"]
+        self.votes = votes
+        names = ["reward", "accuracy", "response_length", "truncated", "tokens_per_step", "denoising_steps"]
         names += [f"reward/{name}" for name in reward_names] + [f"pass_at_{k}" for k in pass_at]
-        self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="error") for name in names})
+        names += [f"maj_at_{k}" for k in voted_ks(pass_at)] if votes else []
+        self.means = ProblemMeans(names, resamples, seed)
 
     def update(self, trajectories: Iterable[Trajectory], lost: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Take scored trajectories; those of one prompt must come in one call, for pass@k.
+        """Take scored trajectories; those of one prompt must come in one call.
 
         Args:
             lost: prompt id -> number of its responses that have no reward.
         """
-        correct: dict[str, list[bool]] = defaultdict(list)
-        for t in trajectories:
-            right = t.rewards[self.correct] > 0
-            correct[t.prompt_id].append(right)
-            steps = t.denoising_steps(self.block_size)
-            self._mean("reward").update(*rewards_of([t]))
-            self._mean("accuracy").update(float(right))
-            self._mean("response_length").update(float(t.response_length))
-            self._mean("truncated").update(float(t.finish_reason == "length"))
-            self._mean("tokens_per_step").update(t.response_length / steps, weight=steps)  # a ratio of sums
-            for name in self.reward_names:
-                self._mean(f"reward/{name}").update(float(t.rewards[name]))
+        found: dict[str, list[Response]] = defaultdict(list)
+        for trajectory in trajectories:
+            found[trajectory.prompt_id].append(self._response(trajectory))
         for prompt_id, count in lost.items():
-            correct[prompt_id] += [False] * count
-            if count:
-                self._mean("accuracy").update(0.0, weight=count)
-        for k in self.pass_at:
-            for answers in correct.values():
-                if len(answers) >= k:
-                    self._mean(f"pass_at_{k}").update(pass_at_k(len(answers), sum(answers), k))
+            found[prompt_id] += [Response(-1, "", "lost", 0, 0, "stop")] * count
+        self.means.update({prompt_id: self._parts(responses) for prompt_id, responses in found.items()})
+
+    def update_problems(self, problems: Iterable[Problem]) -> None:
+        """Take problems whose responses have been judged."""
+        self.means.update({problem.prompt_id: self._parts(problem.responses) for problem in problems})
 
     def compute(self) -> dict[str, float]:
-        """Means over everything taken since `reset`, over all ranks; metrics without a sample on any are left out."""
-        values = {name: float(self._mean(name).compute()) for name in self.means}
-        return {name: value for name, value in values.items() if not isnan(value)}  # 0 / 0: samples are never NaN
+        """Over everything taken since `reset`, over all ranks; metrics without a sample on any are left out."""
+        return self.means.compute()
 
     def reset(self) -> None:
-        for name in self.means:
-            self._mean(name).reset()
+        self.means.reset()
 
-    def _mean(self, name: str) -> "MeanMetric":
-        return cast("MeanMetric", self.means[name])
+    def _response(self, t: Trajectory) -> Response:
+        assert t.reward is not None, "a trajectory that has not been scored"
+        judgement: Literal["right", "wrong"] = "right" if t.rewards[self.correct] > 0 else "wrong"
+        steps = t.denoising_steps(self.block_size)
+        reason = t.finish_reason
+        return Response(
+            t.sample_index, "", judgement, t.response_length, steps, reason, reward=t.reward, rewards=t.rewards
+        )
+
+    def _parts(self, responses: Sequence[Response]) -> "Parts":
+        """What one problem adds to each metric."""
+        scored = [r for r in responses if r.reward is not None]
+        tokens, steps = sum(r.tokens for r in scored), sum(r.steps for r in scored)
+        right, count = sum(r.right for r in responses), len(responses)
+        parts: dict[str, tuple[float, float]] = {
+            "reward": (sum(r.reward or 0.0 for r in scored), len(scored)),
+            "accuracy": (right, count),
+            "response_length": (tokens, len(scored)),
+            "truncated": (sum(r.finish_reason == "length" for r in scored), len(scored)),
+            "tokens_per_step": (tokens, steps),  # a ratio of sums
+            "denoising_steps": (steps, len(scored)),
+        }
+        for name in self.reward_names:
+            parts[f"reward/{name}"] = (sum(r.rewards[name] for r in scored), len(scored))
+        enough = [k for k in self.pass_at if k <= count]
+        parts |= {f"pass_at_{k}": (pass_at_k(count, right, k), 1.0) for k in enough}
+        if self.votes:
+            votes = ballot([(r.answer, r.right) for r in responses], one_right=self.votes == "value")
+            parts |= {f"maj_at_{k}": (maj_at_k(votes, k), 1.0) for k in voted_ks(enough)}
+        return parts
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

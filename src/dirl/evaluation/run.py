@@ -1,73 +1,137 @@
 """One run of an evaluation: responses are sampled and scored; the Evaluate callback and `dirl evaluate` call it."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
+from dirl.evaluation.judging import Judge
 from dirl.evaluation.metrics import ResponseMetrics
+from dirl.evaluation.problems import Problem
 from dirl.rewards import Scorer
-from dirl.rl.collector import Collector
 from dirl.rollout.engine import RolloutEngine
 from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory
+
+if TYPE_CHECKING:
+    from dirl.evaluation.results_folder import ResultsFile
+
+
+TIMED = ("/seconds", "/tokens_per_second")
+"""Ends of the names of metrics that no two runs have in common."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     metrics: dict[str, float]
-    """Names of `ResponseMetrics` and three counts, over all ranks, and `seconds` of this one: `responses` that were
-    scored, `lost` (no reward: wrong), `reward/incomparable` (answers that could not be compared: wrong)."""
-    trajectories: list[Trajectory]
-    """Those that were scored."""
+    """Names of `ResponseMetrics`, over all ranks, with the bounds of intervals as NAME/low and NAME/high; counts:
+    `responses` that were scored, `lost` (no reward: wrong), `reward/incomparable` (answers that could not be compared:
+    wrong); `tokens_per_second` while engines worked, and `seconds` of this rank."""
+    problems: list[Problem]
+    """Of this rank, in the order of the prompts."""
+    trajectories: list[Trajectory] = field(default_factory=list)
+    """All of this rank, those that lost their reward without one; none of results that were read from a file."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is answered.
+
+    Args:
+        decoding: how to sample.
+        samples: responses per prompt; greedy decoding gives equal ones, and makes one.
+        seed: of the requests; each has its own, which its prompt and its number decide.
+        resamples: of the bootstrap over problems; 0: no intervals.
+        portion: responses that are asked for at a time, and kept when all of them are judged; None: all.
+    """
+
+    decoding: DecodingParams
+    samples: int = 1
+    seed: int = 0
+    resamples: int = 1000
+    portion: int | None = None
+
+    @property
+    def count(self) -> int:
+        return 1 if self.decoding.temperature == 0 else self.samples
+
+    @property
+    def ks(self) -> list[int]:
+        """Of pass@k and maj@k."""
+        return [] if self.count == 1 else sorted({k for k in (1, 2, 4, 8, 16, 32, 64) if k < self.count} | {self.count})
+
+    def portions(self, prompts: Sequence[Prompt]) -> list[Sequence[Prompt]]:
+        """The same cuts whatever has been done of them: a response is always made beside the same others."""
+        size = self.prompts_at_a_time(len(prompts))
+        return [prompts[start : start + size] for start in range(0, len(prompts), size)]
+
+    def prompts_at_a_time(self, prompts: int) -> int:
+        return max(1, prompts if self.portion is None else self.portion // self.count)
 
 
 def run_evaluation(
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
     scorer: Scorer,
-    decoding: DecodingParams,
+    settings: Settings,
     spec: ModelSpec,
     tokenizer: PreTrainedTokenizerBase,
-    samples: int = 1,
-    seed: int = 0,
     device: str = "cpu",
     finished: Callable[[int], None] = lambda count: None,
     generating: AbstractContextManager = nullcontext(),  # noqa: B008 - it has no state
+    file: "ResultsFile | None" = None,
 ) -> Evaluation:
-    """Sample `samples` responses per prompt with the engine's current weights; all ranks must call it.
-
-    Greedy decoding gives equal samples: one per prompt is made then.
+    """Answer prompts with the engine's current weights; all ranks must call it, each with prompts of its own.
 
     Args:
         generating: entered while the engine works; ranks do not wait for one another within, only for the metrics.
+        file: what has been done already, and where each portion goes when it is whole.
     """
-    count = 1 if decoding.temperature == 0 else samples
     started = time.perf_counter()
-    collector = Collector(engine, scorer, tokenizer, spec, count, max_rounds=1, seed=seed)
+    judge = Judge(engine, scorer, settings.decoding, spec, tokenizer)
+    problems = [] if file is None else file.read(prompts, settings)
+    trajectories: list[Trajectory] = []
+    finished(len(problems) * settings.count)
     with generating:
-        result = collector.collect(iter(prompts), len(prompts), decoding, finished=finished)
-    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= count]
-    names = [reward.name for reward in scorer.rewards]
-    metrics = ResponseMetrics(names, spec.block_size, ks if count > 1 else (), scorer.correctness.name).to(device)
-    scored = Counter(t.prompt_id for t in result.sampled)
-    lost = {prompt.prompt_id: count - scored[prompt.prompt_id] for prompt in prompts}
-    metrics.update(result.sampled, lost)
+        for portion in settings.portions(prompts):
+            if portion[0].prompt_id in {problem.prompt_id for problem in problems}:
+                continue
+            done, made = judge.answer(portion, settings.count, settings.seed, finished)
+            if file is not None:
+                file.append(done, made)
+            problems, trajectories = problems + done, trajectories + made
+    metrics = measure(problems, scorer, settings, spec.block_size, device)
+    return Evaluation(metrics | {"seconds": time.perf_counter() - started}, problems, trajectories)
+
+
+def measure(
+    problems: Sequence[Problem], scorer: Scorer, settings: Settings, block_size: int, device: str = "cpu"
+) -> dict[str, float]:
+    """The metrics of problems that have been judged, over all ranks."""
+    names, correct = [reward.name for reward in scorer.rewards], scorer.correctness.name
+    votes = next(reward.votes for reward in scorer.rewards if reward.name == correct)
+    metrics = ResponseMetrics(
+        names, block_size, settings.ks, correct, votes, settings.resamples, settings.seed
+    ).to(device)  # fmt: skip
+    metrics.update_problems(problems)
+    responses = [response for problem in problems for response in problem.responses]
     counts = {
-        "responses": len(result.sampled),
-        "lost": sum(lost.values()),
-        "reward/incomparable": result.counts["incomparable"],
+        "responses": sum(r.judgement != "lost" for r in responses),
+        "lost": sum(r.judgement == "lost" for r in responses),
+        "reward/incomparable": sum(r.judgement == "incomparable" for r in responses),
     }
-    values = metrics.compute() | {name: total(value, device) for name, value in counts.items()}
-    return Evaluation(values | {"seconds": time.perf_counter() - started}, result.sampled)
+    values = metrics.compute() | {name: over_ranks(value, device) for name, value in counts.items()}
+    tokens = over_ranks(sum(r.tokens for r in responses), device)
+    longest = over_ranks(sum(problem.generate_s for problem in problems), device, largest=True)
+    return values | ({"tokens_per_second": tokens / longest} if longest else {})
 
 
-def total(value: int, device: str) -> float:
-    """Sum over all ranks."""
-    from torchmetrics import SumMetric  # not above: see `ResponseMetrics`
+def over_ranks(value: float, device: str, largest: bool = False) -> float:
+    """Sum, or the largest, over all ranks."""
+    from torchmetrics import MaxMetric, SumMetric  # not above: see `ResponseMetrics`
 
-    metric = SumMetric().to(device)
+    metric = (MaxMetric() if largest else SumMetric()).to(device)
     metric.update(float(value))
     return float(metric.compute())

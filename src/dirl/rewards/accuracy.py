@@ -5,7 +5,16 @@ from abc import abstractmethod
 from typing import ClassVar
 
 from dirl.rewards.base import Incomparable, Reward, RewardSample
-from dirl.rewards.math_answers import bare_answer, bare_truth, boxes, judge, last_boxed, last_list, load_comparison
+from dirl.rewards.math_answers import (
+    bare_answer,
+    bare_truth,
+    boxes,
+    judge,
+    last_boxed,
+    last_list,
+    load_comparison,
+    voted_answer,
+)
 from dirl.rewards.verdict import Verdict
 
 
@@ -16,10 +25,14 @@ class MathReward(Reward):
     """
 
     judges: ClassVar[bool] = True
+    votes = "value"
     cpu_limit_s: ClassVar[float | None] = 3.0
 
     def prepare(self) -> None:
         load_comparison()
+
+    def answer(self, response: str) -> str | None:
+        return voted_answer(response)
 
     @abstractmethod
     def value(self, sample: RewardSample, correct: bool) -> float:
@@ -58,6 +71,10 @@ class ExactAnswer(Reward):
 
     in_process: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    votes = "value"
+
+    def answer(self, response: str) -> str | None:
+        return voted_answer(response)
 
     def __call__(self, sample: RewardSample) -> float:
         truth, answer = bare_truth(sample.ground_truth), last_boxed(sample.response)

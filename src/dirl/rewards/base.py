@@ -5,7 +5,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class Reward(ABC):
     judges: ClassVar[bool | None] = None
     """True: it is above 0 exactly for correct responses, and accuracies and dynamic sampling look at it. False: it says
     nothing about that. None: it does so only if no other reward judges."""
+    votes: ClassVar[Literal["value", "text"] | None] = None
+    """Whether responses have an answer, which a majority can vote on (maj@k): `value`, all right ones are the same
+    answer; `text`, answers that are written differently are different ones. None: it knows of no answer."""
     cpu_limit_s: ClassVar[float | None] = None
     """Seconds of processor time in a worker, after which its answer counts as incomparable; None: no such limit."""
 
@@ -71,6 +74,10 @@ class Reward(ABC):
     def prepare(self) -> None:
         """Import or load what is slow; runs once in each process, before and outside the time limit."""
         return
+
+    def answer(self, response: str) -> str | None:
+        """The answer in a response, written as equal answers are; None: it has none. Asked where `votes` is set."""
+        return None
 
     def if_incomparable(self, sample: RewardSample) -> float | None:
         """The value if `__call__` comes to no end or ends its process twice; None: then that is an error."""

@@ -55,6 +55,12 @@ def last_list(text: str) -> list[str]:
     return list(dict.fromkeys(bare_answer(content) for _, _, content in listed))
 
 
+def voted_answer(text: str) -> str | None:
+    """The last answer of a response without its wrapping and blanks: what a majority votes on; None without a box."""
+    listed = last_list(text)
+    return ",".join("".join(answer.split()) for answer in listed) if listed else None
+
+
 def bare_answer(text: str) -> str:
     r"""An answer without its wrapping: a `\boxed{...}` in it, or the math delimiters around it."""
     boxed = last_boxed(text)

@@ -31,6 +31,10 @@ class Countdown(Reward):
 
     in_process: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    votes = "text"
+
+    def answer(self, response: str) -> str | None:
+        return boxed_without_blanks(response)
 
     def __call__(self, sample: RewardSample) -> float:
         numbers, target = _countdown_task(sample.ground_truth)
@@ -54,6 +58,10 @@ class Sudoku4(Reward):
 
     in_process: ClassVar[bool] = True
     judges: ClassVar[bool] = True
+    votes = "text"
+
+    def answer(self, response: str) -> str | None:
+        return boxed_without_blanks(response)
 
     def __call__(self, sample: RewardSample) -> float:
         puzzle = _sudoku_task(sample.ground_truth)
@@ -62,6 +70,11 @@ class Sudoku4(Reward):
             return 0.0
         agrees = all(given in (".", cell) for given, cell in zip(puzzle, grid, strict=True))
         return float(agrees and all(len({grid[i] for i in unit}) == 4 for unit in _UNITS))
+
+
+def boxed_without_blanks(response: str) -> str | None:
+    found = last_boxed(response)
+    return None if found is None else "".join(found.split())
 
 
 def _units() -> list[list[int]]:

@@ -2,17 +2,16 @@
 
 import dataclasses
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import ClassVar
 
 import pytest
-import torch
 from tests.unit.rewards.misbehaving import Boxes
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dirl.evaluation import ResponseMetrics, run_evaluation
+from dirl.evaluation import Evaluation, ResponseMetrics, Settings, run_evaluation
 from dirl.evaluation.metrics import pass_at_k
 from dirl.models.tokenizer import new_tokenizer
 from dirl.rewards import Length, Reward, RewardSample, Scorer
@@ -64,6 +63,7 @@ def test_metrics_are_those_worked_by_hand() -> None:
             "response_length": (3 + 3 + 4 + 5) / 4,
             "truncated": 1 / 4,
             "tokens_per_step": (3 + 3 + 4 + 5) / (3 + 3 + 3 + 4),  # a ratio of sums, without the tail
+            "denoising_steps": (3 + 3 + 3 + 4) / 4,
             "pass_at_1": (1 / 3 + 1) / 2,
             "pass_at_2": 2 / 3,  # of the pairs out of three, two hold the right one; b has one sample only
             "pass_at_3": 1.0,
@@ -103,17 +103,6 @@ def test_metrics_without_a_sample_are_left_out() -> None:
     assert "pass_at_2" in computed(two, pass_at=(2, 4))
     assert "pass_at_4" not in computed(two, pass_at=(2, 4))
     assert computed([]) == {}
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_a_rank_without_samples_reports_what_all_ranks_have() -> None:
-    metrics = ResponseMetrics(["right", "bonus"], block_size=2)
-    other = {"mean_value": torch.tensor(1.5), "weight": torch.tensor(2.0)}  # of the rank that has two samples
-    for metric in metrics.means.values():
-        shares = iter([other[name] for name in metric._reductions])
-        metric.distributed_available_fn = lambda: True
-        metric.dist_sync_fn = lambda own, group=None, shares=shares: [own, next(shares)]
-    assert metrics.compute() == dict.fromkeys(metrics.means, 0.75)
 
 
 def test_a_reward_that_is_no_number_is_an_error() -> None:
@@ -167,16 +156,22 @@ def questions(**truths: str) -> list[Prompt]:
     return [Prompt(prompt_id, (1, 2), "?", truth) for prompt_id, truth in truths.items()]
 
 
-def evaluation(engine: RolloutEngine, prompts: Sequence[Prompt], decoding: DecodingParams, **settings: object):
+def evaluation(
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    finished: Callable[[int], None] = lambda n: None,
+) -> Evaluation:
     scorer = Scorer([Right()], on_error="drop_group")
-    return run_evaluation(engine, prompts, scorer, decoding, SPEC, TOKENIZER, **settings)
+    return run_evaluation(engine, prompts, scorer, settings, SPEC, TOKENIZER, finished=finished)
 
 
 def test_an_evaluation_samples_scores_and_reports() -> None:
     told: list[int] = []
     prompts = questions(a="0", b="3", c="9")
-    result = evaluation(CountingEngine(), prompts, DecodingParams(), samples=4, finished=told.append)
+    result = evaluation(CountingEngine(), prompts, Settings(DecodingParams(), 4, resamples=0), told.append)
     assert result.metrics.pop("seconds") > 0
+    assert result.metrics.pop("tokens_per_second") > 0
     # of 4 samples a and b have one right answer each, c none
     assert result.metrics == pytest.approx(
         {
@@ -186,6 +181,7 @@ def test_an_evaluation_samples_scores_and_reports() -> None:
             "response_length": 2.0,
             "truncated": 0.0,
             "tokens_per_step": 1.0,
+            "denoising_steps": 2.0,
             "pass_at_1": 1 / 6,
             "pass_at_2": 1 / 3,
             "pass_at_4": 2 / 3,
@@ -194,7 +190,7 @@ def test_an_evaluation_samples_scores_and_reports() -> None:
             "reward/incomparable": 0.0,
         }
     )
-    assert len(told) == 12
+    assert sum(told) == 12
     right = sorted(t.key for t in result.trajectories if t.reward == 1.0)
     assert right == [("a", 0), ("b", 3)]
     assert len(result.trajectories) == 12
@@ -202,26 +198,28 @@ def test_an_evaluation_samples_scores_and_reports() -> None:
 
 def test_greedy_decoding_makes_one_sample_of_each_prompt() -> None:
     engine = CountingEngine()
-    result = evaluation(engine, questions(a="0", b="3"), DecodingParams(temperature=0), samples=4)
+    result = evaluation(engine, questions(a="0", b="3"), Settings(DecodingParams(temperature=0), samples=4))
     assert [(r.prompt_id, r.sample_index) for r in engine.requests] == [("a", 0), ("b", 0)]
     assert result.metrics["accuracy"] == 0.5
     assert not [name for name in result.metrics if name.startswith("pass_at")]
 
 
 def test_responses_whose_reward_failed_are_counted_as_lost_and_as_wrong() -> None:
-    result = evaluation(CountingEngine(), questions(a="0", broken="1"), DecodingParams(), samples=2)
+    result = evaluation(CountingEngine(), questions(a="0", broken="1"), Settings(DecodingParams(), samples=2))
     assert (result.metrics["lost"], result.metrics["responses"]) == (2.0, 2.0)
     assert result.metrics["accuracy"] == 0.25  # one right, one wrong, two lost
     assert result.metrics["pass_at_1"] == 0.25
     assert result.metrics["pass_at_2"] == 0.5
-    assert {t.prompt_id for t in result.trajectories} == {"a"}
+    assert [(t.prompt_id, t.reward is None) for t in result.trajectories] == [
+        ("a", False), ("a", False), ("broken", True), ("broken", True)
+    ]  # fmt: skip
 
 
 def test_answers_that_cannot_be_compared_are_counted_and_wrong() -> None:
     # samples answer 0, 1, 2, 3 in no box; Boxes puts them into one
     scorer = Scorer([Length(), Boxes(weight=0.5)], workers=1)
     prompts = questions(a="2", b="1/0")
-    result = run_evaluation(CountingEngine(), prompts, scorer, DecodingParams(), SPEC, TOKENIZER, samples=4)
+    result = run_evaluation(CountingEngine(), prompts, scorer, Settings(DecodingParams(), 4), SPEC, TOKENIZER)
     scorer.close()
     assert (result.metrics["reward/incomparable"], result.metrics["lost"]) == (4.0, 0.0)
     assert result.metrics["accuracy"] == result.metrics["reward/boxes"] == 1 / 8
@@ -231,13 +229,15 @@ def test_answers_that_cannot_be_compared_are_counted_and_wrong() -> None:
 
 def test_an_evaluation_without_a_reward_that_judges_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"none of the rewards \(length\) says whether .* name one by `correct`"):
-        run_evaluation(CountingEngine(), questions(a="2"), Scorer([Length()]), DecodingParams(), SPEC, TOKENIZER)
+        run_evaluation(
+            CountingEngine(), questions(a="2"), Scorer([Length()]), Settings(DecodingParams()), SPEC, TOKENIZER
+        )
 
 
 def test_the_seed_of_an_evaluation_decides_its_samples() -> None:
     def seeds(seed: int) -> list[int]:
         engine = CountingEngine()
-        evaluation(engine, questions(a="0", b="3"), DecodingParams(), samples=2, seed=seed)
+        evaluation(engine, questions(a="0", b="3"), Settings(DecodingParams(), samples=2, seed=seed))
         return [r.seed for r in engine.requests]
 
     assert seeds(0) == seeds(0)

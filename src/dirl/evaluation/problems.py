@@ -1,0 +1,74 @@
+"""What an evaluation brought, problem by problem: each response with its text, verdict and counts."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from dirl.types import FinishReason
+
+Judgement = Literal["right", "wrong", "incomparable", "lost"]
+"""`incomparable`: the answer could not be compared with the truth. `lost`: its reward failed. Both count as wrong."""
+
+
+@dataclass(frozen=True)
+class Response:
+    sample_index: int
+    text: str
+    """Up to, without, the stop token."""
+    judgement: Judgement
+    tokens: int
+    """Up to and including the stop token."""
+    steps: int
+    """Denoising steps: forwards that committed tokens."""
+    finish_reason: FinishReason
+    answer: str | None = None
+    """What majority votes count; None: the response has none, or the reward knows of none."""
+    reward: float | None = None
+    """The weighted sum; None: it is lost."""
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    why: str | None = None
+    """Why it could not be judged."""
+
+    @property
+    def right(self) -> bool:
+        return self.judgement == "right"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt with all of its responses: a line of a file of per-problem results."""
+
+    prompt_id: str
+    question: str
+    ground_truth: str
+    responses: tuple[Response, ...]
+    generate_s: float = 0.0
+    """Its share of the seconds that the engine worked, and of those that the rewards took."""
+    reward_s: float = 0.0
+
+    @property
+    def accuracy(self) -> float:
+        return sum(response.right for response in self.responses) / len(self.responses)
+
+
+def problem_from_dict(row: Mapping[str, Any], where: str) -> Problem:
+    """The inverse of `dataclasses.asdict`; ValueError for what is no problem."""
+    try:
+        problem = Problem(**{**row, "responses": tuple(Response(**response) for response in row["responses"])})
+    except (KeyError, TypeError) as error:
+        names = ", ".join(f.name for f in dataclasses.fields(Problem))
+        raise ValueError(f"{where}: no problem of an evaluation ({error}); expected {names}") from error
+    if not problem.responses or any(r.judgement not in get_args(Judgement) for r in problem.responses):
+        raise ValueError(f"{where}: no problem of an evaluation: a response has no judgement; evaluate anew")
+    return problem
+
+
+def unjudged(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """The responses that could not be judged, and why."""
+    return [
+        {"prompt_id": problem.prompt_id, "sample_index": r.sample_index, "judgement": r.judgement, "why": r.why}
+        for problem in problems
+        for r in problem.responses
+        if r.judgement in ("incomparable", "lost")
+    ]

@@ -1,0 +1,113 @@
+"""What results came about with: device, versions, commit, model, task and options, as plain values."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dirl
+from dirl import __version__
+from dirl.models import ModelDescription, ModelSource, PretrainedModel
+from dirl.types import Prompt
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "sympy")
+SECRET = ("api_key", "secret", "password")
+"""Options whose names hold one of these are not written down."""
+
+
+def device_name(device: str) -> str:
+    """`NVIDIA H200 (cuda)`, or the processor's name."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(torch.device(device))} ({device})"
+    return f"{_processor()} ({device})"
+
+
+def versions(engine: object) -> dict[str, str]:
+    """Of this package and of what results depend on; LMDeploy's where its engine works."""
+    names = [*LIBRARIES, *(["lmdeploy"] if type(engine).__name__ == "LMDeployEngine" else [])]
+    found = {"dirl": __version__, "python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def commit() -> str | None:
+    """Of the checkout that this package is run from, with `+changes` where files differ; None: there is none."""
+    folder = Path(dirl.__file__).parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:  # installed into a folder of some other checkout
+        return None
+    head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no", ".")
+    return f"{head}+changes" if head and changed else head
+
+
+def described(thing: object) -> dict[str, Any]:
+    """Class and options of an object that has not been used yet, as far as it keeps them as plain values."""
+    cls = type(thing)
+    options = {
+        name: plain(value)
+        for name, value in vars(thing).items()
+        if not name.startswith("_") and not any(word in name for word in SECRET)
+    }
+    return {"class": f"{cls.__module__}.{cls.__qualname__}"} | {k: v for k, v in options.items() if v is not ...}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; `...` for what is none."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        found = {str(key): plain(item) for key, item in value.items()}
+        return ... if ... in found.values() else found
+    if isinstance(value, list | tuple):
+        items = [plain(item) for item in value]
+        return ... if ... in items else items
+    return ...
+
+
+def model_settings(source: ModelSource, description: ModelDescription) -> dict[str, Any]:
+    """Which model it is: its source, block size, and state of its files (size and time), which are not read."""
+    spec = description.spec
+    found = described(source) | {"block_size": spec.block_size, "stop_token_ids": list(spec.stop_token_ids)}
+    config = json.loads(description.config.to_json_string(use_diff=False))
+    found["config"] = digest({name: value for name, value in config.items() if not name.startswith("_")})
+    path = Path(source.path).expanduser() if isinstance(source, PretrainedModel) else None
+    if path is not None and path.exists():
+        found["path"] = str(path.resolve())
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        state = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+        found["files"] = digest(state)
+    return found
+
+
+def prompts_digest(prompts: Sequence[Prompt]) -> str:
+    """Of all that is asked, in tokens, and the truths."""
+    return digest([(p.prompt_id, p.input_ids, p.question, p.ground_truth, p.info) for p in prompts])
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, default=repr, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """`platform` has an empty name on most Linux machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

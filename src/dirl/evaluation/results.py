@@ -1,0 +1,99 @@
+"""Files of results: what an evaluation found, with how it came about."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dirl.evaluation.problems import Problem, problem_from_dict
+from dirl.evaluation.results_folder import RESULTS
+from dirl.types import DecodingParams
+
+FORMAT = "dirl evaluation 1"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One decoding of one task by one model."""
+
+    model: str
+    task: str
+    decoding: str
+    """Its name."""
+    block_size: int
+    metrics: Mapping[str, float]
+    settings: Mapping[str, Any]
+    """What was asked for, as plain values: model, task, decoding, rewards, engine, samples, seed, versions."""
+    starts: list[dict[str, Any]]
+    """With what it was made, for each start: device, dtype, commit, time."""
+    problems: int
+    file: str
+    """Of the per-problem results, beside the file of results."""
+    unjudged: list[dict[str, Any]]
+    """Responses that count as wrong because they could not be judged: prompt id, sample, why."""
+    notes: list[str]
+    folder: Path = Path()
+    kept: list[Problem] | None = None
+    """The per-problem results, where they are in memory."""
+
+    @property
+    def count(self) -> int:
+        """Responses to each prompt."""
+        return 1 if self.settings["decoding"]["temperature"] == 0 else int(self.settings["samples"])
+
+    @property
+    def params(self) -> DecodingParams:
+        return DecodingParams(**self.settings["decoding"])
+
+    def read_problems(self) -> list[Problem]:
+        if self.kept is not None:
+            return self.kept
+        path = self.folder / self.file
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file, though the results name it; evaluate anew")
+        with path.open(encoding="utf-8") as file:
+            return [problem_from_dict(row, f"{path}:{number}") for number, row in numbered(file, path)]
+
+    def row(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("folder", "kept")}
+
+
+def results_file(results: list[Result]) -> dict[str, Any]:
+    return {"format": FORMAT, "results": [result.row() for result in results]}
+
+
+def read_results(run: str | Path) -> list[Result]:
+    """Of a folder of `lightning run evaluate`, or its file of results; ValueError for anything else."""
+    path = Path(run).expanduser()
+    path = path / RESULTS if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(
+            f"{run}: no {RESULTS} there; name folders that `lightning run evaluate --output FOLDER` has finished"
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no JSON ({error}); name the results of an evaluation") from error
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        raise ValueError(
+            f"{path}: no results of `lightning run evaluate` (format {found!r}, expected {FORMAT!r}); name a folder "
+            "that it has written, or evaluate anew"
+        )
+    try:
+        return [Result(**row, folder=path.parent) for row in value["results"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: results that lack something ({error}); evaluate anew") from error
+
+
+def numbered(lines: Iterator[str] | Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a file of JSON Lines with their numbers."""
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}:{number}: no problem of an evaluation")
+        yield number, row
