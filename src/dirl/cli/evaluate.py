@@ -21,7 +21,7 @@ from dirl.ranges import at_least
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.stopping import request
-from dirl.tasks import Files, Task
+from dirl.tasks import Task
 from dirl.tasks.given import said_of_files
 from dirl.types import DecodingParams
 
@@ -82,7 +82,7 @@ def evaluate(
     if output is not None and (overwrite or read_settings(Path(output)) is None):
         check_new_folder(Path(output), "output", overwrite)
     options = (reward_workers, reward_timeout_s, on_reward_error)
-    scorers = {name: Scorer(_rewards(name, one), *options, one.correct) for name, one in asked.items()}
+    scorers = {name: Scorer(_rewards(name, one, task), *options, one.correct) for name, one in asked.items()}
     for scorer in scorers.values():
         _ = scorer.correctness  # an error now and not after the generation
         scorer.ask(request.check)
@@ -158,14 +158,12 @@ def _tasks(
     }
 
 
-def _rewards(name: str, task: EvaluationTask) -> list[Reward]:
+def _rewards(name: str, asked: EvaluationTask, task: Task | None) -> list[Reward]:
     """Those that are given, else the task's."""
     if name:
-        return task.scored_by(f"tasks.{name}.rewards")
-    found = task.rewards if task.rewards is not None else task.task.rewards()
+        return asked.scored_by(f"tasks.{name}.rewards")
+    found = asked.rewards if asked.rewards is not None else asked.task.rewards()
     if not found:
-        none = "none are given"
-        if not isinstance(task.task, Files) or task.task.sources["val"] is None:
-            none += f", and task={type(task.task).__name__} names none"
+        none = "none are given" if task is None else f"none are given, and task={type(task).__name__} names none"
         raise ValueError(f"rewards: {none}; name one, e.g. --rewards '[dirl.rewards.Accuracy]'")
     return found

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dirl.evaluation.formats import PAIR_COLUMNS, cells, group_title, pair_cells
+from dirl.evaluation.formats import PAIR_COLUMNS, group_title, pair_cells
 from dirl.evaluation.report import print_metrics
 from dirl.evaluation.results import Result, results_file
 from dirl.evaluation.results_folder import RESULTS, ResultsFolder, write_whole
@@ -58,14 +58,18 @@ def print_results(results: Sequence[Result], sweep: Sweep, named: bool, resample
 
 
 def print_comparison(console: Console, table: Comparison) -> None:
+    """A line for each model, decoding and task: terminals are narrow."""
     shown = Table()
-    for name in ("model", "decoding"):
-        shown.add_column(name, no_wrap=True)
-    for group in table.groups:
-        for name in SHOWN.values():
-            shown.add_column(f"{group_title(table, group)}\n{name}", justify="right")
-    for row in cells(table):
-        shown.add_row(*row)
+    for name in ("model", "decoding", "task"):
+        shown.add_column(name, overflow="fold")
+    for name in SHOWN.values():
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in table.rows:
+        for group in table.groups:
+            found = {metric: table.estimate(row, group, metric) for metric in SHOWN}
+            if any(found.values()):
+                texts = ["" if one is None else one.text(metric) for metric, one in found.items()]
+                shown.add_row(row.model, row.decoding, group_title(table, group), *texts)
     console.print(shown)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-import dirl
 from dirl import __version__
 from dirl.models import ModelDescription, ModelSource, PretrainedModel
 from dirl.types import Prompt
@@ -42,7 +41,7 @@ def versions(engine: object) -> dict[str, str]:
 
 def commit() -> str | None:
     """Of the checkout that this package is run from, with `+changes` where files differ; None: there is none."""
-    folder = Path(dirl.__file__).parent
+    folder = Path(__file__).parents[1]
 
     def git(*args: str) -> str | None:
         try:
