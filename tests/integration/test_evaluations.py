@@ -66,7 +66,7 @@ def test_models_and_tasks_before_and_after_in_one_table(
     output = tmp_path / "out"
     main(["evaluate", *options(models, sums=4, more=3), DECODING, "--samples=4", f"--output={output}"])
     said = capsys.readouterr().out
-    for text in ("before", "after", "sums (avg@1-4)", "more (avg@1-4)", "mean", "the same problems, paired"):
+    for text in ("before", "after", "sums (avg@4)", "more (avg@1)", "mean", "the same problems, paired"):
         assert text in said
     found = read_results(output)
     assert [(r.model, r.task, r.decoding) for r in found] == [

@@ -8,12 +8,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dirl.evaluation.formats import PAIR_COLUMNS, group_title, pair_cells
+from dirl.evaluation.formats import PAIR_COLUMNS, pair_cells
 from dirl.evaluation.report import print_metrics
 from dirl.evaluation.results import Result, results_file
 from dirl.evaluation.results_folder import RESULTS, ResultsFolder, write_whole
 from dirl.evaluation.sweep import DYNAMIC, Curve, Sweep, curve
-from dirl.evaluation.tables import SHOWN, Comparison, compare, pairs
+from dirl.evaluation.tables import MEAN, SHOWN, Comparison, compare, pairs
 from dirl.report.tradeoff import Mark, tradeoff_figure
 
 LISTED = 5
@@ -69,7 +69,8 @@ def print_comparison(console: Console, table: Comparison) -> None:
             found = {metric: table.estimate(row, group, metric) for metric in SHOWN}
             if any(found.values()):
                 texts = ["" if one is None else one.text(metric) for metric, one in found.items()]
-                shown.add_row(row.model, row.decoding, group_title(table, group), *texts)
+                title = group if group == MEAN else f"{group} (avg@{row.results[group].count})"
+                shown.add_row(row.model, row.decoding, title, *texts)
     console.print(shown)
 
 

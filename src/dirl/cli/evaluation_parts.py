@@ -113,7 +113,7 @@ def settings_of(part: Part, engine: Mapping[str, Any], kind: RolloutEngine) -> d
         "rewards": [described(reward) for reward in part.scorer.rewards],
         "correct": part.scorer.correctness.name,
         "decoding": dataclasses.asdict(given.decoding),
-        "samples": given.samples,
+        "samples": given.count,
         "seed": given.seed,
         "portion": given.portion,
         "engine": dict(engine),

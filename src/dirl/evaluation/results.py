@@ -40,7 +40,7 @@ class Result:
     @property
     def count(self) -> int:
         """Responses to each prompt."""
-        return 1 if self.settings["decoding"]["temperature"] == 0 else int(self.settings["samples"])
+        return int(self.settings["samples"])
 
     @property
     def params(self) -> DecodingParams:

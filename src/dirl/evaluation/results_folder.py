@@ -154,7 +154,7 @@ def check_same(folder: Path, known: Mapping[str, Any], asked: Mapping[str, Any])
     """ValueError that names what differs between the parts of a folder and those asked for; new parts may come."""
     missing = [name for name in known if name not in asked]
     said = [f"it holds {', '.join(missing)}, not asked for now"] if missing else []
-    for name in known.keys() & asked.keys():
+    for name in (name for name in known if name in asked):
         said += [f"{name}: {difference}" for difference in differences(known[name], asked[name])]
     if said:
         more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
