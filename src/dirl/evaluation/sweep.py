@@ -64,7 +64,8 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    threshold: float
+    setting: float
+    """The threshold or the block size."""
     tokens_per_step: float
     accuracy: float
     low: float | None
@@ -115,8 +116,8 @@ class Curve:
 
 
 def curve(label: str, metrics: Sequence[tuple[float, Mapping[str, float]]]) -> Curve:
-    """Of pairs of a threshold and the metrics at it."""
+    """Of pairs of a setting and the metrics at it."""
     points = [
         Point(t, m["tokens_per_step"], m["accuracy"], m.get("accuracy/low"), m.get("accuracy/high")) for t, m in metrics
     ]
-    return Curve(label, tuple(sorted(points, key=lambda point: (point.tokens_per_step, point.threshold))))
+    return Curve(label, tuple(sorted(points, key=lambda point: (point.tokens_per_step, point.setting))))

@@ -37,7 +37,7 @@ def test_what_cannot_be_swept_over_is_refused(wrong: dict) -> None:
 
 def test_the_area_is_that_of_trapezoids() -> None:
     one = by_hand()
-    assert [p.threshold for p in one.points] == [0.9, 0.7, 0.5]
+    assert [p.setting for p in one.points] == [0.9, 0.7, 0.5]
     assert one.area == pytest.approx(0.7 + 0.4)
     assert one.mean_accuracy == pytest.approx(1.1 / 2)
     assert one.area_between(2.0, 4.0) == pytest.approx(one.area)
