@@ -1,7 +1,7 @@
 """The work of an evaluation: part by part, each kept when it is done, and gone on with where it was left."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -77,6 +77,7 @@ class Run:
             starts = [self._made_by()]
         if self.folder is not None:
             starts = self.folder.started(part.name, starts)
+            say_other_device(part.name, starts)
         description, total = part.model.description, len(part.prompts) * part.settings.count
         with bar(total=total, desc=f"evaluate {part.name}", leave=False) as progress_bar:
             evaluation = run_evaluation(
@@ -112,6 +113,14 @@ class Run:
             "commit": commit(),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def say_other_device(name: str, starts: Sequence[Mapping[str, Any]]) -> None:
+    """A part that goes on elsewhere has responses of both places, which may differ by rounding."""
+    for what in ("device", "dtype"):
+        if len(starts) > 1 and starts[-1][what] != starts[-2][what]:
+            there, here = starts[-2][what], starts[-1][what]
+            print(f"{name}: goes on with {what} {here}, was made with {there} until now", file=sys.stderr)
 
 
 def notes(part: Part) -> list[str]:

@@ -99,11 +99,19 @@ def run_evaluation(
             if portion[0].prompt_id in {problem.prompt_id for problem in problems}:
                 continue
             done, made = judge.answer(portion, settings.count, settings.seed, finished)
+            problems, trajectories = problems + done, trajectories + made
+            check_judged(problems)
             if file is not None:
                 file.append(done, made)
-            problems, trajectories = problems + done, trajectories + made
     metrics = measure(problems, scorer, settings, spec.block_size, device)
     return Evaluation(metrics | {"seconds": time.perf_counter() - started}, problems, trajectories)
+
+
+def check_judged(problems: Sequence[Problem]) -> None:
+    """ValueError if every response has lost its reward: that is a fault of the reward."""
+    responses = [response for problem in problems for response in problem.responses]
+    if all(response.judgement == "lost" for response in responses):
+        raise ValueError(f"all {len(responses)} responses lost their reward, the first: {responses[0].why}")
 
 
 def measure(

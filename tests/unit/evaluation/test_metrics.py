@@ -242,3 +242,13 @@ def test_the_seed_of_an_evaluation_decides_its_samples() -> None:
 
     assert seeds(0) == seeds(0)
     assert not set(seeds(0)) & set(seeds(1))
+
+
+def test_an_evaluation_whose_rewards_all_fail_ends_with_the_reason_and_one_that_had_some_goes_on() -> None:
+    with pytest.raises(ValueError, match=r"all 2 responses lost their reward, the first: reward 'right' failed"):
+        evaluation(CountingEngine(), questions(broken="1"), Settings(DecodingParams(), samples=2))
+    one_at_a_time = Settings(DecodingParams(), samples=2, portion=2)
+    result = evaluation(CountingEngine(), questions(a="0", broken="1"), one_at_a_time)
+    assert (result.metrics["lost"], result.metrics["accuracy"]) == (2.0, 0.25)
+    lost = result.problems[1].responses[0]
+    assert (lost.judgement, lost.reward) == ("lost", None) and "'right' failed on prompt_id='broken'" in lost.why
