@@ -30,6 +30,11 @@ trainer:
   callbacks:
     - class_path: dirl.callbacks.Throughput
 """
+TASKS = """
+  tasks:
+    sums: {task: dirl.tasks.Arithmetic, limit: 5, samples: 3}
+    one: {class_path: dirl.tasks.Arithmetic, init_args: {seed: 3, val_prompts: 1}}
+"""
 SFT_CALLBACKS = """
 trainer:
   callbacks+:
@@ -77,10 +82,11 @@ def read(terminal: int, seconds: float) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strategy", "tasks"), [("ddp", TASKS), ("fsdp", "")])
+def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tasks: str, tmp_path: Path) -> None:
     data = write_rl(tmp_path / "rl.jsonl")
-    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout="dynamic_sampling: false", more=CALLBACKS)
+    callbacks = CALLBACKS.replace("  every_n_epochs: 1\n", f"  every_n_epochs: 1{tasks or chr(10)}")
+    overlay = rl_overlay(tmp_path / "overlay.yaml", rollout="dynamic_sampling: false", more=callbacks)
     args = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}"]
     root = tmp_path / "run"
     said = fit(root, strategy, *args, f"--data.init_args.val={data}")
@@ -90,6 +96,7 @@ def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -
     assert len(metrics(root, "throughput/step_s")) == 4
     evaluations = json.loads(next(root.glob("logs/version_0/evaluation.json")).read_text())
     assert [row["step"] for row in evaluations] == [0, 2, 4]
+    assert f"eval/{'one/' if tasks else ''}drawn/accuracy" in evaluations[0]
     assert (root / "model" / "config.json").exists()
 
 

@@ -140,8 +140,9 @@ def samples_label(results: Sequence[Result]) -> str:
 
 
 def _same_questions(first: Result, other: Result) -> bool:
+    problems, others = first.read_problems(), other.read_problems()
     try:
-        check_same_problems(first.read_problems(), other.read_problems())
+        check_same_problems(problems, others)
     except ValueError:
         return False
     return True
