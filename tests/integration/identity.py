@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-OF_THE_RUN = ("generate_s", "reward_s", "push_s", "rollout_s", "score_s", "seconds")
+OF_THE_RUN = ("generate_s", "reward_s", "push_s", "rollout_s", "score_s", "seconds", "tokens_per_second")
 CLOCKED = ("time/", "throughput/", "share/", "memory/")
 """What the clock says, and columns of metrics.csv that no two runs have in common."""
 
