@@ -6,6 +6,7 @@ Nothing here imports torch: worker processes load this package and must start qu
 from dirl.rewards.accuracy import Accuracy, BinaryAccuracy, ExactAnswer
 from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.call import RewardError
+from dirl.rewards.code import UnitTests
 from dirl.rewards.format import Boxed, Format, ThinkFormat
 from dirl.rewards.length import Cosine, Length, SoftOverlong
 from dirl.rewards.puzzles import Countdown, Sudoku4
@@ -35,4 +36,5 @@ __all__ = [
     "SpeedPenalty",
     "Sudoku4",
     "ThinkFormat",
+    "UnitTests",
 ]
