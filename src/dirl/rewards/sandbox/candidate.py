@@ -13,7 +13,9 @@ def main() -> None:
     """Standard input holds `{"program": ...}`; descriptor 3 leads to the tests."""
     with open(0, encoding="utf-8", closefd=False) as given:
         program = json.load(given)["program"]
-    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    nothing = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 - input() of the program finds an end at once
     link = Link(3)
     try:
@@ -36,6 +38,8 @@ def serve(link: Link, names: dict[str, Any]) -> None:
         return ["handle", len(kept) - 1]
 
     def other(kind: str, content: Any) -> Any:
+        if kind == "name" and content not in names:
+            raise NameError(f"name {content!r} is not defined")
         return names[content] if kind == "name" else kept[content]
 
     while True:

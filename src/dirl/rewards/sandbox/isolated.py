@@ -74,7 +74,7 @@ class Isolated:
         settings = {
             "status": status,
             "keep": list(keep),
-            "argv": [interpreter(), "-I", "-S", "-B", "-c", _LOADER.format(sources=sources)],
+            "argv": [interpreter(), "-s", "-P", "-S", "-B", "-c", _LOADER.format(sources=sources)],
             "readable": folders,
             "links": links,
             "parent": os.getpid(),
@@ -171,7 +171,7 @@ def remedy(error: str) -> str:
     if "clone" in error or "uid_map" in error or "setgroups" in error:
         return (
             "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces above 0, on "
-            "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; a container needs --security-opt seccomp=unconfined), or "
-            "evaluate on another host"
+            "Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; in a container --security-opt seccomp=unconfined) "
+            "or evaluate on another host"
         )
     return "evaluate on another host (Linux 5.12 or newer)"

@@ -15,9 +15,16 @@ MAX_BYTES = 16 << 20
 """Of a message; what is larger is no answer that a test could want."""
 LARGE = 1 << 60
 """From here on an integer is sent in hexadecimal: Python refuses to read very long decimal ones."""
-PLAIN: dict[type, Callable[[Any], Any]] = {bool: bool, int: int.__int__, float: float.__float__, str: str.__str__}
-SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "iterator": iter}
-TEXTS = {"decimal": Decimal, "fraction": Fraction, "complex": complex}
+_empty: dict[str, str] = {}
+KEYS, VALUES, ITEMS = type(_empty.keys()), type(_empty.values()), type(_empty.items())
+SEQUENCES: dict[str, Callable[[list], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "iterator": iter,
+}
+TEXTS: dict[str, Callable[[str], Any]] = {"decimal": Decimal, "fraction": Fraction, "complex": complex}
 
 Other = Callable[[Any], list]
 """Encodes what is no plain data, or raises."""
@@ -36,7 +43,8 @@ def encode(value: Any, other: Other) -> Any:
         return str.__str__(value)
     if isinstance(value, dict):
         return ["dict", [[encode(k, other), encode(v, other)] for k, v in dict.items(value)]]
-    for kind in (list, tuple, set, frozenset):
+    kinds: tuple[Any, ...] = (list, tuple, set, frozenset)
+    for kind in kinds:
         if isinstance(value, kind):
             return [kind.__name__, [encode(item, other) for item in kind.__iter__(value)]]
     return _encode_rare(value, other)
@@ -53,9 +61,9 @@ def _encode_rare(value: Any, other: Other) -> Any:
         return ["decimal", Decimal.__str__(value)]
     if isinstance(value, Fraction):
         return ["fraction", f"{value.numerator}/{value.denominator}"]
-    if isinstance(value, type({}.keys())):
+    if isinstance(value, KEYS):
         return ["set", [encode(item, other) for item in value]]
-    if isinstance(value, type({}.values()) | type({}.items())):
+    if isinstance(value, VALUES | ITEMS):
         return ["list", [encode(item, other) for item in value]]
     if hasattr(type(value), "__next__"):
         return ["iterator", [encode(item, other) for item in value]]
