@@ -216,7 +216,8 @@ def test_a_sandbox_dies_with_the_process_that_made_it() -> None:
     name = secrets.token_hex(5)
     forget = "ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"  # asks not to be ended with its parent
     code = named_code(name, forget + "time.sleep(99)")
-    run = f"from dirl.rewards.sandbox import Limits, run_tests\nrun_tests({code!r}, 'add(1, 2)', limits=Limits(seconds=60))"
+    run = "from dirl.rewards.sandbox import Limits, run_tests\n"
+    run += f"run_tests({code!r}, 'add(1, 2)', limits=Limits(seconds=60))"
     worker = subprocess.Popen([sys.executable, "-c", run])
     wait_for(lambda: named(name) != [])
     worker.send_signal(signal.SIGKILL)
@@ -250,7 +251,7 @@ FRAMED = 'data = b\'{"value": 3}\'\nframe = len(data).to_bytes(8, "big") + data\
         "import atexit, os\natexit.register(os._exit, 0)",
         "import builtins\nbuiltins.AssertionError = type('Never', (Exception,), {})\ndef add(a, b): return 0",
         "import sys\nsys.excepthook = lambda *_: None\nsys.exit = lambda *_: None\ndef add(a, b): return 0",
-        "import sys\nfor module in list(sys.modules.values()):\n    module.encode = lambda *_: 3\ndef add(a, b): return 0",
+        "import sys\nfor m in list(sys.modules.values()):\n    m.encode = lambda *_: 3\ndef add(a, b): return 0",
         EQUAL.format(base="object") + "def add(a, b): return Equal()",
         EQUAL.format(base="int") + "def add(a, b): return Equal(0)",
         EQUAL.format(base="str") + "def add(a, b): return Equal('')",
