@@ -111,6 +111,14 @@ def test_another_system_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert "it needs Linux on x86_64 or aarch64, and this is darwin" in str(why_not.__wrapped__())
 
 
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_a_host_that_lets_anyone_make_namespaces_has_a_sandbox() -> None:
+    """Else a broken sandbox would be a host without one, whose tests are skipped."""
+    flags = ["--user", "--map-root-user", "--net", "--pid", "--mount", "--fork"]
+    if subprocess.run(["unshare", *flags, "true"], capture_output=True, check=False).returncode == 0:
+        assert why_not() is None
+
+
 @needs_sandbox
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_a_host_without_user_namespaces_is_refused_with_what_to_do() -> None:

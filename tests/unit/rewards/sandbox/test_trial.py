@@ -2,7 +2,8 @@
 
 import pytest
 
-from dirl.rewards.sandbox import Limits, Trial, run_tests, why_not
+from dirl.rewards.sandbox import Limits, SandboxError, Trial, run_tests, why_not
+from dirl.rewards.sandbox.trial import verdict
 from dirl.rewards.sandbox.values import decode, encode
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no sandbox here: {why_not()}")
@@ -127,6 +128,19 @@ def test_sets_have_the_same_order_in_every_trial() -> None:
     tests = "assert False, f()"
     reasons = {run_tests("def f(): return list({'a', 'b', 'c', 'd'})", tests).reason for _ in range(3)}
     assert len(reasons) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b'{"nonce": "other", "outcome": "passed", "reason": ""}', "without its number"),
+        (b'{"outcome": "passed"}', "which is no verdict"),
+        (b"passed", "which is no verdict"),
+    ],
+)
+def test_a_verdict_without_the_number_of_the_trial_is_an_error(said: bytes, message: str) -> None:
+    with pytest.raises(SandboxError, match=message):
+        verdict(said, "number", Limits(), late=False)
 
 
 @pytest.mark.parametrize(("name", "value"), [("seconds", 0), ("memory_mb", 1), ("processes", 0), ("files_mb", 0)])
