@@ -14,7 +14,7 @@ class UnitTests(Reward):
     """1 if the response's code passes the tests of the ground truth, else 0; also 0 if it was cut (L >= M).
 
     The code is the last block that is marked as Python, else the last block, else the whole response. It runs in a
-    sandbox, the tests in another; see docs/evaluation.md. Of the prompt's `info`, `prelude` is put before the code and
+    sandbox, the tests in another; see docs/suites.md. Of the prompt's `info`, `prelude` is put before the code and
     the tests, and `entry_point` names the function that is tried; None: all that the tests call.
 
     Args:

@@ -8,6 +8,7 @@ from dirl.tasks.generated import GeneratedTask
 from dirl.tasks.mathematics import AIME24, AIME25, GSM8K, MATH500, OlympiadBench
 from dirl.tasks.programming import MBPP, HumanEval
 from dirl.tasks.sudoku import Sudoku
+from dirl.tasks.suite import Suite
 
 __all__ = [
     "AIME24",
@@ -23,5 +24,6 @@ __all__ = [
     "OlympiadBench",
     "Split",
     "Sudoku",
+    "Suite",
     "Task",
 ]

@@ -1,5 +1,6 @@
 """Tasks that are published suites of problems: rows of the hub, or files in the same form, and the published prompt."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,13 +15,14 @@ from dirl.types import Prompt
 class Suite(Task):
     """Rows as their publisher has them, each checked to be one of this suite.
 
-    A subclass says where the rows lie and what they hold; what it takes are its options. `configs/evaluation/` has the
-    settings that papers evaluated the suites with, docs/evaluation.md a table of them.
+    A subclass says in its constructor where the rows lie and what they hold; what that takes are its options. `configs/evaluation/` has the
+    settings that papers evaluated the suites with, docs/suites.md a table of them.
     """
 
     splits: ClassVar[dict[Split, str]] = {"train": "train", "val": "test"}
     """Names that the hub has for the splits."""
 
+    @abstractmethod
     def __init__(
         self,
         train: str | list[str] | None,

@@ -437,4 +437,4 @@ KNOWN_WRONG: list[Answer] = [
     ("204", "m+n=204", True),
     ("$-2,3$", "(-2,3)", False),
 ]
-"""What the comparison gets wrong, with the right verdict; docs/evaluation.md lists it."""
+"""What the comparison gets wrong, with the right verdict; docs/suites.md lists it."""

@@ -25,7 +25,7 @@ def test_the_answer_is_found_in_the_response(truth: str, response: str, right: b
     assert Accuracy()(sample(response, truth)) == float(right)
 
 
-@pytest.mark.xfail(strict=True, reason="listed in docs/evaluation.md")
+@pytest.mark.xfail(strict=True, reason="listed in docs/suites.md")
 @pytest.mark.parametrize(("truth", "box", "right"), KNOWN_WRONG)
 def test_what_is_known_to_be_judged_wrong_is_still(truth: str, box: str, right: bool) -> None:
     assert (judge(sample(rf"\boxed{{{box}}}", truth)) is Verdict.RIGHT) is right
