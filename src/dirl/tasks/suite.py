@@ -15,8 +15,8 @@ from dirl.types import Prompt
 class Suite(Task):
     """Rows as their publisher has them, each checked to be one of this suite.
 
-    A subclass says in its constructor where the rows lie and what they hold; what that takes are its options. `configs/evaluation/` has the
-    settings that papers evaluated the suites with, docs/suites.md a table of them.
+    A subclass says in its constructor where the rows lie and what they hold; what that takes are its options.
+    `configs/evaluation/` has the settings that papers evaluated the suites with, docs/suites.md a table of them.
     """
 
     splits: ClassVar[dict[Split, str]] = {"train": "train", "val": "test"}
