@@ -15,7 +15,8 @@ import signal
 import struct
 import sys
 
-LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC = ctypes.PyDLL(None, use_errno=True)
+"""It keeps Python's lock, which a process that is copied in the middle of a call must have."""
 CLONE_NEWS = 0x00020000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 """New namespaces for mounts, hostname, IPC, users, process numbers and network."""
 NEW_ANY = CLONE_NEWS | 0x02000000 | 0x00000080
@@ -61,11 +62,13 @@ def main(settings: dict) -> None:
         return
     heard, told = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    ctypes.pythonapi.PyOS_BeforeFork()
     child = syscall("clone", CLONE_NEWS | signal.SIGCHLD, 0, 0, 0, 0)
     if child == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
         os.close(told)
         inside(settings, heard)
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
     try:
         signal.signal(signal.SIGTERM, lambda *_: end(child))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

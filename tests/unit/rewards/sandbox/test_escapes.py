@@ -1,6 +1,7 @@
 """Code in the sandbox tries to get out, to stay, to use up the host, and to pass without being right."""
 
 import os
+import platform
 import secrets
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from dirl.rewards.sandbox import Limits, Trial, run_tests, why_not
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no sandbox here: {why_not()}")
 
 QUICK = Limits(seconds=1)
+CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
 ATTEMPT = """
 import ctypes, os, resource, signal, socket, subprocess, sys, threading, time
 
@@ -131,6 +133,8 @@ def test_no_right_can_be_gained(code: str) -> None:
     "call",
     [
         "unshare(0x10000000)",
+        f"syscall({CLONE}, 0x10000011, 0, 0, 0, 0)",  # a child in a user namespace of its own
+        "syscall(435, b'\\0' * 88, 88)",
         "mount(b'/', b'/tmp', None, 4096, None)",
         "ptrace(0, 0, 0, 0)",
         "shmget(0, 1 << 30, 0o1777)",
@@ -138,6 +142,22 @@ def test_no_right_can_be_gained(code: str) -> None:
 )
 def test_calls_of_the_kernel_that_lead_out_are_refused(call: str) -> None:
     assert outcome(f"ctypes.CDLL(None).{call}") == "-1"
+
+
+def test_threads_and_processes_within_the_limits_work() -> None:
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+import multiprocessing, os
+def add(a, b):
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(int, [a, b]))
+def fork():
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+    assert passes(program, "assert add(1, 2) == 3\nassert fork() == 7")
 
 
 # ------------------------------------------------------------------------------------------- using up the host
