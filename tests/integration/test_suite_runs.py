@@ -90,7 +90,7 @@ def test_solutions_pass_and_others_do_not(task: str, rows: str, tmp_path: Path) 
     none = [f"```python\n{code}\n```\n```python\nimport os\nos._exit(0)\n```" for code in solutions]
     assert graded(made, task, rows, none, tmp_path / "none") == 0.0
     one = [fenced[0], *("```python\npass\n```" for _ in fenced[1:])]
-    assert graded(made, task, rows, one, tmp_path / "one") == 1 / len(found)
+    assert graded(made, task, rows, one, tmp_path / "one") == pytest.approx(1 / len(found))
 
 
 def graded(task: Task, name: str, rows: str, texts: Sequence[str], folder: Path) -> float:

@@ -15,7 +15,7 @@ class UnitTests(Reward):
 
     The code is the last block that is marked as Python, else the last block, else the whole response. It runs in a
     sandbox, the tests in another; see docs/suites.md. Of the prompt's `info`, `prelude` is put before the code and
-    the tests, and `entry_point` names the function that is tried; None: all that the tests call.
+    the tests, and `tried` lists names that are the code's, as are all that the tests use and nothing defines.
 
     Args:
         seconds: of processor time that code and tests may take, each; and twice as many of the clock, which must
@@ -51,7 +51,7 @@ class UnitTests(Reward):
             return 0.0
         prelude = sample.info.get("prelude") or ""
         program = f"{prelude}\n{last_code(sample.response)}\n"
-        trial = run_tests(program, sample.ground_truth, prelude, sample.info.get("entry_point"), self.limits)
+        trial = run_tests(program, sample.ground_truth, prelude, sample.info.get("tried") or (), self.limits)
         return float(trial.passed)
 
 

@@ -1,5 +1,6 @@
 """Tasks: the suites of programming. A response is right if its code passes the suite's tests, in a sandbox."""
 
+import ast
 from typing import ClassVar
 
 from dirl.reading.rows import Row, quoted
@@ -54,7 +55,7 @@ class HumanEval(ProgrammingSuite):
             "question": prompt,
             "tests": f"{test}\n\ncheck({name})\n",
             "prelude": prompt,
-            "entry_point": name,
+            "tried": [name],
             "task_id": row.get("task_id"),
         }
 
@@ -92,8 +93,20 @@ class MBPP(ProgrammingSuite):
             "question": f"{text}\nYour code should pass these tests:\n\n{tests}",
             "tests": tests,
             "prelude": "\n".join(setup),
+            "tried": names_of(row.get("code"), tests),
             "task_id": row.get("task_id"),
         }
+
+
+def names_of(code: object, tests: str) -> list[str]:
+    """What a solution defines and the tests use; `sum` is a function of MBPP's, and so are other built-in names."""
+    try:
+        defined, used = ast.parse(str(code or "")), ast.parse(tests)
+    except SyntaxError:
+        return []
+    names = [node.name for node in defined.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    asked = {node.id for node in ast.walk(used) if isinstance(node, ast.Name)}
+    return [name for name in dict.fromkeys(names) if name in asked]
 
 
 def text_of(row: Row, column: str, where: str) -> str:

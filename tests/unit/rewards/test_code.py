@@ -69,8 +69,8 @@ def test_what_stands_before_the_code_is_given_to_code_and_tests() -> None:
     tests = "def check(candidate):\n    assert candidate(1, 2) == math.floor(3.5)\ncheck(add)"
     reward = UnitTests()
     for response in ("    return a + b", "```python\n    return a + b\n```", RIGHT):
-        assert reward(answer(response, tests=tests, prelude=prelude, entry_point="add")) == 1.0
-    assert reward(answer(WRONG, tests=tests, prelude=prelude, entry_point="add")) == 0.0
+        assert reward(answer(response, tests=tests, prelude=prelude, tried=["add"])) == 1.0
+    assert reward(answer(WRONG, tests=tests, prelude=prelude, tried=["add"])) == 0.0
 
 
 @needs_sandbox

@@ -10,6 +10,7 @@ from dirl.models import ModelDescription
 from dirl.reading.prompts import PromptEncoder
 from dirl.rewards.sandbox import why_not
 from dirl.tasks import AIME24, AIME25, GSM8K, MATH500, MBPP, HumanEval, OlympiadBench, Task
+from dirl.tasks.programming import names_of
 from dirl.types import Prompt
 
 BOXED = "\nPlease reason step by step, and put your final answer within $\\boxed{}$."
@@ -91,13 +92,15 @@ def test_humaneval_asks_for_the_function_and_tests_it(description: ModelDescript
     assert asked(first, description).startswith("Read the following function signature and docstring, and fully ")
     assert asked(first, description).endswith("only contain the code for this function.\n" + first.question)
     assert first.ground_truth.endswith("check(running_total)\n") and "def check(candidate)" in first.ground_truth
-    assert second.info == {"prelude": second.question, "entry_point": "shifted_back", "task_id": "HumanEval/1"}
+    assert second.info == {"prelude": second.question, "tried": ["shifted_back"], "task_id": "HumanEval/1"}
 
 
-@pytest.mark.parametrize(("part", "imports"), [("mbpp_sanitized", "import math"), ("mbpp_full", "")])
-def test_mbpp_shows_the_tests_in_both_of_its_forms(part: str, imports: str, description: ModelDescription) -> None:
+@pytest.mark.parametrize(("part", "imports"), [("mbpp_sanitized", ["", "import math", ""]), ("mbpp_full", ["", ""])])
+def test_mbpp_shows_the_tests_in_both_of_its_forms(
+    part: str, imports: list[str], description: ModelDescription
+) -> None:
     prompts = MBPP(val=ROWS[part]).prompts("val", encoder(description))
-    assert [prompt.info["prelude"] for prompt in prompts] == ["", imports]
+    assert [prompt.info["prelude"] for prompt in prompts] == imports
     for prompt in prompts:
         assert prompt.question.endswith(f"\nYour code should pass these tests:\n\n{prompt.ground_truth}")
         assert asked(prompt, description) == (
@@ -210,3 +213,11 @@ def write(folder: Path, rows: list[dict]) -> str:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
+
+
+def test_mbpp_names_what_its_solution_defines_and_its_tests_use(description: ModelDescription) -> None:
+    encode = encoder(description)
+    sanitized, full = (MBPP(val=ROWS[part]).prompts("val", encode) for part in ("mbpp_sanitized", "mbpp_full"))
+    assert [prompt.info["tried"] for prompt in sanitized] == [["count_vowels"], ["circumference"], ["max"]]
+    assert [prompt.info["tried"] for prompt in full] == [["Pair", "longest"], ["sort_it"]]
+    assert names_of("print 'no Python 3'", "assert f(1)") == names_of(None, "assert f(1)") == []

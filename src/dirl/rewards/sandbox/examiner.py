@@ -25,11 +25,11 @@ class FailedError(Exception):
 
 
 def main() -> None:
-    """Standard input holds `{"prelude", "tests", "entry_point", "nonce"}`; 3 leads to the code, 4 to who asks."""
+    """Standard input holds `{"prelude", "tests", "tried", "nonce"}`; 3 leads to the code, 4 to who asks."""
     with open(0, encoding="utf-8", closefd=False) as given:
         asked = json.load(given)
     try:
-        examine(asked["prelude"], asked["tests"], asked["entry_point"])
+        examine(asked["prelude"], asked["tests"], asked["tried"])
         outcome, reason = "passed", ""
     except UntestableError as error:
         outcome, reason = "untestable", str(error)
@@ -38,7 +38,7 @@ def main() -> None:
     os.write(4, json.dumps({"nonce": asked["nonce"], "outcome": outcome, "reason": reason[:2000]}).encode())
 
 
-def examine(prelude: str, tests: str, entry_point: str | None) -> None:
+def examine(prelude: str, tests: str, names: list[str]) -> None:
     """Return if all tests pass, else raise."""
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
@@ -48,8 +48,7 @@ def examine(prelude: str, tests: str, entry_point: str | None) -> None:
     except BaseException as error:
         raise UntestableError(f"{type(error).__name__}: {error}") from error
     tried = Tried(Link(3))
-    names = {entry_point} if entry_point else unknown_names(tree, module.__dict__)
-    for name in names:
+    for name in {*names, *unknown_names(tree, module.__dict__)}:
         module.__dict__[name] = Remote(tried, ["name", name])
     exec(compile(tree, "tests", "exec"), module.__dict__)
 

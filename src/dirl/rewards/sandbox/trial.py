@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dirl.rewards.sandbox.isolated import Isolated, Limits, SandboxError, read_until
@@ -19,7 +20,7 @@ class Trial:
 
 
 def run_tests(
-    program: str, tests: str, prelude: str = "", entry_point: str | None = None, limits: Limits | None = None
+    program: str, tests: str, prelude: str = "", tried: Sequence[str] = (), limits: Limits | None = None
 ) -> Trial:
     """Run a program, then tests of its functions.
 
@@ -31,7 +32,7 @@ def run_tests(
         program: Python, not to be trusted.
         tests: Python that raises if the program is wrong.
         prelude: what the tests need and do not define, e.g. imports; the program is run without it.
-        entry_point: the function that is tried; None: all names that the tests do not define.
+        tried: names that are the program's, whatever else has them, as are all that the tests use and nothing defines.
 
     Raises:
         ValueError: the tests cannot be run, whatever the program is.
@@ -39,7 +40,7 @@ def run_tests(
     """
     limits = limits or Limits()
     nonce = secrets.token_hex(16)
-    asked = {"prelude": prelude, "tests": tests, "entry_point": entry_point, "nonce": nonce}
+    asked = {"prelude": prelude, "tests": tests, "tried": list(tried), "nonce": nonce}
     reading, writing = os.pipe()
     here, there = socket.socketpair()
     try:

@@ -116,12 +116,19 @@ def test_tests_that_cannot_be_run_are_an_error_and_no_verdict(tests: str, prelud
         run_tests("def f(x): return 1", tests, prelude)
 
 
-def test_an_entry_point_is_the_codes_though_the_prelude_defines_it() -> None:
+def test_a_function_with_the_name_of_a_builtin_is_tried_where_it_is_named() -> None:
+    program = "import math\ndef sum(a, b): return math.floor(a) + b"
+    tests = "assert sum(1.5, 2) == math.floor(3.2)"
+    assert run_tests(program, tests, tried=["sum"]) == Trial(True)
+    assert not run_tests(program, tests).passed, "else the tests' own builtins are meant"
+
+
+def test_a_named_function_is_the_codes_though_the_prelude_defines_it() -> None:
     prelude = 'def helper(x): return 2 * x\ndef f(x):\n    """Doubles."""\n'
     tests = "def check(candidate):\n    assert candidate(2) == helper(2)\n\ncheck(f)\n"
-    assert run_tests(f"{prelude}\ndef f(x): return helper(x)", tests, prelude, "f") == Trial(True)
-    assert run_tests(f"{prelude}    return helper(x)", tests, prelude, "f") == Trial(True)
-    assert not run_tests(prelude, tests, prelude, "f").passed
+    assert run_tests(f"{prelude}\ndef f(x): return helper(x)", tests, prelude, ["f"]) == Trial(True)
+    assert run_tests(f"{prelude}    return helper(x)", tests, prelude, ["f"]) == Trial(True)
+    assert not run_tests(prelude, tests, prelude, ["f"]).passed
 
 
 def test_sets_have_the_same_order_in_every_trial() -> None:
