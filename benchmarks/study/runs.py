@@ -50,10 +50,15 @@ def rl(root: Path, scale: Scale, case: Case) -> dict[str, Any]:
         args = ["--config", CONFIGS / "demo" / "rl.yaml", *of_task(case.task, case.seed)]
         args += [f"--model.init_args.source.init_args.path={model}", f"--evaluate.decoding={evaluate}"]
         args += [f"--model.init_args.decoding.max_response_tokens={task.max_response_tokens}"]
-        args += [f"--data.init_args.max_prompt_tokens={task.max_prompt_tokens}", "--evaluate.every_n_epochs=5"]
+        args += [
+            f"--data.init_args.max_prompt_tokens={task.max_prompt_tokens}",
+            f"--evaluate.every_n_epochs={scale.rollouts // 4}",
+        ]
         args += [*OBJECTIVES[case.objective].args(), f"--model.init_args.optimizer.lr={case.lr}"]
+        clock = folder / "processor_seconds.json"
+        args += ["--trainer.profiler=benchmarks.study.clock.ProcessorClock", f"--trainer.profiler.path={clock}"]
         args += [f"--trainer.max_epochs={scale.rollouts}"]
-        result = vars(case) | fit(folder, args) | numbers(folder)
+        result = vars(case) | fit(folder, args) | numbers(folder) | processor_seconds(clock, folder)
         done.write_text(dumps(result, str(done), indent=1), encoding="utf-8")
         shutil.rmtree(folder / "model")  # of many runs, and nothing asks for them
     return json.loads(done.read_text(encoding="utf-8"))
@@ -85,19 +90,31 @@ def fit(folder: Path, args: list[object]) -> dict[str, Any]:
 
 def numbers(folder: Path) -> dict[str, Any]:
     """Of a run's logs: evaluations, and sums over its optimizer steps."""
-    steps = columns(folder, {"train/packed_tokens": "tokens", "time/step_s": "train_s", "train/entropy": "entropy"})
-    rollouts = columns(folder, {"time/generate_s": "generate_s", "rollout/reward": "reward"})
+    steps = columns(folder, {"train/packed_tokens": "tokens", "train/entropy": "entropy"})
+    rollouts = columns(folder, {"rollout/reward": "reward"})
     entropy = [row["entropy"] for row in steps if "entropy" in row]
-
-    def total(rows: list[dict[str, float]], name: str) -> float:
-        return sum(row.get(name, 0.0) for row in rows)
 
     return {
         "evaluations": evaluations(folder),
-        "optimizer_steps": sum("train_s" in row for row in steps),
-        "trained_tokens": total(steps, "tokens"),
-        "train_s": total(steps, "train_s"),
-        "generate_s": total(rollouts, "generate_s"),
+        "optimizer_steps": sum("tokens" in row for row in steps),
+        "trained_tokens": sum(row.get("tokens", 0.0) for row in steps),
         "rewards": [row["reward"] for row in rollouts if "reward" in row],
         "entropy": {"first": entropy[0], "last": entropy[-1]} if entropy else None,
+    }
+
+
+def processor_seconds(clock: Path, folder: Path) -> dict[str, float]:
+    """Of training (the old policy's scores and values of a rollout included), of rollouts, and of evaluations.
+
+    The hook of a rollout holds both; it is divided as its parts are on the wall clock.
+    """
+    spent = json.loads(clock.read_text(encoding="utf-8"))
+    parts = {f"time/{name}_s": name for name in ("push", "rollout", "score")}
+    walls = columns(folder, parts)
+    wall = {name: sum(row.get(name, 0.0) for row in walls) for name in parts.values()}
+    scores = spent["rollout"] * wall["score"] / sum(wall.values())
+    return {
+        "train_s": spent["train"] + spent["batch"] + scores,
+        "rollout_s": spent["rollout"] - scores,
+        "evaluate_s": spent["evaluate"],
     }
