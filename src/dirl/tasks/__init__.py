@@ -5,6 +5,7 @@ from dirl.tasks.base import Split, Task
 from dirl.tasks.countdown import Countdown
 from dirl.tasks.files import Files
 from dirl.tasks.generated import GeneratedTask
+from dirl.tasks.reasoning_gym import ReasoningGym
 from dirl.tasks.sudoku import Sudoku
 
-__all__ = ["Arithmetic", "Countdown", "Files", "GeneratedTask", "Split", "Sudoku", "Task"]
+__all__ = ["Arithmetic", "Countdown", "Files", "GeneratedTask", "ReasoningGym", "Split", "Sudoku", "Task"]
