@@ -1,4 +1,4 @@
-"""A headless Chromium that is driven over a pipe, for pages that have to be seen working; no further package is needed."""
+"""A headless Chromium, driven over a pipe, for pages that have to be seen working; no further package is needed."""
 
 import base64
 import json

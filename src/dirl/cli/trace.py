@@ -26,7 +26,7 @@ def trace(
         model: folder, hub name or checkpoint of the model that made them, whose tokenizer gives the texts; None: the
             texts in the file, or ids where it has none.
         output: page to write; None: beside the file, with the ending .html.
-        block_size: of the model, where neither it nor the file says so; None: the smallest that fits the step maps.
+        block_size: of the model, where neither it nor the file says so; None: guessed from the step maps.
         limit: show the first so many; None: all.
         overwrite: an existing page is replaced.
     """
@@ -44,9 +44,10 @@ def trace(
         raise ValueError(f"file={file!r}: holds no trajectories")
     data = shown(rows, model, block_size)
     write_page(page, trace_page(data, source.name))
-    print(f"{len(rows)} trajectories of {len(data['prompts'])} prompts: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+    counts = f"trajectories: {len(rows)}, prompts: {len(data['prompts'])}"
+    print(f"{counts}, written to {page} ({page.stat().st_size / 1e6:.1f} MB)")
     if data["block_size_guessed"]:
-        print(f"block size {data['block_size']} is the smallest that fits; --model or --block_size says which it is")
+        print(f"block size {data['block_size']} is guessed from the step maps; --model or --block_size says what it is")
     if None in data["texts"]:
         print("tokens are shown by their ids: give --model, or make files with texts (--texts true of `rollout`)")
 

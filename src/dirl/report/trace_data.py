@@ -76,16 +76,20 @@ def told_texts(rows: Iterable[Row]) -> dict[int, str]:
         for index, text in zip(ids, words.token_texts, strict=True):
             if found.setdefault(index, text) != text:
                 raise ValueError(
-                    f"{who}: token {index} is {text!r} here and {found[index]!r} before: the file holds trajectories of "
-                    "two tokenizers; make a page of each"
+                    f"{who}: token {index} is {text!r} here and {found[index]!r} before: the file holds trajectories "
+                    "of two tokenizers; make a page of each"
                 )
     return found
 
 
 def fitting_block_size(trajectories: Sequence[Trajectory]) -> int:
-    """The smallest B by which every block has denoising steps 1, 2, ... without a gap; ValueError if there is none."""
+    """The smallest B by which every block has denoising steps 1, 2, ... without a gap; ValueError if there is none.
+
+    A power of two comes before others, as block sizes are.
+    """
     whole = math.gcd(*(len(t.prompt_ids) + len(t.response_ids) for t in trajectories))
-    sizes = (size for size in range(1, whole + 1) if whole % size == 0)
+    divisors = [size for size in range(1, whole + 1) if whole % size == 0]
+    sizes = sorted(divisors, key=lambda size: (size & (size - 1) != 0, size))
     found = next((size for size in sizes if all(_fits(t, size) for t in trajectories)), None)
     if found is None:
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from dirl.finite import dumps
 
-CODE = ("traces.js", "cards.js", "chart.js", "viewer.js")
+CODE = ("traces.js", "chart.js", "cards.js", "viewer.js", "list.js", "keys.js")
 """In the order in which they run."""
 
 

@@ -35,7 +35,8 @@ class Card {
     const members = this.page.traces.groups[this.page.traces.groupOf[i]];
     const table = make("table", "scores");
     const add = (name, values) => {
-      if (values[i] !== null) table.append(scoreRow(name, values[i], Math.max(...members.map((m) => Math.abs(values[m])))));
+      const most = Math.max(...members.map((m) => Math.abs(values[m])));
+      if (values[i] !== null) table.append(scoreRow(name, values[i], most));
     };
     add("reward", columns.reward);
     for (const [name, values] of Object.entries(data.rewards)) add(visibleText(name), values);
@@ -58,7 +59,8 @@ class Card {
       const block = this.forwards.blocks[position];
       if (!this.blocks[block]) {
         this.blocks[block] = make("span", "block", make("sup", "", String(block + 1)));
-        if (block === 0) this.blocks[0].append(...prompt.slice(prompt.length - offset).map((t) => this.token(t, "prompt")));
+        const shared = block === 0 ? prompt.slice(prompt.length - offset) : [];
+        this.blocks[block].append(...shared.map((t) => this.token(t, "prompt")));
         this.tokens.append(this.blocks[block]);
       }
       if (position === this.length) this.blocks[block].append(make("span", "end", "end"));
@@ -67,11 +69,16 @@ class Card {
       if (this.logprobs[position] < Math.log(0.5)) element.classList.add("unsure");
       this.elements.push(element);
       this.byForward[this.forwards.of[position]].push(element);
-      this.blocks[block].append(element);
+      this.blocks[block].append(element, make("wbr"));
+    });
+    this.blocks.forEach((block) => {
+      const end = block.querySelector(".tok:last-of-type > br:last-child");
+      if (end) block.after(end); // else an empty end of the block stands on the next line
     });
     this.paint();
     this.at = this.steps;
     this.goTo(this.page.step);
+    if (this.page.view === "one") this.tokens.querySelector(".hit")?.scrollIntoView({ block: "nearest" });
   }
 
   token(token, name) {
@@ -157,10 +164,10 @@ function judgement(correct) {
 
 /** A name, a number, and a bar from the middle: to the right above 0, to the left below. */
 function scoreRow(name, value, most) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  const [svg, bar] = ["svg", "rect"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
   const width = most ? (Math.abs(value) / most) * 34 : 0;
-  const shape = { x: value < 0 ? 35 - width : 35, y: 2, width, height: 8, fill: value < 0 ? "var(--bad)" : "var(--good)" };
+  const [x, fill] = value < 0 ? [35 - width, "var(--bad)"] : [35, "var(--good)"];
+  const shape = { x, y: 2, width, height: 8, fill };
   Object.entries({ width: 70, height: 12, "aria-hidden": "true" }).forEach(([key, v]) => svg.setAttribute(key, v));
   Object.entries(shape).forEach(([key, v]) => bar.setAttribute(key, v));
   svg.append(bar);

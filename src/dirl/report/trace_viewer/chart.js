@@ -1,7 +1,7 @@
 // The chart: log-prob at commit against the denoising step, one dot a token.
 "use strict";
 
-const MARGIN = { left: 52, right: 12, top: 10, bottom: 34 };
+const MARGIN = { left: 58, right: 12, top: 10, bottom: 34 };
 
 /** Where a chart of `forwards` steps and log-probs from 0 down to `least` puts things, in pixels of CSS. */
 function chartScale(width, height, forwards, least) {
@@ -16,18 +16,21 @@ function chartScale(width, height, forwards, least) {
 
 /** Round numbers from 0 down to, or past, the least value; about four of them. */
 function logprobTicks(least) {
-  const wanted = Math.max(-least, 0.05) / 4;
-  const power = 10 ** Math.floor(Math.log10(wanted));
-  const size = [1, 2, 2.5, 5, 10].map((k) => k * power).find((k) => k >= wanted - 1e-12);
-  const ticks = [];
-  for (let k = 0; k * size < -least + size - 1e-9 || k < 2; k += 1) ticks.push(-Number((k * size).toPrecision(6)) || 0);
-  return ticks;
+  const size = roundNumber(Math.max(-least, 0.05) / 4);
+  const count = Math.ceil(Math.max(-least, 0.05) / size - 1e-9) + 1;
+  return Array.from({ length: count }, (_, k) => -Number((k * size).toPrecision(6)) || 0);
+}
+
+/** The least of 1, 2, 5, 10, 20, ..., or 0.5, 0.2, ..., that is not below a number. */
+function roundNumber(wanted) {
+  const power = 10 ** Math.floor(Math.log10(wanted) + 1e-9);
+  return [1, 2, 5, 10].map((k) => Number((k * power).toPrecision(3))).find((k) => k >= wanted * (1 - 1e-9));
 }
 
 /**
  * Draw it; returns its scale.
  * shown: forwards (of `forwardsOf`), logprobs in nats, length of the response, step (forwards that are done), colour of
- * a position.
+ * a position, name of the response.
  */
 function drawChart(canvas, shown) {
   const ratio = window.devicePixelRatio || 1;
@@ -37,13 +40,14 @@ function drawChart(canvas, shown) {
   const pen = canvas.getContext("2d");
   pen.scale(ratio, ratio);
   const style = getComputedStyle(document.documentElement);
-  const inks = Object.fromEntries(["ink", "pale", "line", "panel", "accent"].map((name) => [name, style.getPropertyValue(`--${name}`)]));
+  const names = ["ink", "pale", "line", "panel", "accent"];
+  const inks = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`)]));
   const { list, of } = shown.forwards;
   const ticks = logprobTicks(Math.min(...shown.logprobs, 0));
   const scale = chartScale(width, height, list.length, ticks[ticks.length - 1]);
   pen.font = "11px system-ui, sans-serif";
   drawBands(pen, scale, list, inks);
-  drawAxes(pen, scale, list, ticks, inks);
+  drawAxes(pen, scale, shown, ticks, inks);
   drawMeans(pen, scale, shown, inks);
   shown.logprobs.forEach((logprob, position) => {
     const done = of[position] < shown.step;
@@ -52,7 +56,7 @@ function drawChart(canvas, shown) {
     pen.globalAlpha = position >= shown.length ? 0.25 : done ? 0.9 : 0.35;
     pen.fillStyle = shown.colour(position);
     if (done) pen.fill();
-    pen.strokeStyle = inks.ink;
+    pen.strokeStyle = done ? inks.ink : inks.pale;
     pen.lineWidth = 0.6;
     pen.stroke();
   });
@@ -70,23 +74,22 @@ function drawBands(pen, scale, list, inks) {
   });
 }
 
-function drawAxes(pen, scale, list, ticks, inks) {
+function drawAxes(pen, scale, shown, ticks, inks) {
   pen.fillStyle = inks.pale;
   pen.textBaseline = "middle";
   pen.textAlign = "right";
   for (const tick of ticks) {
     drawLine(pen, inks.line, 1, [[scale.left, scale.y(tick)], [scale.right, scale.y(tick)]]);
-    pen.fillText(String(tick), scale.left - 6, scale.y(tick));
+    pen.fillText(number(tick), scale.left - 6, scale.y(tick));
   }
   pen.textAlign = "center";
-  const every = Math.max(1, 10 ** Math.floor(Math.log10(list.length / 4)) * (list.length > 40 ? 2 : 1));
-  for (let k = every; k <= list.length; k += every) {
-    const room = Math.ceil((list.length / every) / 14);
-    if ((k / every) % room === 0) pen.fillText(String(k), scale.x(k - 1), scale.bottom + 10);
-  }
-  pen.fillText("denoising step, all blocks in a row (bands are blocks)", (scale.left + scale.right) / 2, scale.bottom + 25);
+  const count = shown.forwards.list.length;
+  const every = roundNumber(Math.max(count / 12, 1));
+  for (let k = every; k <= count; k += every) pen.fillText(String(k), scale.x(k - 1), scale.bottom + 10);
+  const title = `denoising step of ${shown.name}, all blocks in a row (bands are blocks)`;
+  pen.fillText(title, (scale.left + scale.right) / 2, scale.bottom + 25);
   pen.save();
-  pen.translate(11, (scale.top + scale.bottom) / 2);
+  pen.translate(9, (scale.top + scale.bottom) / 2);
   pen.rotate(-Math.PI / 2);
   pen.fillText("log-prob at commit", 0, 0);
   pen.restore();
@@ -122,4 +125,4 @@ function dotAt(scale, shown, x, y) {
   return found;
 }
 
-if (typeof module !== "undefined") module.exports = { chartScale, logprobTicks, dotAt };
+if (typeof module !== "undefined") module.exports = { chartScale, logprobTicks, roundNumber, dotAt };

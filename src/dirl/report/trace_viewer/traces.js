@@ -87,13 +87,14 @@ function textStarts(data, tokens) {
 const NAMED = { "\n": "↵", "\r": "␍", "\t": "→", "\u00a0": "⍽" };
 // Controls, spaces without width, marks of direction and what else has no picture.
 const HIDDEN = new RegExp(
-  "[\\u0000-\\u001f\\u007f-\\u00a0\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f\\u2028-" +
-  "\\u202f\\u205f-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\uffff\\ud800-\\udfff\\ue000-\\uf8ff\\u{e0000}-\\u{10ffff}]", "gu",
+  "[\\u0000-\\u001f\\u007f-\\u00a0\\u00ad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b-\\u200f" +
+  "\\u2028-\\u202f\\u205f-\\u206f\\u3164\\ufeff\\uffa0\\ufff0-\\uffff\\ud800-\\uf8ff\\u{e0000}-\\u{10ffff}]",
+  "gu",
 );
 
 /**
- * A text in parts that can be seen: `plain` as it is; `mark` for what cannot be seen, and a `newline` behind which a line
- * ends. Spaces stay; a text of nothing but spaces is marked.
+ * A text in parts that can be seen: `plain` and `space` as they are, `mark` for what cannot be seen, `newline` behind
+ * which a line ends, `byte` for one of a character that other tokens complete.
  */
 function visibleParts(text) {
   if (text === "") return [{ kind: "mark", text: "∅" }];
@@ -249,9 +250,13 @@ function number(value, digits = 3) {
   return String(Number.isInteger(value) ? value : Number(value.toPrecision(digits))).replace("-", "−");
 }
 
+function counted(count, one, many = `${one}s`) {
+  return `${count} ${count === 1 ? one : many}`;
+}
+
 if (typeof module !== "undefined") {
   module.exports = {
     openTraces, forwardsOf, joined, textStarts, visibleParts, visibleText, tokensPerStep, filtered, hits, colourAt,
-    luminance, rowsInView, number, RAMPS,
+    luminance, rowsInView, number, counted, RAMPS,
   };
 }
