@@ -188,8 +188,9 @@ def test_rollout_and_evaluate_write_what_they_sampled(tmp_path: Path, capsys: py
     assert {t.key for t in trajectories} == {(str(p), i) for p in range(4) for i in range(3)}
     decoding = json.dumps({"hot": {"temperature": 1.0, "max_response_tokens": 8}})
     rewards = '--rewards=[{"class_path": "dirl.rewards.ExactAnswer"}]'
-    output = f"--output={tmp_path / 'eval'}"
-    main(["evaluate", *source, f"--data.path={data}", rewards, f"--decoding={decoding}", output, "--samples=2"])
+    written = [f"--output={tmp_path / 'eval'}", "--texts=true"]
+    main(["evaluate", *source, f"--data.path={data}", rewards, f"--decoding={decoding}", *written, "--samples=2"])
+    assert all(words.question in asked for _, words in read_annotated(tmp_path / "eval" / "hot.jsonl"))
     report = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert report["hot"]["responses"] == 8
     assert "tokens_per_step" in capsys.readouterr().out

@@ -89,6 +89,11 @@ def test_without_either_tokens_are_ids_and_the_block_size_a_guess(
     assert "guessed" not in capsys.readouterr().out
 
 
+def test_without_a_file_it_is_said_what_is_missing(capsys: pytest.CaptureFixture) -> None:
+    assert entry(["trace"]) == 2
+    assert "file" in capsys.readouterr().err
+
+
 def test_a_page_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "made.jsonl"
     write_trajectories(path, [row()[0]])
@@ -125,7 +130,7 @@ def test_what_is_no_file_of_trajectories_is_one_message_and_no_page(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"file": "nowhere.jsonl"}, r"file='nowhere\.jsonl': no such file"),
+        ({"file": "nowhere.jsonl"}, r"file='nowhere\.jsonl': no such file here"),
         ({"limit": 0}, "limit=0: use at least 1, or null"),
         ({"block_size": -1}, "block_size=-1: use at least 1"),
         ({"block_size": 8}, "its file says block_size=4, not 8"),
