@@ -43,7 +43,7 @@ function drawChart(canvas, shown) {
   const names = ["ink", "pale", "line", "panel", "accent"];
   const inks = Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`)]));
   const { list, of } = shown.forwards;
-  const ticks = logprobTicks(Math.min(...shown.logprobs, 0));
+  const ticks = logprobTicks(shown.logprobs.reduce((a, b) => Math.min(a, b), 0));
   const scale = chartScale(width, height, list.length, ticks[ticks.length - 1]);
   pen.font = "11px system-ui, sans-serif";
   drawBands(pen, scale, list, inks);
