@@ -77,6 +77,7 @@ def test_keys_move_search_and_show_the_group(browser: Chromium, tmp_path: Path) 
         "#0  ✓ correct",
         "#1  ✓ correct",
     ]
+    assert browser.value("document.querySelector('.card.chosen h2').textContent").startswith("#1")
     assert "advantage−1" in browser.value("document.querySelector('.card.chosen table').textContent")
     browser.press("/")
     browser.call("Input.insertText", text="ZEBRA")

@@ -140,7 +140,7 @@ class Card {
       `probability ${number(Math.exp(logprob))}, log-prob ${number(logprob, 4)}`,
     ];
     const whole = this.characters(position);
-    if (whole) lines.push(`bytes of “${visibleText(whole)}”`);
+    if (whole) lines.push(whole.includes("\ufffd") ? "bytes of no character" : `bytes of “${visibleText(whole)}”`);
     return lines.join("\n");
   }
 

@@ -41,6 +41,8 @@ function show() {
     card.element.querySelector("header").addEventListener("click", () => pick(card));
     observer.observe(card.element);
   });
+  const { element } = chosenCard();
+  at("cards").scrollLeft = Math.max(0, element.offsetLeft + element.offsetWidth - at("cards").clientWidth);
   at("step").max = page.steps;
   press("colour");
   press("view");
@@ -70,7 +72,7 @@ function fillPrompt() {
   if (prompt.question !== null) parts.push(make("p", "question", ...visible(prompt.question)));
   const size = groups[groupOf[page.i]].length;
   const truth = prompt.ground_truth === null ? "" : `truth: ${visibleText(prompt.ground_truth)} · `;
-  const place = `${visibleText(prompt.id)} · ${counted(size, "response")} · policy version ${columns.policy_version[page.i]}`;
+  const place = `prompt ${visibleText(prompt.id)} · ${counted(size, "response")} · policy version ${columns.policy_version[page.i]}`;
   parts.push(make("p", "facts", truth + place));
   const about = `prompt as the model reads it: ${prompt.tokens.length} tokens`;
   const tokens = make("details", "", make("summary", "", about));
