@@ -76,12 +76,12 @@ def _read_line(line: str, where: str) -> tuple[Trajectory, Annotation]:
     if unknown is None or unknown:
         expected = f"expected {sorted(FIELDS)}, and perhaps {sorted(ANNOTATION_FIELDS)}"
         raise ValueError(f"{where}: not a trajectory (unknown fields: {unknown}); {expected}")
+    words = {name: row.pop(name) for name in ANNOTATION_FIELDS if name in row}
     if found := first_not_finite(row):  # Python's JSON reads NaN, Infinity and 1e999
         raise ValueError(f"{where}: not a trajectory: {found}; numbers must be finite")
-    for name, value in row.items():
+    for name, value in (*row.items(), *words.items()):
         if wrong := _wrong(name, value):
             raise ValueError(f"{where}: not a trajectory: {name} {wrong}")
-    words = {name: row.pop(name) for name in ANNOTATION_FIELDS if name in row}
     if words.get("token_texts") is not None:
         words["token_texts"] = tuple(words["token_texts"])
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dirl.outputs import check_new_file
+from dirl.progress_bar import bar
 from dirl.report.trace_data import Row, fitting_block_size, told_texts, trace_data
 from dirl.report.trace_page import trace_page, write_page
 from dirl.trajectory_files import read_annotated
@@ -39,7 +40,7 @@ def trace(
     if page.resolve() == source.resolve():
         raise ValueError(f"output={str(page)!r} is the file itself: name another")
     check_new_file(page, "output", overwrite)
-    rows = list(islice(read_annotated(source), limit))
+    rows = list(bar(islice(read_annotated(source), limit), desc="read", unit=" trajectories", leave=False))
     if not rows:
         raise ValueError(f"file={file!r}: holds no trajectories")
     data = shown(rows, model, block_size)
