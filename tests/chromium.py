@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +16,7 @@ PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
+PATIENCE_S = 60
 KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Escape": 27}
 
 
@@ -22,7 +25,7 @@ class Chromium:
 
     def __init__(self, width: int = 1400, height: int = 900, *flags: str) -> None:
         assert PROGRAM is not None, "ask PROGRAM first"
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its helpers may still write
         asked, self.commands = os.pipe()
         self.answers, told = os.pipe()
         size = f"--window-size={width},{height}"
@@ -53,8 +56,13 @@ class Chromium:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.terminate()
-        self.process.wait()
+        self.session = ""
+        self.call("Browser.close")
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         os.close(self.commands)
         os.close(self.answers)
         self.folder.cleanup()
@@ -76,7 +84,9 @@ class Chromium:
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=f"{path.resolve().as_uri()}#{fragment}")
         ready = "document.documentElement && document.documentElement.dataset.openedMs ? 1 : 0"
+        until = time.monotonic() + PATIENCE_S
         while not self.value(ready):
+            assert time.monotonic() < until, "the page has not drawn itself"
             assert not self.errors, self.errors
 
     def value(self, expression: str) -> Any:
@@ -96,6 +106,7 @@ class Chromium:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
+            assert select.select([self.answers], [], [], PATIENCE_S)[0], f"no word of Chromium for {PATIENCE_S} s"
             read = os.read(self.answers, 1 << 20)
             assert read, "Chromium has ended"
             self.rest += read
