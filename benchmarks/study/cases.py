@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 """Of the runs that are reported: data, new weights, noise and samples."""
 TUNING_SEED = 100
 """Of the runs that choose a learning rate, which are not reported."""
-LEARNING_RATES = (2e-4, 6e-4, 2e-3)
+LEARNING_RATES = (1e-4, 2e-4, 4e-4)
 """The same grid for every objective."""
 
 
