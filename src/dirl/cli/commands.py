@@ -25,6 +25,7 @@ from dirl.reading.prompts import PromptEncoder
 from dirl.reading.rows import OnBadRow
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
+from dirl.rollout.annotations import annotations
 from dirl.rollout.lengths import check_positions
 from dirl.rollout.sample import sample
 from dirl.tasks import Files, Split, Task
@@ -107,6 +108,7 @@ def rollout(
     decoding: DecodingParams = DecodingParams(),
     samples: int = 1,
     seed: int = 0,
+    texts: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Sample responses and write them as trajectories (JSON Lines).
@@ -120,6 +122,7 @@ def rollout(
         decoding: how to sample.
         samples: responses per prompt.
         seed: of the requests.
+        texts: question, truth and the response in words beside the ids, for `trace` and people.
         overwrite: an existing file is replaced.
     """
     _check_samples(samples)
@@ -133,7 +136,7 @@ def rollout(
     trajectories = bar(made, total=len(prompts) * samples, desc="rollout")
     part = Path(f"{output}.part")  # so that half of them are not taken for all
     try:
-        count = write_trajectories(part, trajectories)
+        count = write_trajectories(part, trajectories, annotations(prompts, description) if texts else None)
     except BaseException:
         print(f"what was made until now is in {part}", file=sys.stderr)
         raise
@@ -156,6 +159,7 @@ def evaluate(
     on_reward_error: Literal["raise", "drop_group"] = "drop_group",
     seed: int = 0,
     correct: str | None = None,
+    texts: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Sample responses, score them, and print a table of metrics.
@@ -175,6 +179,7 @@ def evaluate(
         seed: of the requests.
         correct: name of the reward that says what is correct (above 0); None: the first that judges, as `accuracy` and
             `exact_answer` do and `boxed` and `length` do not.
+        texts: question, truth and the response in words beside the ids of the trajectories, for `trace` and people.
         overwrite: files in an existing folder are replaced.
     """
     _check_samples(samples)
@@ -198,7 +203,8 @@ def evaluate(
             result = run_evaluation(engine, prompts, scorer, one, *model, samples, seed, finished=progress_bar.update)
         metrics[name] = result.metrics
         if output is not None:
-            write_trajectories(Path(output) / f"{name}.jsonl", result.trajectories)
+            annotate = annotations(prompts, description) if texts else None
+            write_trajectories(Path(output) / f"{name}.jsonl", result.trajectories, annotate)
     engine.close()
     scorer.close()
     if output is not None:

@@ -95,10 +95,10 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     from dirl.cli.parsers import PARSER_MODE, CommandParser
     from dirl.cli.text import parse_texts, unmark
 
-    run_it = function(name)
-    parser = CommandParser(prog=f"dirl {name}", description=FUNCTIONS[name].about, parser_mode=PARSER_MODE)
+    run_it, command = function(name), FUNCTIONS[name]
+    parser = CommandParser(prog=f"dirl {name}", description=command.about, parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
-    parser.add_function_arguments(run_it, fail_untyped=True, sub_configs=True)
+    parser.add_function_arguments(run_it, as_positional=command.positional, fail_untyped=True, sub_configs=True)
     config = parser.instantiate(unmark(parse_texts(parser.parse_args, args)))
     config.pop("config")
     return dict(config)

@@ -13,6 +13,8 @@ class Command(NamedTuple):
     """`module:function`."""
     about: str
     """The first line of the function's docstring, where the command is a function."""
+    positional: bool = False
+    """Whether what must be given is given without its name."""
 
 
 TRAINER_COMMANDS = ("fit", "validate")
@@ -20,6 +22,11 @@ TRAINER_COMMANDS = ("fit", "validate")
 FUNCTIONS: dict[str, Command] = {
     "rollout": Command("dirl.cli.commands:rollout", "Sample responses and write them as trajectories (JSON Lines)."),
     "evaluate": Command("dirl.cli.commands:evaluate", "Sample responses, score them, and print a table of metrics."),
+    "trace": Command(
+        "dirl.cli.trace:trace",
+        "Make one HTML page of a file of trajectories: how each response was denoised, with rewards and log-probs.",
+        positional=True,
+    ),
     "export": Command(
         "dirl.cli.commands:export",
         "Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.",

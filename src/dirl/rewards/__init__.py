@@ -10,6 +10,7 @@ from dirl.rewards.code import UnitTests
 from dirl.rewards.format import Boxed, Format, ThinkFormat
 from dirl.rewards.length import Cosine, Length, SoftOverlong
 from dirl.rewards.puzzles import Countdown, Sudoku4
+from dirl.rewards.reasoning_gym import ReasoningGym, ReasoningGymScore
 from dirl.rewards.repetition import Repetition
 from dirl.rewards.scorer import RewardResult, Scorer, ScoreReport
 from dirl.rewards.speed import Speed, SpeedPenalty
@@ -24,6 +25,8 @@ __all__ = [
     "Format",
     "Incomparable",
     "Length",
+    "ReasoningGym",
+    "ReasoningGymScore",
     "Repetition",
     "Reward",
     "RewardError",

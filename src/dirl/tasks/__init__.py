@@ -7,6 +7,7 @@ from dirl.tasks.files import Files
 from dirl.tasks.generated import GeneratedTask
 from dirl.tasks.mathematics import AIME24, AIME25, GSM8K, MATH500, OlympiadBench
 from dirl.tasks.programming import MBPP, HumanEval
+from dirl.tasks.reasoning_gym import ReasoningGym
 from dirl.tasks.sudoku import Sudoku
 from dirl.tasks.suite import Suite
 
@@ -22,6 +23,7 @@ __all__ = [
     "GeneratedTask",
     "HumanEval",
     "OlympiadBench",
+    "ReasoningGym",
     "Split",
     "Sudoku",
     "Suite",

@@ -226,7 +226,7 @@ def test_signatures_are_read_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["demo", "--task", "x"], ["configs", "--folder", "src"], ["rollout", "--samples", "x"]]
+    "args", [["demo", "--task", "x"], ["configs", "--folder", "src"], ["rollout", "--samples", "x"], ["trace", "x"]]
 )
 def test_commands_other_than_those_of_the_trainer_start_without_lightning(args: list[str]) -> None:
     code = (
