@@ -7,6 +7,8 @@ from dirl.rewards.base import Reward, RewardSample
 from dirl.rewards.sandbox import Limits, run_tests, why_not
 
 _BLOCK = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+STARTING_S = 1.0
+"""What two sandboxes may take to start."""
 _PYTHON = ("python", "python3", "py")
 
 
@@ -40,6 +42,7 @@ class UnitTests(Reward):
     ) -> None:
         super().__init__(weight, name)
         self.limits = Limits(seconds, memory_mb, processes, files_mb)
+        self.takes_s = 2.0 * seconds + STARTING_S
         problem = why_not()
         if problem is not None:
             raise ValueError(

@@ -82,6 +82,13 @@ def test_limits_are_those_of_the_reward() -> None:
 
 
 @needs_sandbox
+def test_a_limit_beyond_that_of_a_sample_is_an_error_at_once() -> None:
+    with pytest.raises(ValueError, match=r"reward 'unit_tests' may take 11 s for a sample, timeout_s=10 ends it"):
+        Scorer([UnitTests(seconds=5)])
+    Scorer([UnitTests(seconds=5)], timeout_s=11).close()
+
+
+@needs_sandbox
 def test_tests_that_cannot_be_run_are_an_error_of_the_run_and_no_verdict() -> None:
     with Scorer([UnitTests()], workers=1) as scorer, pytest.raises(RewardError) as error:
         scorer.score([answer(RIGHT, tests="assert add(1, 2) ==")])
