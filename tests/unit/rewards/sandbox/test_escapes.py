@@ -80,7 +80,7 @@ def test_there_is_no_network(code: str) -> None:
 
 def test_nothing_of_the_host_is_seen_but_what_python_needs(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("a sibling's")
-    for path in ("/proc", "/sys", "/home", "/var", "/work", "/etc/passwd", "/etc/shadow", str(tmp_path), "/bin/sh"):
+    for path in ("/proc", "/sys", "/home", "/var", "/opt", "/etc/passwd", "/etc/shadow", str(tmp_path), "/bin/sh"):
         assert outcome(f"os.stat({path!r})") == "FileNotFoundError", path
     for path in ("~/.ssh", "~/.cache/huggingface"):
         assert outcome(f"os.listdir({str(Path(path).expanduser())!r})") in ("FileNotFoundError", "PermissionError")
