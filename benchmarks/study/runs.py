@@ -33,6 +33,7 @@ def sft(root: Path, scale: Scale, task: str, seed: int) -> Path:
         shape |= {"num_key_value_heads": heads, "seed": seed, "alphabet": TASKS[task](seed=seed).alphabet}
         args = ["--config", CONFIGS / "demo" / "sft.yaml", *of_task(task, seed)]
         args += [f"--model.init_args.source.init_args.{name}={value}" for name, value in shape.items()]
+        args += ["--data.init_args.global_batch_size=64", "--data.init_args.token_budget=2048"]
         args += [f"--trainer.max_steps={scale.sft_steps}", f"--trainer.val_check_interval={scale.sft_steps // 4}"]
         result = fit(root, folder, args)
         (folder / "done.json").write_text(dumps(result, "done.json", indent=1), encoding="utf-8")
@@ -55,6 +56,7 @@ def rl(root: Path, scale: Scale, case: Case) -> dict[str, Any]:
         clock = folder / "processor_seconds.json"
         args += ["--trainer.profiler=benchmarks.study.clock.ProcessorClock", f"--trainer.profiler.path={clock}"]
         args += [f"--trainer.max_epochs={scale.rollouts}", "--data.init_args.prompts_per_rollout=8"]
+        args += ["--data.init_args.token_budget=2048"]
         result = vars(case) | fit(root, folder, args) | numbers(folder) | processor_seconds(clock, folder)
         done.write_text(dumps(result, str(done), indent=1), encoding="utf-8")
         shutil.rmtree(folder / "model")  # of many runs, and nothing asks for them
