@@ -23,6 +23,7 @@ from dirl.rl.prefetch import RolloutPrefetch
 from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rl.steps import cut_steps, step_batch
 from dirl.rollout import RolloutEngine
+from dirl.rollout.annotations import annotations
 from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.lengths import check_positions
 from dirl.seeds import run_seed
@@ -56,6 +57,7 @@ class Rollout(L.Callback):
             an engine that does not sleep. What is left over (`oversample`) is dropped then.
         save_trajectories: folder, relative to `trainer.default_root_dir`, that gets every epoch's trajectories as
             JSON Lines; None: not written.
+        save_texts: question, truth and the response in words beside the ids in these files.
         seed: of the requests; None: that of `seed_everything`.
         max_empty_rollouts: rollouts in a row that may bring no group to learn from; one more ends the run.
     """
@@ -73,6 +75,7 @@ class Rollout(L.Callback):
         on_reward_error: Literal["raise", "drop_group"] = "raise",
         overlap: bool = False,
         save_trajectories: str | None = None,
+        save_texts: bool = False,
         seed: int | None = None,
         correct: str | None = None,
         max_empty_rollouts: int = 10,
@@ -81,6 +84,8 @@ class Rollout(L.Callback):
             raise ValueError(f"rollout.max_rounds={max_rounds}: use at least 1")
         at_least(1, "rollout", oversample=oversample, reward_workers=reward_workers)
         positive("rollout", reward_timeout_s=reward_timeout_s)
+        if save_texts and save_trajectories is None:
+            raise ValueError("rollout.save_texts=true: no trajectories are written; name rollout.save_trajectories too")
         if max_empty_rollouts < 0:
             raise ValueError(f"rollout.max_empty_rollouts={max_empty_rollouts}: use 0 to end at the first, or more")
         self.engine = engine
@@ -89,7 +94,8 @@ class Rollout(L.Callback):
         self.correct = correct if self.scorer is None else self.scorer.correctness.name
         self.dynamic_sampling, self.max_rounds, self.oversample = dynamic_sampling, max_rounds, oversample
         self.advantage, self.overlap = advantage, overlap
-        self.save_trajectories, self.seed = save_trajectories, run_seed(seed, "rollout.seed")
+        self.save_trajectories, self.save_texts = save_trajectories, save_texts
+        self.seed = run_seed(seed, "rollout.seed")
         self.account = RolloutAccount(max_empty_rollouts)
 
     def score_by(self, task: Task) -> Scorer:
@@ -240,6 +246,7 @@ class Rollout(L.Callback):
             write_trajectories(
                 Path(trainer.default_root_dir) / self.save_trajectories / name,
                 (t for g in collection.groups for t in g),
+                annotations(data.stream.prompts, pl_module.description) if self.save_texts else None,
             )
         return collection
 

@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 """Of the runs that are reported: data, new weights, noise and samples."""
 TUNING_SEED = 100
 """Of the runs that choose a learning rate, which are not reported."""
-LEARNING_RATES = (1e-4, 3e-4, 1e-3)
+LEARNING_RATES = (1e-4, 2e-4, 4e-4)
 """The same grid for every objective."""
 
 
@@ -23,13 +23,19 @@ class Scale:
 
     Args:
         sft_steps: optimizer steps of 64 conversations.
-        rollouts: of 16 prompts with 16 responses each; also the optimizer steps of RL.
+        rollouts: of 8 prompts with 16 responses each; also the optimizer steps of RL.
         width: hidden size of the model; with 160 and 4 layers it has 1.0 M parameters.
     """
 
     sft_steps: int = 600
     rollouts: int = 30
     width: int = 160
+
+    def evaluations(self, seed: int) -> list[str]:
+        """Four of a run that is reported; of one that chooses a learning rate the last alone."""
+        if seed == TUNING_SEED:
+            return ["--evaluate.at_start=false", f"--evaluate.every_n_epochs={self.rollouts}"]
+        return [f"--evaluate.every_n_epochs={max(self.rollouts // 3, 1)}"]
 
 
 @dataclass(frozen=True)

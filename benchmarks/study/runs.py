@@ -33,8 +33,9 @@ def sft(root: Path, scale: Scale, task: str, seed: int) -> Path:
         shape |= {"num_key_value_heads": heads, "seed": seed, "alphabet": TASKS[task](seed=seed).alphabet}
         args = ["--config", CONFIGS / "demo" / "sft.yaml", *of_task(task, seed)]
         args += [f"--model.init_args.source.init_args.{name}={value}" for name, value in shape.items()]
+        args += ["--data.init_args.global_batch_size=64", "--data.init_args.token_budget=2048"]
         args += [f"--trainer.max_steps={scale.sft_steps}", f"--trainer.val_check_interval={scale.sft_steps // 4}"]
-        result = fit(folder, args)
+        result = fit(root, folder, args)
         (folder / "done.json").write_text(dumps(result, "done.json", indent=1), encoding="utf-8")
     return folder / "model"
 
@@ -50,10 +51,13 @@ def rl(root: Path, scale: Scale, case: Case) -> dict[str, Any]:
         args = ["--config", CONFIGS / "demo" / "rl.yaml", *of_task(case.task, case.seed)]
         args += [f"--model.init_args.source.init_args.path={model}", f"--evaluate.decoding={evaluate}"]
         args += [f"--model.init_args.decoding.max_response_tokens={task.max_response_tokens}"]
-        args += [f"--data.init_args.max_prompt_tokens={task.max_prompt_tokens}", "--evaluate.every_n_epochs=5"]
+        args += [f"--data.init_args.max_prompt_tokens={task.max_prompt_tokens}", *scale.evaluations(case.seed)]
         args += [*OBJECTIVES[case.objective].args(), f"--model.init_args.optimizer.lr={case.lr}"]
-        args += [f"--trainer.max_epochs={scale.rollouts}"]
-        result = vars(case) | fit(folder, args) | numbers(folder)
+        clock = folder / "processor_seconds.json"
+        args += ["--trainer.profiler=benchmarks.study.clock.ProcessorClock", f"--trainer.profiler.path={clock}"]
+        args += [f"--trainer.max_epochs={scale.rollouts}", "--data.init_args.prompts_per_rollout=8"]
+        args += ["--data.init_args.token_budget=2048"]
+        result = vars(case) | fit(root, folder, args) | numbers(folder) | processor_seconds(clock, folder)
         done.write_text(dumps(result, str(done), indent=1), encoding="utf-8")
         shutil.rmtree(folder / "model")  # of many runs, and nothing asks for them
     return json.loads(done.read_text(encoding="utf-8"))
@@ -64,8 +68,11 @@ def of_task(task: str, seed: int) -> list[object]:
     return ["--config", overlay, f"--task.init_args.seed={seed}", f"--seed_everything={seed}"]
 
 
-def fit(folder: Path, args: list[object]) -> dict[str, Any]:
-    """`dirl fit` into a folder, where what a run cut off had left is removed; RuntimeError with its last lines."""
+def fit(root: Path, folder: Path, args: list[object]) -> dict[str, Any]:
+    """`dirl fit` into a folder, where what a run cut off had left is removed; RuntimeError with its last lines.
+
+    In the command that is kept, paths begin at the root of the study.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}"]
@@ -80,24 +87,37 @@ def fit(folder: Path, args: list[object]) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)}\nended with status {status}:\n{said[-2000:]}")
     processor = usage.ru_utime + usage.ru_stime
     environs = {name: environment()[name] for name in ("date", "commit", "cpu")}
-    return {"command": command[1:], "wall_s": time.perf_counter() - started, "processor_s": processor} | environs
+    told = [word.replace(f"{CONFIGS}/", "configs/").replace(f"{root}/", "") for word in command[1:]]
+    return {"command": told, "wall_s": time.perf_counter() - started, "processor_s": processor} | environs
 
 
 def numbers(folder: Path) -> dict[str, Any]:
     """Of a run's logs: evaluations, and sums over its optimizer steps."""
-    steps = columns(folder, {"train/packed_tokens": "tokens", "time/step_s": "train_s", "train/entropy": "entropy"})
-    rollouts = columns(folder, {"time/generate_s": "generate_s", "rollout/reward": "reward"})
+    steps = columns(folder, {"train/packed_tokens": "tokens", "train/entropy": "entropy"})
+    rollouts = columns(folder, {"rollout/reward": "reward"})
     entropy = [row["entropy"] for row in steps if "entropy" in row]
-
-    def total(rows: list[dict[str, float]], name: str) -> float:
-        return sum(row.get(name, 0.0) for row in rows)
 
     return {
         "evaluations": evaluations(folder),
-        "optimizer_steps": sum("train_s" in row for row in steps),
-        "trained_tokens": total(steps, "tokens"),
-        "train_s": total(steps, "train_s"),
-        "generate_s": total(rollouts, "generate_s"),
+        "optimizer_steps": sum("tokens" in row for row in steps),
+        "trained_tokens": sum(row.get("tokens", 0.0) for row in steps),
         "rewards": [row["reward"] for row in rollouts if "reward" in row],
         "entropy": {"first": entropy[0], "last": entropy[-1]} if entropy else None,
+    }
+
+
+def processor_seconds(clock: Path, folder: Path) -> dict[str, float]:
+    """Of training (the old policy's scores and values of a rollout included), of rollouts, and of evaluations.
+
+    The hook of a rollout holds both; it is divided as its parts are on the wall clock.
+    """
+    spent = json.loads(clock.read_text(encoding="utf-8"))
+    parts = {f"time/{name}_s": name for name in ("push", "rollout", "score")}
+    walls = columns(folder, parts)
+    wall = {name: sum(row.get(name, 0.0) for row in walls) for name in parts.values()}
+    scores = spent["rollout"] * wall["score"] / sum(wall.values())
+    return {
+        "train_s": spent["train"] + spent["batch"] + scores,
+        "rollout_s": spent["rollout"] - scores,
+        "evaluate_s": spent["evaluate"],
     }

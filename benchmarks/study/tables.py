@@ -47,7 +47,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tokens per step": of([row["eval/sampled/tokens_per_step"] for row in end]),
         "entropy": of([result["entropy"]["last"] for result in results]),
         "train s": of([result["train_s"] for result in results]),
-        "rollout s": of([result["generate_s"] for result in results]),
+        "rollout s": of([result["rollout_s"] for result in results]),
         "Mtokens": of([result["trained_tokens"] / 1e6 for result in results]),
         "lr": results[0]["lr"],
     }
@@ -84,7 +84,7 @@ def draw(path: Path, task: str, results: Sequence[dict[str, Any]]) -> Path:
         curves = [[100 * row["eval/sampled/accuracy"] for row in run["evaluations"]] for run in runs]
         steps = [row["step"] for row in runs[0]["evaluations"]]
         mean = [statistics.fmean(values) for values in zip(*curves, strict=True)]
-        spent = statistics.fmean(run["train_s"] + run["generate_s"] for run in runs)
+        spent = statistics.fmean(run["train_s"] + run["rollout_s"] for run in runs)
         axes[0].plot(steps, mean, label=objective)
         axes[1].plot([spent * step / max(steps[-1], 1) for step in steps], mean, label=objective)
     axes[0].set(xlabel="optimizer steps", ylabel="right answers, % (sampled, held out)", title=task)

@@ -1,5 +1,6 @@
 """The wheel holds the whole package, and its console commands run from where it is installed."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -82,6 +83,15 @@ def test_the_installed_package_is_imported_from_where_it_was_installed(installed
 
 def test_example_configs_are_found_as_resources(installed: Path, tmp_path: Path) -> None:
     assert python(installed, tmp_path, f"{FILES}; print((files('dirl.configs') / 'sft.yaml').read_text())") == SFT
+
+
+def test_the_installed_package_makes_a_page_of_trajectories(installed: Path, tmp_path: Path) -> None:
+    made = {"prompt_id": "q", "sample_index": 0, "prompt_ids": [], "response_ids": [1, 2], "response_length": 2}
+    made |= {"step_map": [1, 2], "behaviour_logprobs": [-0.1, -0.2], "finish_reason": "length", "policy_version": 0}
+    (tmp_path / "made.jsonl").write_text(json.dumps(made))
+    done = command(installed, tmp_path, "lightning", "run", "trace", "made.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_an_editable_install_reads_callbacks_and_configs_in_the_tree(tree: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from tests.integration.identity import assert_identical, checkpoint
 from tests.integration.test_runs import CONFIGS, fit, rl_args
@@ -114,6 +115,24 @@ def test_the_row_of_the_epoch_that_a_checkpoint_was_written_after_is_not_lost(tm
     run = fit(tmp_path / "run", *args, f"--ckpt_path={checkpoint(tmp_path / 'run', 2)}")
     assert compare_numbers(whole, run) == []
     assert metrics(run, "rollout/reward") == metrics(whole, "rollout/reward")
+
+
+def test_a_finished_run_that_is_resumed_keeps_the_row_of_its_last_epoch(tmp_path: Path) -> None:
+    saver = tmp_path / "saver.yaml"
+    saver.write_text(SAVER.replace("every_n_train_steps: 1", "every_n_epochs: 1, save_last: true"))
+    args = [*rl_args(tmp_path), "--config", saver, "--checkpoint=null", "--trainer.max_epochs=2"]
+    run = fit(tmp_path / "run", *args)
+    rows = [newest_last(run)["dirl"]["unlogged"]]
+    for _ in range(2):
+        fit(tmp_path / "run", *args, "--ckpt_path=last")
+        rows.append(newest_last(run)["dirl"]["unlogged"])
+    assert rows[0]["metrics"]["rollout/reward"] == metrics(run, "rollout/reward")[-1]
+    assert rows == [rows[0]] * 3
+
+
+def newest_last(run: Path) -> dict:
+    path = max(run.glob("logs/version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    return torch.load(path, weights_only=False)
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(1, 0), (2, 0), (3, 1)])

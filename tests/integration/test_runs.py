@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from dirl.cli.main import main
 from dirl.models import PretrainedModel
 from dirl.reading import encoding
-from dirl.trajectory_files import read_trajectories
+from dirl.trajectory_files import read_annotated, read_trajectories
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -140,14 +140,16 @@ def test_rl_logs_what_a_researcher_looks_at(tmp_path: Path) -> None:
 
 
 def test_a_run_from_its_own_trajectories_gives_the_same_weights(tmp_path: Path) -> None:
+    """With words beside the ids, which the replay does not look at."""
     saved = tmp_path / "trajectories"
     args = [
-        *rl_args(tmp_path, rollout=f"        save_trajectories: {saved}"),
+        *rl_args(tmp_path, rollout=f"        save_trajectories: {saved}\n        save_texts: true"),
         "--objective.init_args.importance_cap=2",
     ]
     first = fit(tmp_path / "first", *args, "--trainer.max_epochs=1")
     path = saved / "epoch0000-rank0.jsonl"
     assert len(list(read_trajectories(path))) == 16
+    assert all(words.question and words.ground_truth for _, words in read_annotated(path))
     replayed = tmp_path / "replay.yaml"
     text = (tmp_path / "overlay.yaml").read_text()
     engine = f"{{class_path: dirl.rollout.ReplayEngine, init_args: {{path: {path}}}}}"
@@ -174,14 +176,21 @@ def test_rollout_and_evaluate_write_what_they_sampled(tmp_path: Path, capsys: py
             f"--output={out}",
             "--samples=3",
             "--decoding.max_response_tokens=8",
+            "--texts=true",
         ]
     )
     trajectories = list(read_trajectories(out))
+    asked = {row["question"]: row["ground_truth_answer"] for row in map(json.loads, data.read_text().splitlines())}
+    for trajectory, words in read_annotated(out):
+        assert asked[words.question] == words.ground_truth and words.block_size == 4
+        ids = [*trajectory.prompt_ids, *trajectory.response_ids]
+        assert words.response is not None and len(words.token_texts) == len(ids)
     assert {t.key for t in trajectories} == {(str(p), i) for p in range(4) for i in range(3)}
     decoding = json.dumps({"hot": {"temperature": 1.0, "max_response_tokens": 8}})
     rewards = '--rewards=[{"class_path": "dirl.rewards.ExactAnswer"}]'
-    output = f"--output={tmp_path / 'eval'}"
-    main(["evaluate", *source, f"--data.path={data}", rewards, f"--decoding={decoding}", output, "--samples=2"])
+    written = [f"--output={tmp_path / 'eval'}", "--texts=true"]
+    main(["evaluate", *source, f"--data.path={data}", rewards, f"--decoding={decoding}", *written, "--samples=2"])
+    assert all(words.question in asked for _, words in read_annotated(tmp_path / "eval" / "hot.jsonl"))
     report = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert report["hot"]["responses"] == 8
     assert "tokens_per_step" in capsys.readouterr().out

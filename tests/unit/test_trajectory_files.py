@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.test_types import trajectory
 
 from dirl.finite import NotFiniteError
-from dirl.trajectory_files import read_trajectories, write_trajectories
+from dirl.trajectory_files import Annotation, read_annotated, read_trajectories, write_trajectories
 from dirl.types import Trajectory, trajectory_from_dict
 
 
@@ -43,10 +43,36 @@ def test_a_trajectory_survives_its_own_dictionary() -> None:
     assert trajectory_from_dict(dataclasses.asdict(trajectory())) == trajectory()
 
 
+def test_words_stand_beside_the_ids_and_do_not_come_between_a_replay_and_its_trajectories(tmp_path: Path) -> None:
+    plain, with_words = tmp_path / "plain.jsonl", tmp_path / "words.jsonl"
+    made = [trajectory(), trajectory(prompt_id="other")]
+    count = len(made[0].prompt_ids) + len(made[0].response_ids)
+    words = {
+        made[0].key: Annotation("1+1?", "</script>\u2028", "2", ("x",) * count, 4),
+        made[1].key: Annotation(question="nothing else"),
+    }
+    write_trajectories(plain, made)
+    write_trajectories(with_words, made, lambda t: words[t.key])
+    assert list(read_trajectories(with_words)) == list(read_trajectories(plain)) == made
+    assert list(read_annotated(with_words)) == [(t, words[t.key]) for t in made]
+    assert list(read_annotated(plain)) == [(t, Annotation()) for t in made]
+    rows = [json.loads(line) for line in with_words.open(encoding="utf-8")]
+    assert rows[0]["question"] == "1+1?" and rows[0]["ground_truth"] == "2" and rows[0]["block_size"] == 4
+    assert set(rows[1]) - set(rows[0]) == set() and "response" not in rows[1]
+
+
+def test_what_is_no_text_is_no_file_of_trajectories(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(b"\x1f\x8b\x08\x00\xff\xfe")
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz:1: not UTF-8 text: .*name a file of trajectories"):
+        next(read_trajectories(path))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{not json", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ('["a", "list"]', "not a trajectory"),
         ("17", "not a trajectory"),
         (
@@ -54,7 +80,14 @@ def test_a_trajectory_survives_its_own_dictionary() -> None:
             r"not a trajectory \(unknown fields: \['answer', 'tokens'\]",
         ),
         ('{"prompt_id": "q"}', "not a trajectory: .*sample_index"),
-        (json.dumps(dataclasses.asdict(trajectory()) | {"step_map": 3}), "not a trajectory"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"step_map": 3}), "step_map is no list of int"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"response_ids": ["a"]}), "response_ids is no list of int"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"step_map": [True]}), "step_map is no list of int"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"prompt_id": 7}), "prompt_id is of type int, not str"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"reward": "1"}), "reward is of type str, not float or int or"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"rewards": [1]}), "rewards is no mapping of names to numbers"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"question": 1}), "question is of type int, not null or str"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"token_texts": [1]}), "token_texts is no list of str"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, message: str) -> None:
@@ -63,7 +96,7 @@ def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, messa
     path.write_text(path.read_text() + "\n" + line + "\n")
     rows = read_trajectories(path)
     assert next(rows) == trajectory()
-    with pytest.raises(ValueError, match=rf"rows\.jsonl:3: {message}"):
+    with pytest.raises(ValueError, match=rf"rows\.jsonl:3: .*{message}"):
         next(rows)
 
 

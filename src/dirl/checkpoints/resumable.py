@@ -22,7 +22,7 @@ class Resumable(L.LightningModule):
     """
 
     _unlogged: dict[str, Any] | None = None
-    """The row of the step after which the checkpoint of a resumed run was written, and the step."""
+    """The row of the step after which the checkpoint of a resumed run was written, and the step; until it goes on."""
     update: Literal["none", "begun", "made"] = "none"
     """The update of the weights (and of their schedule) in the batch under way."""
     _validated_at = 0
@@ -44,7 +44,7 @@ class Resumable(L.LightningModule):
             rank_zero_info(f"removed what killed starts of this run were writing: {', '.join(map(str, gone))}")
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        self.update = "none"
+        self.update, self._unlogged = "none", None
 
     def on_validation_epoch_end(self) -> None:
         self._validated_at = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
@@ -75,18 +75,17 @@ class Resumable(L.LightningModule):
         batches, step = loop.batch_progress.current, loop._batches_that_stepped
         of_epoch = epochs.processed > epochs.completed
         if (of_epoch and self.position.step > 0) or (not of_epoch and batches.processed == batches.completed):
-            return None  # it is logged already, or will be by the resumed run
+            # it is logged already, or will be by the resumed run; one that had nothing to do leaves things as they were
+            return self._unlogged
         if not of_epoch and not connector.should_update_logs:
             return None
         values = {name: float(value) for name, value in connector.metrics["log"].items()}
         return {"step": step - of_epoch, "metrics": values | {"epoch": trainer.current_epoch}} if values else None
 
     def on_train_start(self) -> None:
-        row, self._unlogged = self._unlogged, None
-        if row is None:
-            return
-        for logger in self.trainer.loggers:
-            logger.log_metrics(row["metrics"], step=row["step"])
+        if self._unlogged is not None:
+            for logger in self.trainer.loggers:
+                logger.log_metrics(self._unlogged["metrics"], step=self._unlogged["step"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._unlogged = checkpoint[KEY].get("unlogged")

@@ -18,6 +18,7 @@ from dirl.models.weight_writer import check_size
 from dirl.outputs import check_new_file
 from dirl.progress_bar import bar
 from dirl.rollout import RolloutEngine, TorchEngine
+from dirl.rollout.annotations import annotations
 from dirl.rollout.lengths import check_positions
 from dirl.rollout.sample import sample
 from dirl.tasks import Task
@@ -34,6 +35,7 @@ def rollout(
     decoding: DecodingParams = DecodingParams(),
     samples: int = 1,
     seed: int = 0,
+    texts: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Sample responses and write them as trajectories (JSON Lines).
@@ -47,6 +49,7 @@ def rollout(
         decoding: how to sample.
         samples: responses per prompt.
         seed: of the requests.
+        texts: question, truth and the response in words beside the ids, for `trace` and people.
         overwrite: an existing file is replaced.
     """
     _check_samples(samples)
@@ -60,7 +63,7 @@ def rollout(
     trajectories = bar(made, total=len(prompts) * samples, desc="rollout")
     part = Path(f"{output}.part")  # so that half of them are not taken for all
     try:
-        count = write_trajectories(part, trajectories)
+        count = write_trajectories(part, trajectories, annotations(prompts, description) if texts else None)
     except BaseException:
         print(f"what was made until now is in {part}", file=sys.stderr)
         raise

@@ -46,7 +46,7 @@ def _pairs(args: Sequence[str]) -> list[tuple[str, str]]:
     """Each argument with its value, be it behind `=` or the next argument."""
     return [
         (arg.split("=", 1)[0], arg.split("=", 1)[1]) if "=" in arg else (arg, after)
-        for arg, after in zip(args, [*args[1:], ""], strict=False)
+        for arg, after in zip(args, [*args[1:], ""], strict=False)  # of no arguments there is none to come
     ]
 
 

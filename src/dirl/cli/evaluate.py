@@ -40,6 +40,7 @@ def evaluate(
     on_reward_error: Literal["raise", "drop_group"] = "drop_group",
     seed: int = 0,
     correct: str | None = None,
+    texts: bool = False,
     overwrite: bool = False,
     models: dict[str, ModelSource | str] | None = None,
     tasks: dict[str, Task | EvaluationTask] | None = None,
@@ -65,6 +66,7 @@ def evaluate(
         seed: of the requests, and of the bootstrap.
         correct: name of the reward that says what is correct (above 0); None: the first that judges, as `accuracy` and
             `exact_answer` do and `boxed` and `length` do not.
+        texts: question, truth and the response in words beside the ids of the trajectories, for `trace` and people.
         overwrite: files in an existing folder are replaced.
         models: several, by name, in place of source: a class of models, or a folder, hub name or checkpoint alone;
             e.g. {before: sft/model, after: rl/model}.
@@ -90,9 +92,9 @@ def evaluate(
     plain_engine = described(engine)
     common = {"seed": seed, "resamples": resamples, "portion": portion}
     parts = parts_of(list(models_of(sources, sweep)), asked, scorers, data, engine, common)
-    settings = {part.name: settings_of(part, plain_engine, engine) for part in parts}
+    settings = {part.name: settings_of(part, plain_engine, engine) | {"texts": texts} for part in parts}
     folder = None if output is None else ResultsFolder(output, settings, overwrite)
-    run = Run(engine, parts, settings, folder)
+    run = Run(engine, parts, settings, folder, texts)
     results = run.results()
     if folder is not None:
         write_results(folder, results, sweep)

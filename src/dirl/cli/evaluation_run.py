@@ -16,6 +16,7 @@ from dirl.evaluation.results_folder import ResultsFolder
 from dirl.evaluation.run import Evaluation, run_evaluation
 from dirl.progress_bar import bar
 from dirl.rollout import RolloutEngine
+from dirl.rollout.annotations import annotations
 
 
 @dataclass
@@ -25,12 +26,14 @@ class Run:
     Args:
         settings: of each part by name, as plain values.
         folder: what has been done, and where results go; None: they are kept in memory.
+        texts: words stand beside the ids of trajectories.
     """
 
     engine: RolloutEngine
     parts: list[Part]
     settings: Mapping[str, dict[str, Any]]
     folder: ResultsFolder | None
+    texts: bool = False
     loaded: Model | None = None
     """Whose weights the engine has."""
 
@@ -70,7 +73,8 @@ class Run:
 
     def _evaluate(self, part: Part) -> tuple[Evaluation, list[dict[str, Any]]]:
         """What the folder has is read, the rest is answered now; with what it was made, start by start."""
-        file = None if self.folder is None else self.folder.file(part.name)
+        annotate = annotations(part.prompts, part.model.description) if self.texts else None
+        file = None if self.folder is None else self.folder.file(part.name, annotate)
         starts: list[dict[str, Any]] = []
         if file is None or not file.whole(part.prompts):
             self._load(part.model)

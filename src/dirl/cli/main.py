@@ -101,7 +101,9 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     if command.several is not None:
         parser.add_argument(command.several, nargs="+", type=str, help=f"The {command.several}, one after the other.")
     skipped: set[str | int] = {command.several} if command.several else set()
-    parser.add_function_arguments(run_it, skip=skipped, fail_untyped=True, sub_configs=True)
+    parser.add_function_arguments(
+        run_it, as_positional=command.positional, skip=skipped, fail_untyped=True, sub_configs=True
+    )
     config = parser.instantiate(unmark(parse_texts(parser.parse_args, args)))
     config.pop("config")
     return dict(config)

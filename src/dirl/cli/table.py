@@ -13,6 +13,8 @@ class Command(NamedTuple):
     """`module:function`."""
     about: str
     """The first line of the function's docstring, where the command is a function."""
+    positional: bool = False
+    """Whether what must be given is given without its name."""
     several: str | None = None
     """An argument that is given without its name, and more than once: `dirl compare RUN RUN`."""
 
@@ -26,6 +28,11 @@ FUNCTIONS: dict[str, Command] = {
         "dirl.cli.compare:compare",
         "Put the results of evaluations into one table: Markdown, HTML or CSV.",
         several="runs",
+    ),
+    "trace": Command(
+        "dirl.cli.trace:trace",
+        "Make one HTML page of a file of trajectories: how each response was denoised, with rewards and log-probs.",
+        positional=True,
     ),
     "export": Command(
         "dirl.cli.commands:export",

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,22 @@ from dirl.evaluation.problems import Problem, problem_from_dict
 from dirl.evaluation.run import Settings
 from dirl.finite import dumps
 from dirl.outputs import check_new_folder
+from dirl.trajectory_files import Annotation, trajectory_line
 from dirl.types import Prompt, Trajectory
 
+Annotate = Callable[[Trajectory], Annotation]
 SETTINGS, RESULTS, PROBLEMS = "settings.json", "results.json", "problems"
 
 
 class ResultsFile:
-    """The two files of one part."""
+    """The two files of one part.
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
+    Args:
+        annotate: what stands beside each trajectory; None: nothing.
+    """
+
+    def __init__(self, folder: Path, name: str, annotate: Annotate | None = None) -> None:
+        self.name, self.annotate = name, annotate
         self.problems, self.trajectories = folder / PROBLEMS / f"{name}.jsonl", folder / f"{name}.jsonl"
 
     def whole(self, prompts: Sequence[Prompt]) -> bool:
@@ -62,8 +68,10 @@ class ResultsFile:
 
     def append(self, problems: Sequence[Problem], trajectories: Sequence[Trajectory]) -> None:
         """One portion, which is on the disk when this returns."""
-        append_lines(self.trajectories, trajectories)
-        append_lines(self.problems, problems)
+        path = self.trajectories
+        append_lines(path, [trajectory_line(path, trajectory, self.annotate) for trajectory in trajectories])
+        rows = (dataclasses.asdict(problem) for problem in problems)
+        append_lines(self.problems, [dumps(row, str(self.problems), ensure_ascii=False) for row in rows])
 
 
 class ResultsFolder:
@@ -91,8 +99,8 @@ class ResultsFolder:
         self._lock = self._locked()
         self._write_settings()
 
-    def file(self, name: str) -> ResultsFile:
-        return ResultsFile(self.path, name)
+    def file(self, name: str, annotate: Annotate | None = None) -> ResultsFile:
+        return ResultsFile(self.path, name, annotate)
 
     def started(self, name: str, made_by: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """With what a part has been made in each start, with those added that make it now."""
@@ -188,11 +196,10 @@ def cut(path: Path, lines: Sequence[bytes]) -> None:
             os.fsync(file.fileno())
 
 
-def append_lines(path: Path, values: Sequence[Any]) -> None:
-    """Dataclasses as JSON, a line each, flushed to the disk."""
+def append_lines(path: Path, lines: Sequence[str]) -> None:
+    """Flushed to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
-    lines = (dumps(dataclasses.asdict(value), str(path), ensure_ascii=False) for value in values)
     with path.open("ab") as file:
         file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
         file.flush()

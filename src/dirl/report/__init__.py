@@ -1,1 +1,1 @@
-"""Reports of a run: learning curves, and how one answer was denoised, as pictures and in the terminal."""
+"""Reports: learning curves and one denoised answer as pictures and in the terminal, trajectories as a page."""

@@ -55,9 +55,14 @@ def denoising_steps(
 
 def visible(token: str) -> str:
     """One short run of printable characters for any token; special tokens like <|im_end|> become one sign."""
-    if token.startswith("<") and token.endswith(">") and len(token) > 2:
+    if is_special(token):
         return SPECIAL
     return shorten("".join(SYMBOLS.get(character, character) for character in token), LONGEST_TOKEN)
+
+
+def is_special(token: str) -> bool:
+    """Whether a token's text looks like the name of one that stands for no text: `<|im_end|>`, but not `<0xE2>`."""
+    return len(token) > 2 and token.startswith("<") and token.endswith(">") and not token.startswith("<0x")
 
 
 def shorten(text: str, length: int) -> str:

@@ -6,9 +6,11 @@ Nothing here imports torch: worker processes load this package and must start qu
 from dirl.rewards.accuracy import Accuracy, BinaryAccuracy, ExactAnswer
 from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.call import RewardError
+from dirl.rewards.code import UnitTests
 from dirl.rewards.format import Boxed, Format, ThinkFormat
 from dirl.rewards.length import Cosine, Length, SoftOverlong
 from dirl.rewards.puzzles import Countdown, Sudoku4
+from dirl.rewards.reasoning_gym import ReasoningGym, ReasoningGymScore
 from dirl.rewards.repetition import Repetition
 from dirl.rewards.scorer import RewardResult, Scorer, ScoreReport
 from dirl.rewards.speed import Speed, SpeedPenalty
@@ -23,6 +25,8 @@ __all__ = [
     "Format",
     "Incomparable",
     "Length",
+    "ReasoningGym",
+    "ReasoningGymScore",
     "Repetition",
     "Reward",
     "RewardError",
@@ -35,4 +39,5 @@ __all__ = [
     "SpeedPenalty",
     "Sudoku4",
     "ThinkFormat",
+    "UnitTests",
 ]

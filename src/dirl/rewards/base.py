@@ -65,6 +65,9 @@ class Reward(ABC):
     cpu_limit_s: ClassVar[float | None] = None
     """Seconds of processor time in a worker, after which its answer counts as incomparable; None: no such limit."""
 
+    takes_s: float = 0.0
+    """Seconds of the clock after which it ends by itself, if it says so; the time limit of a sample must be longer."""
+
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         if not math.isfinite(weight):
             raise ValueError(f"weight={weight} of {type(self).__name__} is not finite; give it a number")

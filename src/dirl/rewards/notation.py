@@ -54,7 +54,7 @@ _SPELLINGS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 _BLANKS = re.compile(
     r"(?:\\[,;:]|(?<!\\)\\(?=\s|$)|~|\\q?quad(?![A-Za-z])|\\(?:thin|med|thick|neg)space(?![A-Za-z])|\s)+"
 )
-_THOUSANDS = re.compile(r"(?<![\d.(\[{])(?<![^\\],)\d{1,3}(?:(?:\\[,;:! ]|~|\{,\}|,|\s)\d{3})+(?!,?\d)")
+_THOUSANDS = re.compile(r"(?<![\d.(\[{])(?<![^\\],)\d{1,3}(?:(?:,\s*\\!\s*|\\[,;:! ]|~|\{,\}|,|\s)\d{3})+(?!,?\d)")
 _MIXED = re.compile(r"(-?\d+) +(\d+)/(\d+)")
 _SCIENTIFIC = re.compile(r"(?<![\w.\\}^])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(?![\w.{^])")
 _CURRENCY = re.compile(r"^(-?)\s*(?:\\?\$|[€£¥₹₩₽])\s*(?=[\d.-])|(?<=\d)\s*(?:\\\$|[€£¥₹₩₽])$")

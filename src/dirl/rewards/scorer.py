@@ -69,6 +69,7 @@ class Scorer:
             raise ValueError(f"timeout_s={timeout_s} must be a positive number of seconds")
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error={on_error!r} must be one of {get_args(OnError)}")
+        _check_time(rewards, timeout_s)
         self.rewards = list(rewards)
         self._inline = [reward for reward in rewards if reward.in_process]
         self._remote = [reward for reward in rewards if not reward.in_process]
@@ -170,6 +171,16 @@ def _check_rewards(rewards: Sequence[Reward]) -> None:
     repeated = [name for name, count in Counter(reward.name for reward in rewards).items() if count > 1]
     if repeated:
         raise ValueError(f"two rewards have the name {repeated[0]!r}; give one of them another by `name`")
+
+
+def _check_time(rewards: Sequence[Reward], timeout_s: float) -> None:
+    """ValueError if a reward may need longer than it is given: it would be an error where it has a verdict."""
+    slow = next((reward for reward in rewards if reward.takes_s > timeout_s), None)
+    if slow is not None:
+        raise ValueError(
+            f"reward {slow.name!r} may take {slow.takes_s:g} s for a sample, timeout_s={timeout_s:g} ends it before: "
+            "raise reward_timeout_s, or lower the reward's own limit"
+        )
 
 
 def _check_sendable(reward: Reward, kind: str) -> None:

@@ -15,6 +15,7 @@ from dirl import finite
 from dirl.advantages import Advantage, ZScore
 from dirl.rewards import RewardSample, Scorer, ScoreReport
 from dirl.rollout.engine import RolloutEngine
+from dirl.rollout.response import response_text
 from dirl.rollout.sample import sample
 from dirl.types import DecodingParams, ModelSpec, Prompt, Trajectory, trajectory_from_dict
 
@@ -203,16 +204,11 @@ def reward_sample(
     tokenizer: PreTrainedTokenizerBase,
 ) -> RewardSample:
     """What a reward may look at: the decoded response up to, without, the stop token."""
-    ids = trajectory.text_ids
-    if trajectory.finish_reason == "stop":
-        ids = ids[:-1]
-    response = tokenizer.decode(list(ids), skip_special_tokens=False)
-    assert isinstance(response, str)
     return RewardSample(
         prompt_id=trajectory.prompt_id,
         sample_index=trajectory.sample_index,
         question=prompt.question,
-        response=response,
+        response=response_text(trajectory, tokenizer),
         ground_truth=prompt.ground_truth,
         response_length=trajectory.response_length,
         denoising_steps=trajectory.denoising_steps(spec.block_size),

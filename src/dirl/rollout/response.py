@@ -1,6 +1,8 @@
-"""Where a response ends, and the trajectory that is made of it: one rule for all engines."""
+"""Where a response ends, the trajectory that is made of it, and its text: one rule for all engines."""
 
 from collections.abc import Collection, Sequence
+
+from transformers import PreTrainedTokenizerBase
 
 from dirl.types import FinishReason, GenerationRequest, Trajectory
 
@@ -42,3 +44,13 @@ def finished_trajectory(
         finish_reason=end[1],
         policy_version=policy_version,
     )
+
+
+def response_text(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The decoded response up to, without, the stop token."""
+    ids = trajectory.text_ids
+    if trajectory.finish_reason == "stop":
+        ids = ids[:-1]
+    text = tokenizer.decode(list(ids), skip_special_tokens=False)
+    assert isinstance(text, str)
+    return text

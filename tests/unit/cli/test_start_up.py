@@ -109,7 +109,8 @@ def test_what_a_config_cannot_have_is_an_error_that_names_the_file(
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_config_has_options_of_its_command_alone(path: Path) -> None:
-    command = {"eval.yaml": "evaluate", "serve.yaml": "serve"}.get(path.name, "fit")
+    commands = {"eval.yaml": "evaluate", "evaluation": "evaluate", "serve.yaml": "serve"}
+    command = commands.get(path.name) or commands.get(path.parent.name, "fit")
     check_names(command, [f"--config={path}"])
 
 
@@ -225,7 +226,7 @@ def test_signatures_are_read_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["demo", "--task", "x"], ["configs", "--folder", "src"], ["rollout", "--samples", "x"]]
+    "args", [["demo", "--task", "x"], ["configs", "--folder", "src"], ["rollout", "--samples", "x"], ["trace", "x"]]
 )
 def test_commands_other_than_those_of_the_trainer_start_without_lightning(args: list[str]) -> None:
     code = (
