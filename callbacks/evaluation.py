@@ -17,6 +17,7 @@ from dirl.progress_bar import bar, bars_shown
 from dirl.ranges import at_least
 from dirl.rewards import Scorer
 from dirl.rollout.lengths import check_positions
+from dirl.stopping import request
 from dirl.tasks import Task
 from dirl.types import DecodingParams, Prompt
 
@@ -102,6 +103,8 @@ class Evaluate(L.Callback):
                     f"evaluate.tasks.{name}: {task.task.origin(task.split or 'val')} has no prompts; name another task"
                 )
             scorer = rollout.scorer_of(task.scored_by(f"evaluate.tasks.{name}"), task.correct)
+            _ = scorer.correctness  # an error now and not in an hour
+            scorer.ask(request.check)  # it ends with the run
             for key, decoding in (task.decoding or {}).items():
                 settings = Settings(decoding, task.samples or 1, resamples=self.resamples)
                 parts.append(Part(f"{name}/{key}", prompts, scorer, settings))

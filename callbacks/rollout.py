@@ -113,11 +113,8 @@ class Rollout(L.Callback):
         return self.scorer
 
     def scorer_of(self, rewards: list[Reward], correct: str | None) -> Scorer:
-        """Of other rewards, with the workers and limits of these; it ends with the run as they do."""
-        scorer = Scorer(rewards, *self._scoring[:3], correct)
-        _ = scorer.correctness  # an error now
-        scorer.ask(request.check)
-        return scorer
+        """Of other rewards, with the workers and limits of these."""
+        return Scorer(rewards, *self._scoring[:3], correct)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not isinstance(pl_module, RLModule) or not isinstance(trainer.datamodule, RLDataModule):
