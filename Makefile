@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties torture test-lmdeploy test-gpu bench bench-gpu study demo help-texts lint wheel clean force
+.PHONY: help venv install test properties thorough torture test-lmdeploy test-gpu bench bench-gpu study demo help-texts lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ $(VENV)/.extras-tried: $(STAMP)
 
 properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)
 	HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m property --ignore tests/lmdeploy
+
+thorough: $(STAMP)  ## Runs of every objective: two processes, resumed, bf16; ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m thorough tests/integration
 
 torture: $(STAMP)  ## Kill runs at random moments, resume them, compare every bit; a quarter of an hour (RUNS=56, SEED=0)
 	$(BIN)/python -m tests.torture --runs $(RUNS) --seed $(SEED)
