@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dirl.cli.evaluation_output import print_results, write_results
 from dirl.cli.evaluation_parts import models_of, parts_of, settings_of
@@ -21,7 +21,7 @@ from dirl.ranges import at_least
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.stopping import request
-from dirl.tasks import Task
+from dirl.tasks import LMEval, Task
 from dirl.tasks.given import said_of_files
 from dirl.types import DecodingParams
 
@@ -54,7 +54,8 @@ def evaluate(
         source: the model.
         data: the prompts.
         decoding: settings by name, each evaluated on its own.
-        task: whose prompts are answered, in place of those of data.path.
+        task: whose prompts are answered, in place of those of data.path; `lm_eval:NAME,NAME`: of lm-evaluation-harness,
+            see dirl.tasks.LMEval.
         rewards: their weighted sum is the reward; None: those of the task.
         output: folder for the results; the same command goes on with what a killed one has left there. None: nothing
             is written.
@@ -79,6 +80,10 @@ def evaluate(
     at_least(1, "evaluate", samples=samples, reward_workers=reward_workers, portion=portion)
     at_least(0, "evaluate", resamples=resamples, seed=seed)
     sources = _sources(source, models)
+    common = {"seed": seed, "resamples": resamples, "portion": portion}
+    if isinstance(task, LMEval):
+        given = {"tasks": tasks, "rewards": rewards, "correct": correct, "samples": None if samples == 1 else samples}
+        return harness(task, sources, data, decoding, engine, sweep, common, output, overwrite, given)
     own = EvaluationTask(task or data.files(), decoding, samples, rewards, correct)
     asked = _tasks(own, tasks, data, task, sweep)
     if output is not None and (overwrite or read_settings(Path(output)) is None):
@@ -90,7 +95,6 @@ def evaluate(
         scorer.ask(request.check)
     engine.still_wanted = request.check
     plain_engine = described(engine)
-    common = {"seed": seed, "resamples": resamples, "portion": portion}
     parts = parts_of(list(models_of(sources, sweep)), asked, scorers, data, engine, common)
     settings = {part.name: settings_of(part, plain_engine, engine) | {"texts": texts} for part in parts}
     folder = None if output is None else ResultsFolder(output, settings, overwrite)
@@ -102,6 +106,15 @@ def evaluate(
     print_results(results, sweep, named=bool(models or tasks or sweep), resamples=resamples, seed=seed)
     if folder is not None:
         print(f"results: {folder.path}")
+
+
+def harness(*args: Any) -> None:
+    """Tasks of lm-evaluation-harness, which is imported here."""
+    from dirl.cli.harness import evaluate_harness
+
+    engine = args[4]
+    engine.still_wanted = request.check
+    evaluate_harness(*args)
 
 
 def _sources(source: ModelSource | None, models: Mapping[str, ModelSource | str] | None) -> dict[str, ModelSource]:
@@ -144,6 +157,11 @@ def _tasks(
         if said := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"tasks and {', '.join(said)}: both are given; name each task, with its rewards, under tasks"
+            )
+        if of_harness := [name for name, one in tasks.items() if isinstance(getattr(one, "task", one), LMEval)]:
+            raise ValueError(
+                f"tasks.{of_harness[0]}: tasks of lm-evaluation-harness are evaluated alone: name all of them by task, "
+                "e.g. --task lm_eval:gsm8k,drop"
             )
         if not tasks:
             raise ValueError("tasks is empty: name at least one, e.g. {sums: dirl.tasks.Arithmetic}")

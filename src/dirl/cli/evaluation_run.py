@@ -78,7 +78,7 @@ class Run:
         starts: list[dict[str, Any]] = []
         if file is None or not file.whole(part.prompts):
             self._load(part.model)
-            starts = [self._made_by()]
+            starts = [made_by(self.engine)]
         if self.folder is not None:
             starts = self.folder.started(part.name, starts)
             say_other_device(part.name, starts)
@@ -108,15 +108,17 @@ class Run:
             self.engine.close()
         self.loaded = None
 
-    def _made_by(self) -> dict[str, Any]:
-        dtype = self.engine.dtype
-        return {
-            "engine": type(self.engine).__name__,
-            "device": device_name(str(getattr(self.engine, "device", default_device()))),
-            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-            "commit": commit(),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+
+def made_by(engine: RolloutEngine) -> dict[str, Any]:
+    """With what a start makes its responses; the engine has its weights."""
+    dtype = engine.dtype
+    return {
+        "engine": type(engine).__name__,
+        "device": device_name(str(getattr(engine, "device", default_device()))),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "commit": commit(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def say_other_device(name: str, starts: Sequence[Mapping[str, Any]]) -> None:

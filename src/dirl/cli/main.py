@@ -14,6 +14,7 @@ from typing import Any
 from dirl import __version__
 from dirl.cli.early import check_arguments, check_names
 from dirl.cli.help import shipped
+from dirl.cli.short_names import long_names
 from dirl.cli.table import FUNCTIONS, NAMES, TRAINER_COMMANDS, function, no_collection, overview
 from dirl.stopping import request
 
@@ -65,6 +66,7 @@ def run_command(name: str, options: list[str]) -> int | None:
     """Look at the options, then import what the command needs, parse them and run it."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a class_path may name a file of the user's; console scripts do not look here
+    options = long_names(options)
     check_arguments(options)
     check_names(name, options)
     from jsonargparse import set_parsing_settings

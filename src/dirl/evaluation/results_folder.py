@@ -114,6 +114,12 @@ class ResultsFolder:
         """A JSON file beside the others, whole or not at all."""
         write_whole(self.path / name, dumps(value, name, indent=1, ensure_ascii=False) + "\n")
 
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """The same of JSON Lines."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(f"{dumps(row, name, ensure_ascii=False)}\n" for row in rows))
+
     def _write_settings(self) -> None:
         self.write(SETTINGS, {"parts": self.parts, "starts": self.starts})
 

@@ -5,6 +5,7 @@ from dirl.tasks.base import Split, Task
 from dirl.tasks.countdown import Countdown
 from dirl.tasks.files import Files
 from dirl.tasks.generated import GeneratedTask
+from dirl.tasks.lm_eval import LMEval
 from dirl.tasks.mathematics import AIME24, AIME25, GSM8K, MATH500, OlympiadBench
 from dirl.tasks.programming import MBPP, HumanEval
 from dirl.tasks.reasoning_gym import ReasoningGym
@@ -22,6 +23,7 @@ __all__ = [
     "Files",
     "GeneratedTask",
     "HumanEval",
+    "LMEval",
     "OlympiadBench",
     "ReasoningGym",
     "Split",
