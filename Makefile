@@ -40,9 +40,10 @@ $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/lmdeploy
 
-# What needs a compiler: where there is none, their tests skip and say so.
+# What needs a compiler, or much else: where it cannot be installed, their tests skip and say so.
 $(VENV)/.extras-tried: $(STAMP)
 	$(BIN)/python -m pip install -c requirements/constraints.txt reasoning-gym || echo "no reasoning-gym: its tests will skip"
+	$(BIN)/python -m pip install -c requirements/constraints.txt lm-eval || echo "no lm-eval: its tests will skip"
 	touch $@
 
 properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)

@@ -68,6 +68,7 @@ class HarnessRun:
         except BaseException:
             if self.folder is not None:
                 print(f"\nwhat is done is in {self.folder.path}: the same command goes on from there", file=sys.stderr)
+                self.folder.close()
             raise
         finally:
             if self.loaded is not None:

@@ -45,7 +45,8 @@ def answer(
         load: gives the engine with its weights; called where anything is left to be made.
         portion: responses that are asked for at a time, and kept when all of them are made.
     """
-    known, found = file.read(), {}
+    known = file.read()
+    found: dict[str, list[Trajectory]] = {}
     size = max(1, portion // asked.samples)
     for start in range(0, len(asked.prompts), size):
         prompts = asked.prompts[start : start + size]

@@ -5,9 +5,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dirl.progress_bar import on_terminal
 from dirl.tasks.lm_eval import LMEval
 
 GENERATES = "generate_until"
@@ -104,11 +106,15 @@ def _check_generates(name: str, output_type: str) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """lm_eval tells of every step; warnings and errors stay."""
-    logger = logging.getLogger("lm_eval")
+    """lm_eval tells of every step, and draws bars into files too; its errors stay."""
+    from lm_eval.api import task
+
+    logger, drawn = logging.getLogger("lm_eval"), task.tqdm
     before = logger.level
     logger.setLevel(logging.ERROR)
+    task.tqdm = partial(drawn, disable=not on_terminal())
     try:
         yield
     finally:
         logger.setLevel(before)
+        task.tqdm = drawn

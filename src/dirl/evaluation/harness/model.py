@@ -108,7 +108,8 @@ class EngineLM(LM):
         messages = mark(tokenizer, chat_history, "lm_eval")
         if add_generation_prompt:
             return render_chat(tokenizer, messages, True, None, "lm_eval")
-        text = tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+        turns = [dict(message) for message in messages]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, continue_final_message=True)
         assert isinstance(text, str)
         return text
 
