@@ -62,6 +62,8 @@ def evaluate_harness(
     judged = sweep if all("accuracy" in result.metrics for result in results) else Sweep()
     if folder is not None:
         write_results(folder, results, judged)
+        if run.groups:
+            folder.write("groups.json", run.groups)
         folder.close()
     several = len(results) > 1
     if several or run.groups:
@@ -87,7 +89,7 @@ def print_harness(results: Sequence[Result], groups: Mapping[str, Mapping[str, f
     """The metrics of lm_eval, a line each, with their standard errors; those of groups last."""
     table = Table("task", "filter", "metric", "value", "stderr", title="lm-evaluation-harness")
     rows = [(_name(result), result.metrics) for result in results] + [
-        (f"{name} (group)", m) for name, m in groups.items()
+        (f"group {name}", m) for name, m in groups.items()
     ]
     for name, metrics in rows:
         for key, value in metrics.items():

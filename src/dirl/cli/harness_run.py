@@ -182,8 +182,8 @@ def notes(task: str, judge: str | None, asked: "list[Asked]", found: Mapping[str
 
     params = asked[0].decoding
     said = [
-        f"lm_eval {version('lm_eval')}, {found['n-shot'].get(task, 0)} examples, temperature {params.temperature:g}, "
-        f"at most {params.max_response_tokens} tokens"
+        f"lm_eval {version('lm_eval')}, examples before a question: {found['n-shot'].get(task, 0)}, temperature "
+        f"{params.temperature:g}, at most {params.max_response_tokens} tokens"
     ]
     said += [f"accuracy is {judge}"] if judge else ["no metric says 0 or 1 of each problem: no accuracy"]
     if asked[0].samples > 1:

@@ -3,7 +3,8 @@
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dirl.evaluation.results import Result
 from dirl.evaluation.tables import MEAN, SHOWN, Comparison, Pair, estimate
@@ -121,18 +122,25 @@ def _made(result: Result, name: str) -> str:
     cuts = {"top_k": params.top_k or None, "top_p": None if params.top_p == 1 else params.top_p, "min_p": params.min_p}
     drawn += "".join(f", {cut} {value:g}" for cut, value in cuts.items() if value)
     strategy = params.strategy + (f" at {params.threshold:g}" if params.strategy == "low_confidence_dynamic" else "")
-    template = given["task"].get("prompt_template")
     versions = ", ".join(f"{lib} {given['versions'][lib]}" for lib in ("dirl", "torch", "transformers", "lmdeploy")
                          if lib in given["versions"])  # fmt: skip
     parts = [
         f"{name}, {result.task}, {result.decoding}: {result.problems} problems x {result.count}",
         f"block size {result.block_size}, {strategy}, {drawn}, at most {params.max_response_tokens} tokens",
-        f"prompt {template!r}" if template else "prompt: the question alone",
-        f"rewards {', '.join(reward['class'] for reward in given['rewards'])}, seed {given['seed']}",
+        *_asked_and_judged(given),
+        f"seed {given['seed']}",
         f"{last.get('engine')} in {last.get('dtype')} on {last.get('device')}",
         f"{versions}, commit {last.get('commit') or 'unknown'}",
     ]
     return "; ".join([*parts, *result.notes, *_unjudged(result)])
+
+
+def _asked_and_judged(given: Mapping[str, Any]) -> list[str]:
+    if "lm_eval" in given["versions"]:
+        return [f"prompts and metrics of lm_eval {given['versions']['lm_eval']}"]
+    template = given["task"].get("prompt_template")
+    prompt = f"prompt {template!r}" if template else "prompt: the question alone"
+    return [prompt, f"rewards {', '.join(reward['class'] for reward in given['rewards'])}"]
 
 
 def _unjudged(result: Result) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.cli.evaluate import evaluate
+from dirl.cli.main import main
 from dirl.cli.prompt_data import PromptData
 from dirl.cli.short_names import long_names
 from dirl.evaluation.harness.decoding import check_decoding, cut, decoding_of, stop_sequences
@@ -136,6 +137,53 @@ def test_an_evaluation_that_failed_goes_on_with_what_it_had(folder: Path, tmp_pa
     (folder / "test.jsonl").write_text(json.dumps({"question": "4+0", "answer": "4"}) + "\n")
     with pytest.raises(ValueError, match="problem 0 was asked otherwise"):
         run(folder, Scripted(SAID), output)
+
+
+def test_a_metric_that_judges_no_single_problem_gives_no_accuracy(folder: Path, tmp_path: Path) -> None:
+    """BLEU is of all responses together; two responses to a problem are made where the task says so."""
+    text = (folder / "tiny_sums.yaml").read_text().replace("metric: exact_match, aggregation: mean", "metric: bleu")
+    (folder / "tiny_sums.yaml").write_text(text.replace("tiny_sums", "tiny_bleu") + "repeats: 2\n")
+    engine = Scripted(SAID)
+    run(folder, engine, tmp_path / "out", names="tiny_bleu", generation_kwargs={"temperature": 1.0})
+    (found,) = read_results(tmp_path / "out")
+    assert "bleu,whole" in found.metrics and "accuracy" not in found.metrics and found.settings["correct"] is None
+    assert found.count == 2 and found.metrics["responses"] == len(engine.asked) == 8
+    assert any("no accuracy" in note for note in found.notes)
+
+
+def test_the_command_runs_a_group_on_two_models(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (folder / "tiny_sums.yaml").read_text()
+    (folder / "tiny_more.yaml").write_text(text.replace("task: tiny_sums", "task: tiny_more"))
+    (folder / "both.yaml").write_text(
+        "group: both\ntask: [tiny_sums, tiny_more]\n"
+        "aggregate_metric_list: [{metric: exact_match, weight_by_size: true, filter_list: [first]}]\n"
+    )
+    model = "class_path: tests.tiny.TinyModel"
+    main(
+        [
+            *("evaluate", "--task", "lm_eval:both", f"--task.include_path={folder}", "--data.limit=2"),
+            *(
+                f"--models={{a: {{{model}}}, b: {{{model}, init_args: {{nudge: 0.3}}}}}}",
+                f"--output={tmp_path / 'out'}",
+            ),
+        ]
+    )
+    said = capsys.readouterr().out
+    for words in (
+        "lm-evaluation-harness",
+        "group a/both",
+        "the same problems, paired",
+        "accuracy is exact_match,first",
+    ):
+        assert words in said
+    found = read_results(tmp_path / "out")
+    assert [(r.model, r.task) for r in found] == [(m, t) for m in "ab" for t in ("tiny_sums", "tiny_more")]
+    groups = json.loads((tmp_path / "out" / "groups.json").read_text())
+    assert groups["b/both/default"]["exact_match,first"] == found[2].metrics["accuracy"]
+    main(["compare", str(tmp_path / "out")])
+    assert "prompts and metrics of lm_eval" in capsys.readouterr().out
 
 
 def test_what_needs_a_log_likelihood_is_refused_before_weights_are_loaded(folder: Path) -> None:
