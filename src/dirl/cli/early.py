@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from dirl.cli import help as texts
+from dirl.cli.short_names import HARNESS, HARNESS_TASK
 from dirl.cli.signatures import MissingError, parameters
 from dirl.cli.text import UsageError
 
@@ -54,6 +55,12 @@ def _check_value(key: str, value: str, where: str) -> None:
     for old, new in MOVED_OPTIONS.items():
         if key == old or key.startswith(f"{old}."):
             raise ValueError(f"{where}: has another place now: write {key.replace(old, new)}")
+    if key == "task" and value.startswith(HARNESS):
+        names = value.removeprefix(HARNESS)
+        raise ValueError(
+            f"{where}: {value!r} is short for the command line (--task {value}); in a config write "
+            f"{{class_path: {HARNESS_TASK}, init_args: {{names: [{names}]}}}}"
+        )
     if (key, value) in RENAMED:
         raise ValueError(f"{where}: {value!r} has another name now: write {RENAMED[key, value]}")
 

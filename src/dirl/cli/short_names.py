@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 HARNESS = "lm_eval:"
-TASK = "dirl.tasks.LMEval"
+HARNESS_TASK = "dirl.tasks.LMEval"
 
 
 def long_names(args: Sequence[str]) -> list[str]:
@@ -22,5 +22,5 @@ def long_names(args: Sequence[str]) -> list[str]:
         names = [name.strip() for name in value.removeprefix(HARNESS).split(",") if name.strip()]
         if not names:
             raise ValueError(f"--task {value}: no task is named; write e.g. --task lm_eval:gsm8k,drop")
-        found += [f"--task={TASK}", f"--task.names={json.dumps(names)}"]
+        found += [f"--task={HARNESS_TASK}", f"--task.names={json.dumps(names)}"]
     return found

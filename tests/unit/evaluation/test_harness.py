@@ -128,6 +128,8 @@ def test_an_evaluation_that_failed_goes_on_with_what_it_had(folder: Path, tmp_pa
     output = tmp_path / "out"
     with pytest.raises(RuntimeError, match="the engine is gone"):
         run(folder, Scripted(SAID, fails_at=3), output)
+    with (output / "tiny_sums" / "default.jsonl").open("a") as file:
+        file.write('{"prompt_id": "2", "sam')  # as a kill leaves it
     again, third = Scripted(SAID), Scripted(SAID)
     run(folder, again, output)
     assert len(again.asked) == 2, "the portion that was not whole"
@@ -219,6 +221,12 @@ def test_the_short_name_is_the_class_with_its_names() -> None:
     assert long_names(["--task", "dirl.tasks.GSM8K"]) == ["--task", "dirl.tasks.GSM8K"]
     with pytest.raises(ValueError, match="no task is named"):
         long_names(["--task=lm_eval:"])
+
+
+def test_the_short_name_in_a_config_is_an_error_that_says_the_long_one(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("task: lm_eval:gsm8k\n")
+    with pytest.raises(ValueError, match=r"own.yaml: task: .*class_path: dirl.tasks.LMEval, .*names: \[gsm8k\]"):
+        main(["evaluate", f"--config={tmp_path / 'own.yaml'}"])
 
 
 def test_generation_kwargs_as_decoding() -> None:
