@@ -15,6 +15,8 @@ class Command(NamedTuple):
     """The first line of the function's docstring, where the command is a function."""
     positional: bool = False
     """Whether what must be given is given without its name."""
+    several: tuple[str, str] | None = None
+    """The argument that is given without its name, once or more often, and what it is."""
 
 
 TRAINER_COMMANDS = ("fit", "validate")
@@ -26,6 +28,11 @@ FUNCTIONS: dict[str, Command] = {
         "dirl.cli.trace:trace",
         "Make one HTML page of a file of trajectories: how each response was denoised, with rewards and log-probs.",
         positional=True,
+    ),
+    "report": Command(
+        "dirl.cli.report:report",
+        "Make one HTML page of training runs: curves, evaluations, time by phase, samples, settings, warnings.",
+        several=("runs", "Folders of the runs (trainer.default_root_dir); several are compared."),
     ),
     "export": Command(
         "dirl.cli.commands:export",
