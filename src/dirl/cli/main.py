@@ -98,7 +98,7 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     run_it, command = function(name), FUNCTIONS[name]
     parser = CommandParser(prog=f"dirl {name}", description=command.about, parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
-    own: set[str] = set()
+    own: set[str | int] = set()
     if command.several is not None:
         name, about = command.several
         own = {name}

@@ -76,10 +76,9 @@ def facts(run: Run) -> dict[str, str]:
         "model": run.config.get("model.init_args.source.init_args.path", "a new one"),
         "task": run.config.get("task.class_path", "null"),
         "steps": str(steps),
-        "epochs": f"{run.last('epoch') + 1:.0f}" if "epoch" in run.series else "null",
+        "epochs": f"{run.series['epoch'][1][-1] + 1:.0f}" if "epoch" in run.series else "null",
         "seconds": f"{run.clock[1][-1]:.0f}" if run.clock[1] else "null",
-        "left out": ", ".join(folder.name for folder in run.earlier)
-        + " (other runs, started anew)" * bool(run.earlier),
+        "left out": ", ".join(f"{folder.name} (another run, started anew)" for folder in run.earlier),
     }
     return {name: value for name, value in found.items() if value not in ("null", "")}
 

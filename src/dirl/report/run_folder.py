@@ -1,4 +1,4 @@
-"""All that a run's folder tells of the run, of several starts of it too: config, metrics by step, evaluations, times."""
+"""All that the folder of a run tells, however often it was started: config, metrics by step, evaluations, times."""
 
 import csv
 import json

@@ -130,7 +130,7 @@ def _nelbo_rose(run: Run, threshold: float) -> Iterator[str]:
         best = min(values)
         if values[-1] > best * (1 + threshold):
             at = steps[values.index(best)]
-            yield f"val/nelbo_per_token is {values[-1]:.4g} at the end; it was {best:.4g} at step {at}: too many epochs?"
+            yield f"val/nelbo_per_token is {values[-1]:.4g} at the end; it was {best:.4g} at step {at}: fewer epochs?"
 
 
 def _grad_norm(run: Run, threshold: float) -> Iterator[str]:

@@ -13,7 +13,7 @@ WALL_TIME, STEP = 0x09, 0x10
 
 
 def clock_of(folders: list[Path]) -> Clock:
-    """Of the version folders of one run, in order: what a killed start did beyond its checkpoint is not counted twice."""
+    """Of the starts of one run, in order: what a killed one did beyond its checkpoint is not counted twice."""
     steps: list[int] = []
     seconds: list[float] = []
     for folder in folders:
