@@ -34,6 +34,9 @@ FUNCTIONS: dict[str, Command] = {
         "Make one HTML page of training runs: curves, evaluations, time by phase, samples, settings, warnings.",
         several=("runs", "Folders of the runs (trainer.default_root_dir); several are compared."),
     ),
+    "chat": Command(
+        "dirl.cli.chat.command:chat", "Talk with a model in the terminal: answers appear as they are denoised."
+    ),
     "export": Command(
         "dirl.cli.commands:export",
         "Write the model of a checkpoint as a Hugging Face folder; needs no GPU and no other process.",
