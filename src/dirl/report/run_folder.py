@@ -81,9 +81,7 @@ def version_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         raise ValueError(f"run={str(root)!r}: no such folder; name the trainer.default_root_dir of a run")
     inside = sorted({path.parents[2].name for path in root.glob("*/logs/version_*/metrics.csv")})
-    remedy = (
-        f"it holds runs in {', '.join(inside)}: name these" if inside else "name the trainer.default_root_dir of it"
-    )
+    remedy = f"it holds runs in {', '.join(inside)}: name these" if inside else "name its trainer.default_root_dir"
     raise ValueError(f"run={str(root)!r}: no logs/version_*/metrics.csv in it, so this is no run; {remedy}")
 
 

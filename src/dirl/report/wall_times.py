@@ -1,7 +1,7 @@
 """When a run was at which step, read from the times of TensorBoard's event files."""
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +18,11 @@ def clock_of(folders: list[Path]) -> Clock:
     seconds: list[float] = []
     for folder in folders:
         first, last_at = _times(folder)
+        if steps:
+            last_at.pop(0, None)  # settings, which each start writes at step 0
         if not last_at:
             continue
-        kept = bisect_right(steps, min(last_at))
+        kept = bisect_left(steps, min(last_at))
         del steps[kept:], seconds[kept:]
         before = seconds[-1] if seconds else 0.0
         for step, time in sorted(last_at.items()):
@@ -36,13 +38,14 @@ def _times(folder: Path) -> tuple[float, dict[int, float]]:
     first, last_at = float("inf"), dict[int, float]()
     for path in sorted(folder.glob("events.out.tfevents.*")):
         for time, step in _events(path):
-            first = min(first, time)
-            if step is not None:
+            if time < first:
+                first = time  # of the file's head
+            else:
                 last_at[step] = max(time, last_at.get(step, time))
     return first, last_at
 
 
-def _events(path: Path) -> Iterator[tuple[float, int | None]]:
+def _events(path: Path) -> Iterator[tuple[float, int]]:
     """Time and step of each record; one that is cut off, as a killed run leaves it, is the end.
 
     A record is its length (8 bytes), a checksum (4), an Event of TensorBoard's protocol, and a checksum (4). Only the
@@ -57,7 +60,7 @@ def _events(path: Path) -> Iterator[tuple[float, int | None]]:
         if len(record) < length or length < 9 or record[0] != WALL_TIME:
             return
         (time,) = struct.unpack_from("<d", record, 1)
-        yield time, _number(record, 10) if len(record) > 10 and record[9] == STEP else None
+        yield time, _number(record, 10) if len(record) > 10 and record[9] == STEP else 0
 
 
 def _number(record: bytes, place: int) -> int:

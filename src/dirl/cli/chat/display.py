@@ -59,8 +59,8 @@ class LiveDisplay:
 
     def begin(self) -> None:
         self.printed = 0
-        self.live = Live(console=self.console, transient=True, refresh_per_second=12)
-        self.live.start()
+        self.live = Live(styled(MASK, "dim"), console=self.console, transient=True, auto_refresh=False)
+        self.live.start(refresh=True)
 
     def show(self, words: Words) -> None:
         assert self.live is not None, "`begin` comes first"
@@ -72,7 +72,7 @@ class LiveDisplay:
         line.append(printable(words.text[max(len(words.done), self.printed) :]), "bold")
         for piece in words.rest:
             line.append(MASK * piece if isinstance(piece, int) else printable(piece), "dim" * isinstance(piece, int))
-        self.live.update(_Tail(line))
+        self.live.update(_Tail(line), refresh=True)
 
     def end(self, answer: Answer) -> None:
         self.abandon()

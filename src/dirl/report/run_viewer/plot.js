@@ -30,7 +30,7 @@ class Plot {
     this.lines = [];
     this.several = members.length > 1;
     members.forEach((run) => chart.columns.forEach(([column, label], k) => {
-      if (!run.series[column]) return;
+      if (!Object.hasOwn(run.series, column)) return;
       const { several } = this;
       const look = several ? `k${run.number % 8} d${k % 6}` : `k${k % 8} d${k % 6}`;
       const name = several ? (chart.columns.length > 1 ? `${run.name}: ${label}` : run.name) : label;
@@ -146,8 +146,9 @@ class Plot {
   /** A number of points on, or back, of the line with the most of them. */
   move(by) {
     const line = this.lines.reduce((a, b) => (b.x.length > a.x.length ? b : a));
-    const k = this.at === null ? (by < 0 ? line.x.length - 1 : 0) : nearest(line.x, this.at) + by;
-    const x = line.x[Math.min(Math.max(k, 0), line.x.length - 1)];
+    const last = line.x.length - 1;
+    const begin = this.at === null ? (by < 0 ? last + 1 : -1) : nearest(line.x, this.at);
+    const x = line.x[Math.min(Math.max(begin + by, 0), last)];
     const box = this.svg.getBoundingClientRect();
     this.show(x, box.left + (this.x(x) / WIDTH) * box.width, box.top + box.height / 3);
   }

@@ -10,6 +10,7 @@ function windowOf(count) {
 
 /** Mean of the values at most half a window away, of fewer at both ends. */
 function smoothed(values, window) {
+  if (window <= 1) return values;
   const reach = Math.floor(window / 2);
   const sums = [0];
   values.forEach((value, k) => sums.push(sums[k] + value));
@@ -81,7 +82,7 @@ function nearest(values, x) {
 /** Names of settings that are not the same in all runs, in order. */
 function differing(configs) {
   const names = new Set(configs.flatMap((config) => Object.keys(config)));
-  return [...names].filter((name) => new Set(configs.map((config) => config[name])).size > 1).sort();
+  return [...names].filter((name) => new Set(configs.map((config) => (Object.hasOwn(config, name) ? config[name] : undefined))).size > 1).sort();
 }
 
 /** Decodings of the evaluations of a run, each with its metrics at the first, the best and the last. */

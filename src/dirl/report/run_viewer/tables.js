@@ -47,7 +47,7 @@ function evaluationTables(runs) {
 /** The last value of each curve, a column a run. */
 function lastValues(charts, runs) {
   const columns = charts.flatMap((chart) => chart.columns.map(([name]) => name));
-  const last = (run, name) => (run.series[name] ? number(run.series[name][1].at(-1), 4) : "");
+  const last = (run, name) => (Object.hasOwn(run.series, name) ? number(run.series[name][1].at(-1), 4) : "");
   const rows = columns.map((name) => [name, ...runs.map((run) => last(run, name))]);
   return table("values", "", ["last value of", ...runs.map((run) => run.name)], rows);
 }
@@ -84,7 +84,7 @@ function configSection(runs) {
   const configs = runs.map((run) => run.config);
   if (runs.length > 1) {
     const names = differing(configs);
-    const rows = names.map((name) => [name, ...configs.map((config) => config[name] ?? "not set")]);
+    const rows = names.map((name) => [name, ...configs.map((config) => (Object.hasOwn(config, name) ? config[name] : "not set"))]);
     const caption = `${counted(names.length, "setting differs", "settings differ")}`;
     parts.push(make("details", "", make("summary", "", caption),
       table("values settings", "", ["setting", ...runs.map((run) => run.name)], rows)));
