@@ -1,6 +1,7 @@
 """A few responses in words: for a terminal, and as Markdown for loggers that take text."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def _code(text: str) -> str:
-    """Within a line; longer fences than any in it."""
-    fence = "`" * (1 + max((len(run) for run in text.split("`") if not run), default=0) + text.count("`"))
+    """Within a line, between fences that are longer than any in it."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}"

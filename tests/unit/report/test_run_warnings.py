@@ -42,7 +42,7 @@ def later(rows: list, name: str, value: float, of: int = 2) -> list:
         (later(rl_rows(), "train/clip_fraction", 0.4), "CLIP_FRACTION", "40% of the tokens are clipped"),
         (rl_rows(**{"rollout/reward/boxed": 1.0}), "REWARD_CONSTANT", "rollout/reward/boxed is 1 in every rollout"),
         (later(rl_rows(), "train/grad_norm", 99.0, 1), "GRAD_NORM_JUMPED", "was 99 at step 11, 50 times its median"),
-        (rl_rows(**{"rollout/dropped_failed": 1.0}), "LOST_RESPONSES", "12 groups were dropped because a reward failed"),
+        (rl_rows(**{"rollout/dropped_failed": 1.0}), "LOST_RESPONSES", "12 groups were dropped because a reward"),
         ([*sft_rows(), {"step": 12, "val/nelbo_per_token": 0.2}], "NELBO_ROSE", "it was 0.1 at step 9"),
     ],
 )  # fmt: skip

@@ -82,6 +82,7 @@ class Chat:
             import readline  # noqa: F401 - `input` edits lines by it, and knows those before
         with request.interrupts_by(self._on_interrupt):
             while (line := self._read()) is not None:
+                self.interrupted = False
                 if line.strip() and not self._take(line.strip()):
                     break
         return int(self.failed > 0 and not self.prompt)
