@@ -1,5 +1,6 @@
 """The command `chat` in a terminal: questions, answers, Ctrl-C."""
 
+import codecs
 import os
 import pty
 import select
@@ -15,7 +16,7 @@ from tests.tiny import TinyModel
 from dirl.models.export import save_model
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 120
+PATIENCE_S = 60
 
 
 class Terminal:
@@ -27,7 +28,7 @@ class Terminal:
         options = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "env": env, "start_new_session": True}
         self.process = subprocess.Popen(command, **options, preexec_fn=_take_terminal)
         os.close(theirs)
-        self.said = ""
+        self.said, self.decoder = "", codecs.getincrementaldecoder("utf-8")("replace")
 
     def until(self, text: str) -> str:
         """What it says until then; it begins behind what was waited for last."""
@@ -36,7 +37,7 @@ class Terminal:
             assert time.monotonic() < end, f"no {text!r} in {self.said!r}"
             if select.select([self.fd], [], [], 0.5)[0]:
                 try:
-                    self.said += os.read(self.fd, 65536).decode("utf-8", "replace")
+                    self.said += self.decoder.decode(os.read(self.fd, 65536))
                 except OSError:  # Linux's way to say that it has ended
                     assert text in self.said, self.said
         before, _, self.said = self.said.partition(text)
