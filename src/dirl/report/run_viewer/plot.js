@@ -52,7 +52,8 @@ class Plot {
     if (this.several && columns.length > 1) {
       return make("div", "legend", ...columns.map(([, label], k) => entry(`plain d${k % 6}`, label)));
     }
-    const said = columns.length === 1 && title.toLowerCase().includes(columns[0][1].replaceAll("_", " "));
+    const plain = (text) => text.toLowerCase().replaceAll("_", " ");
+    const said = columns.length === 1 && plain(title).includes(plain(columns[0][1]));
     if (this.several || said) return make("div", "legend");
     return make("div", "legend", ...this.lines.map((line) => entry(line.look, line.name)));
   }

@@ -39,7 +39,8 @@ function stageSections(stage) {
   const values = make("details", "", make("summary", "", "all last values"), lastValues(stage.charts, runs));
   values.open = several;
   parts.at(-1).append(values);
-  parts.push(section(id("time"), `${prefix}Time and memory`, ...runs.map((run) => phaseTable(run, several))));
+  parts.push(section(id("time"), `${prefix}Time and memory`,
+    make("div", "phases", ...runs.map((run) => phaseTable(run, several)))));
   const samples = runs.flatMap((run) => sampleSection(run, several));
   if (samples.length) parts.push(section(id("samples"), `${prefix}Samples`, ...samples));
   return parts;
