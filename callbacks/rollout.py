@@ -30,6 +30,7 @@ from dirl.seeds import run_seed
 from dirl.stopping import request
 from dirl.tasks import Task
 from dirl.trajectory_files import write_trajectories
+from dirl.types import Trajectory
 
 
 @final
@@ -97,6 +98,7 @@ class Rollout(L.Callback):
         self.save_trajectories, self.save_texts = save_trajectories, save_texts
         self.seed = run_seed(seed, "rollout.seed")
         self.account = RolloutAccount(max_empty_rollouts)
+        self.sampled: list[Trajectory] = []  # of this epoch's rollout, until a step learns from it
 
     def score_by(self, task: Task) -> Scorer:
         """With the task's rewards, if no others were given."""
@@ -183,6 +185,7 @@ class Rollout(L.Callback):
         finally:
             pl_module.after_rollout()
         self.account.take(trainer, pl_module, collection, times)
+        self.sampled = collection.sampled or [trajectory for group in collection.groups for trajectory in group]
 
     def _steps(self, collection: Collection, pl_module: RLModule, data: RLDataModule, epoch: int) -> list[StepBatch]:
         return [
@@ -250,6 +253,7 @@ class Rollout(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: RLModule, *args: object) -> None:
         """Log the rollout with the first step that learns from it: it may have been made outside of any hook."""
         self.account.log(pl_module)
+        self.sampled = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: RLModule) -> None:
         """Also where a run is resumed after the last step of an epoch."""

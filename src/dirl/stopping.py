@@ -49,6 +49,7 @@ class StopRequest:
         self.tell_others: Callable[[int], None] = lambda signum: None
         """Passes a signal on to the other processes of this run on this host."""
         self._told_at = 0.0
+        self._heard: tuple[int, ...] = TOLD_BY
         self._read: socket.socket | None = None
         self._write: socket.socket | None = None
 
@@ -89,6 +90,17 @@ class StopRequest:
             for number in TOLD_BY:
                 signal.signal(number, self._handle)
 
+    @contextmanager
+    def interrupts_by(self, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+        """Within, SIGINT is this handler's, for a command that goes on after Ctrl-C; SIGTERM ends it as ever."""
+        before = signal.signal(signal.SIGINT, handler)
+        self._heard = (signal.SIGTERM,)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._heard = TOLD_BY
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         """In the main thread, as soon as Python gets there; the watcher has it already."""
         if not self.deferred:
@@ -97,7 +109,7 @@ class StopRequest:
     def _watch(self, read: socket.socket) -> None:
         while received := read.recv(64):
             for signum in received:
-                if signum in TOLD_BY:
+                if signum in self._heard:
                     self._take(signum)
 
     def _take(self, signum: int) -> None:

@@ -65,7 +65,7 @@ def test_metadata_names_licence_python_and_extras(wheel: Path) -> None:
     assert about["License-Expression"] == "Apache-2.0"
     assert about["License-File"] == "LICENSE"
     assert about["Requires-Python"] == ">=3.11"
-    assert set(about.get_all("Provides-Extra")) == {"lmdeploy", "reasoning-gym", "lm-eval", "dev"}
+    assert set(about.get_all("Provides-Extra")) == {"lmdeploy", "reasoning-gym", "lm-eval", "wandb", "dev"}
     licences = [name for name in wheel_files(wheel) if name.endswith("licenses/LICENSE")]
     assert read(wheel, licences[0]) == (ROOT / "LICENSE").read_text()
 
@@ -92,6 +92,15 @@ def test_the_installed_package_makes_a_page_of_trajectories(installed: Path, tmp
     done = command(installed, tmp_path, "lightning", "run", "trace", "made.jsonl")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_installed_package_makes_a_report_of_a_run(installed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "logs" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("step,train/loss\n0,1.5\n1,1.25\n")
+    done = command(installed, tmp_path, "lightning", "run", "report", "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_an_editable_install_reads_callbacks_and_configs_in_the_tree(tree: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ CALLBACKS = """
 evaluate:
   decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}
   every_n_epochs: 1
+samples: {every_n_epochs: 1, count: 2}
 trainer:
   callbacks:
     - class_path: dirl.callbacks.Throughput

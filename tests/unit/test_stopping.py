@@ -63,3 +63,16 @@ def test_a_fork_does_not_pass_its_signals_to_the_run() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         time.sleep(0.1)
         request.check()
+
+
+def test_a_command_may_take_interrupts_itself_and_sigterm_still_ends_it() -> None:
+    stop, taken = StopRequest(), []
+    with stop.listening(), stop.interrupts_by(lambda signum, frame: taken.append(signum)):
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        assert taken == [signal.SIGINT] * 3 and stop.signum is None
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
-from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout
+from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout, Samples
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.modules import BlockDiffusionModule, RLModule
@@ -23,6 +23,7 @@ from dirl.tasks import Task
 CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
     "rollout": (Rollout, "RL: rewards, filters and how the groups of each epoch are made."),
     "evaluate": (Evaluate, "RL: responses to the validation prompts, every so many epochs."),
+    "samples": (Samples, "RL: a few responses in words, every so many epochs; `{}` for the defaults."),
     "checkpoint": (
         Checkpoint,
         "How often the state of the run is written, and what is kept; not with trainer.enable_checkpointing=false.",
@@ -33,7 +34,7 @@ CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
 DATA = (SFTDataModule, RLDataModule)
 """Imported here, so that help lists them and their names alone are enough."""
 OBJECTIVE = {"class_path": "dirl.objectives.DiPO"}
-OF_RL = ("engine", "objective", "rollout", "evaluate")
+OF_RL = ("engine", "objective", "rollout", "evaluate", "samples")
 MOVED = {f"dirl.callbacks.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()}
 MOVED |= {f"dirl.callbacks.{module}.{cls.__name__}": key for key, (cls, _) in CALLBACKS.items()
           for module in [cls.__module__.rsplit(".", 1)[-1]]}  # fmt: skip
@@ -125,5 +126,5 @@ def callbacks_of(
             "to null"
         )
     made = {name: config[name] for name in CALLBACKS if config[name]}
-    first = [made[name] for name in ("rollout", "evaluate") if name in made]
+    first = [made[name] for name in ("rollout", "evaluate", "samples") if name in made]
     return [*first, *given, *(made[name] for name in ("checkpoint", "export") if name in made)]

@@ -100,12 +100,13 @@ def parse_command(name: str, args: list[str]) -> dict[str, Any]:
     run_it, command = function(name), FUNCTIONS[name]
     parser = CommandParser(prog=f"dirl {name}", description=command.about, parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file with any of the options below.")
+    own: set[str | int] = set()
     if command.several is not None:
-        parser.add_argument(command.several, nargs="+", type=str, help=f"The {command.several}, one after the other.")
-    skipped: set[str | int] = {command.several} if command.several else set()
-    parser.add_function_arguments(
-        run_it, as_positional=command.positional, skip=skipped, fail_untyped=True, sub_configs=True
-    )
+        name, about = command.several
+        own = {name}
+        parser.add_argument(name, nargs="+", type=str, help=about)
+    options: dict[str, Any] = {"as_positional": command.positional, "fail_untyped": True, "sub_configs": True}
+    parser.add_function_arguments(run_it, skip=own, **options)
     config = parser.instantiate(unmark(parse_texts(parser.parse_args, args)))
     config.pop("config")
     return dict(config)

@@ -15,8 +15,8 @@ class Command(NamedTuple):
     """The first line of the function's docstring, where the command is a function."""
     positional: bool = False
     """Whether what must be given is given without its name."""
-    several: str | None = None
-    """An argument that is given without its name, and more than once: `dirl compare RUN RUN`."""
+    several: tuple[str, str] | None = None
+    """The argument that is given without its name, once or more often, and what it is."""
 
 
 TRAINER_COMMANDS = ("fit", "validate")
@@ -27,12 +27,20 @@ FUNCTIONS: dict[str, Command] = {
     "compare": Command(
         "dirl.cli.compare:compare",
         "Put the results of evaluations into one table: Markdown, HTML or CSV.",
-        several="runs",
+        several=("runs", "Folders of evaluations (evaluate.output); each is a column or more of the table."),
     ),
     "trace": Command(
         "dirl.cli.trace:trace",
         "Make one HTML page of a file of trajectories: how each response was denoised, with rewards and log-probs.",
         positional=True,
+    ),
+    "report": Command(
+        "dirl.cli.report:report",
+        "Make one HTML page of training runs: curves, evaluations, time by phase, samples, settings, warnings.",
+        several=("runs", "Folders of the runs (trainer.default_root_dir); several are compared."),
+    ),
+    "chat": Command(
+        "dirl.cli.chat.command:chat", "Talk with a model in the terminal: answers appear as they are denoised."
     ),
     "export": Command(
         "dirl.cli.commands:export",

@@ -7,8 +7,9 @@ from typing import Any
 
 from dirl.outputs import check_new_file
 from dirl.progress_bar import bar
+from dirl.report.page import write_page
 from dirl.report.trace_data import Row, fitting_block_size, told_texts, trace_data
-from dirl.report.trace_page import trace_page, write_page
+from dirl.report.trace_page import trace_page
 from dirl.trajectory_files import read_annotated
 
 

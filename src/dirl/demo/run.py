@@ -1,4 +1,4 @@
-"""The demo: data, SFT, DiPO, a table of before and after, curves, and one answer as it was denoised.
+"""The demo: data, SFT, DiPO, a table of before and after, curves, one answer as it was denoised, a report.
 
 It runs the same commands that a user would: two `fit`s with the configs of `dirl/configs/demo`.
 """
@@ -17,6 +17,7 @@ from dirl.models import PretrainedModel
 from dirl.report.curves import learning_curves
 from dirl.report.denoising import denoising_picture
 from dirl.report.denoising_text import denoising_text
+from dirl.report.run_data import write_report
 from dirl.report.run_logs import before_and_after, columns, evaluations
 from dirl.report.trace import Answer
 from dirl.rollout import TorchEngine
@@ -48,6 +49,8 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     results = before_and_after(folder / "rl")
     draw_curves(folder, results)
     picture = draw_answer(task, folder, console)
+    report = folder / "report.html"
+    write_report([folder / "sft", folder / "rl"], report)
     console.rule("result")
     print_metrics(
         {name: {k: values[k] for k in SHOWN} for name, values in results.items()}, title=f"{task.name}, held out"
@@ -56,6 +59,8 @@ def run_demo(task_name: str, seed: int, folder: Path) -> dict[str, dict[str, flo
     console.print(f"model (Hugging Face folder): {folder / 'rl' / 'model'}")
     console.print(f"learning curves: {folder / 'curves.png'}")
     console.print(f"one answer, step by step: {picture}")
+    console.print(f"report of both stages, for a browser: {report}")
+    console.print(f"ask it something: lightning run chat --history false --model {folder / 'rl' / 'model'}")
     (folder / "results.json").write_text(dumps(results, "results.json", indent=1), encoding="utf-8")
     return results
 

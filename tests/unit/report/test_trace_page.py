@@ -5,12 +5,13 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 
 from tests.unit.report.traced import HOSTILE, hostile_rows, page_of, row
 
-from dirl.report.trace_page import CODE, embedded, write_page
+from dirl.report.page import embedded, resource, write_page
+from dirl.report.run_page import CODE as RUN_CODE
+from dirl.report.trace_page import CODE
 
 
 class Elements(HTMLParser):
@@ -76,9 +77,9 @@ def test_nothing_is_fetched() -> None:
 
 
 def test_code_makes_no_markup_of_texts() -> None:
-    folder = files("dirl.report").joinpath("trace_viewer")
-    for name in CODE:
-        text = folder.joinpath(name).read_text(encoding="utf-8")
+    pages = {"shared": ("text.js",), "trace_viewer": CODE, "run_viewer": RUN_CODE}
+    for folder, name in ((folder, name) for folder, names in pages.items() for name in names):
+        text = resource(folder, name)
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text), name
         assert "</script" not in text and "{{" not in text.replace("${{", "")
 

@@ -15,14 +15,15 @@ from dirl.report.trace import denoising_steps
 from dirl.report.trace_data import Row, told_texts, trace_data
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-FOLDER = files("dirl.report").joinpath("trace_viewer")
+FOLDER = files("dirl.report")
+FILES = ("shared/text.js", "trace_viewer/traces.js", "trace_viewer/chart.js")
 
 
 def js(expressions: Sequence[str], rows: Sequence[Row] = ()) -> list[Any]:
     """Values of JavaScript expressions, in which `t` are the functions, and `x` the opened trajectories."""
     data = trace_data(rows, 4, told_texts(rows)) if rows else None
     opened = f"const x = t.openTraces({json.dumps(data)});" if rows else ""
-    modules = ", ".join(f"...require({json.dumps(str(FOLDER.joinpath(name)))})" for name in ("traces.js", "chart.js"))
+    modules = ", ".join(f"...require({json.dumps(str(FOLDER.joinpath(name)))})" for name in FILES)
     code = f"const t = {{{modules}}}; {opened} console.log(JSON.stringify([{', '.join(expressions)}]))"
     done = subprocess.run(["node", "-e", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ MADE_BY = ("jsonargparse", "lightning")
 """Whose versions a text depends on: with others, the parsers are asked."""
 TOPICS = {
     **{name: [name, "--help"] for name in ("fit", "validate", "plan", "rollout", "evaluate", "export", "demo")},
-    **{name: [name, "--help"] for name in ("configs", "serve", "trace", "compare")},
+    **{name: [name, "--help"] for name in ("configs", "serve", "trace", "compare", "report", "chat")},
     **{f"fit.{key}": ["fit", f"--{key}.help"] for key in ("rollout", "evaluate", "checkpoint", "export")},
 }
 """Name of a text and the arguments that ask for it."""

@@ -1,14 +1,6 @@
 // A response as a card: its scores, and its tokens, which are masked and committed as the step moves.
 "use strict";
 
-/** An element with a class and children; texts become text nodes, so nothing in them is obeyed. */
-function make(tag, name = "", ...children) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  element.append(...children);
-  return element;
-}
-
 class Card {
   /** `page` has traces, theme and colour; the tokens are made when they come into view. */
   constructor(page, i) {

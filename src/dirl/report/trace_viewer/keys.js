@@ -45,15 +45,6 @@ function recall() {
   return said.has("step") ? Number(said.get("step")) : null;
 }
 
-function tip(text, x, y) {
-  const box = at("tip");
-  box.hidden = text === null;
-  if (text === null) return;
-  box.textContent = text;
-  box.style.left = `${Math.min(x + 12, innerWidth - box.offsetWidth - 8)}px`;
-  box.style.top = `${y + 18 + box.offsetHeight > innerHeight ? y - box.offsetHeight - 10 : y + 18}px`;
-}
-
 function positionOf(event) {
   const element = event.target.closest?.(".tok[data-position]");
   return element ? [element.closest(".card").card, Number(element.dataset.position)] : null;

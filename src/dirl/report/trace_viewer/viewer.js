@@ -1,8 +1,6 @@
 // The page: what is chosen of the trajectories, its cards, and the step that they are shown at.
 "use strict";
 
-const at = (id) => document.getElementById(id);
-
 const page = {
   traces: openTraces(JSON.parse(at("data").textContent)),
   found: [], i: 0, step: 0, steps: 0, colour: "step", view: "one", theme: "light", cards: [], timer: null,
@@ -79,14 +77,6 @@ function fillPrompt() {
   tokens.append(make("p", "question", ...visible(joined(data, prompt.tokens))));
   tokens.open = prompt.question === null;
   at("prompt-text").replaceChildren(...parts, tokens);
-}
-
-/** Nodes of a text of the data. */
-function visible(text) {
-  return visibleParts(text).flatMap((part) => {
-    if (part.kind === "newline") return ["\n"];
-    return [part.kind === "plain" || part.kind === "space" ? part.text : make("span", "mark", part.text)];
-  });
 }
 
 /** Move to a number of forwards that are done, of the longest response that is shown. */

@@ -42,6 +42,17 @@ class InTheMaking:
         )
 
 
+@dataclass(frozen=True)
+class Partial:
+    """A response in the making, after a denoising step."""
+
+    request: GenerationRequest
+    done: tuple[int, ...]
+    """Tokens of its finished blocks."""
+    block: tuple[int | None, ...]
+    """Those of the block under way, prompt tokens left out; None where it is masked yet. Empty: it is finished."""
+
+
 @dataclass
 class Active:
     """The sequences in slots 0..N-1 and the state of their current blocks."""
@@ -148,6 +159,22 @@ class Active:
         tokens, steps, bits, flags = torch.stack([self.tokens, self.steps, bits, flags]).cpu()
         self.masked_here, self.broken_here = flags % 2 == 1, flags >= 2
         return tokens, steps, bits.int().view(torch.float32)
+
+    def partial(self, rows: Tensor) -> list[Partial]:
+        """How far these sequences are, after `close_blocks`.
+
+        Args:
+            rows: [N] bool.
+        """
+        found = []
+        tokens = self.tokens.tolist()
+        for i in rows.nonzero().squeeze(1).tolist():
+            sequence, masked = self.sequences[i], self.masked_here[i].tolist()
+            head = max(len(sequence.request.prompt_ids) - sequence.start, 0)
+            block = [None if hidden else token for token, hidden in zip(tokens[i], masked, strict=True)]
+            under_way = tuple(block[head:]) if any(masked) else ()
+            found.append(Partial(sequence.request, tuple(sequence.response_ids), under_way))
+        return found
 
     def _open_blocks(self, written_here: Tensor, spec: ModelSpec) -> None:
         for i in written_here.nonzero().squeeze(1).tolist():

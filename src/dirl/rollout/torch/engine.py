@@ -7,7 +7,7 @@ in a step, for the blocks of all sequences together, and knows from then on what
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,10 +23,12 @@ from dirl.models.families.weights import named_tensors
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
-from dirl.rollout.torch.active import Active
+from dirl.rollout.torch.active import Active, Partial
 from dirl.rollout.torch.slot_cache import SlotCache
 from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+
+Watch = Callable[[Sequence[Partial]], None]
 
 
 class TorchEngine(RolloutEngine):
@@ -49,6 +51,8 @@ class TorchEngine(RolloutEngine):
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
         self.forwards = 0
         """Forwards over blocks since `setup`, prefills not counted."""
+        self.watch: Watch | None = None
+        """Told after each denoising step how far every response is that has gained tokens in it; it changes none."""
 
     @classmethod
     def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
@@ -95,12 +99,15 @@ class TorchEngine(RolloutEngine):
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
                 self.still_wanted()
+                denoised = active.masked_here.any(1)
                 self._step(active, decoding)
                 self.heartbeat += 1
                 finished = active.close_blocks(self.spec, decoding)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])
                     raise broken_logits(active.sequences[row].request, self.policy_version)
+                if self.watch is not None and denoised.any():
+                    self.watch(active.partial(denoised))
                 if finished:
                     yield from (s.trajectory(self.policy_version) for s in finished)
                     active = self._evict(active)

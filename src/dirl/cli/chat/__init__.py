@@ -1,0 +1,1 @@
+"""The command `chat`: its conversation, its slash commands, what it shows."""
