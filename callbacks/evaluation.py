@@ -5,7 +5,8 @@ from typing import NamedTuple, final
 
 import lightning as L
 from dirl.callbacks.ending import ended_together
-from dirl.callbacks.rollout import Rollout, push_weights
+from dirl.callbacks.rollout import Rollout
+from dirl.callbacks.weight_push import push_weights
 
 from dirl.data.rl import RLDataModule
 from dirl.evaluation import EvaluationTask, Settings, run_evaluation

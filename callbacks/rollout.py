@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from dirl.callbacks.ending import ended_together
 from dirl.callbacks.rollout_account import RolloutAccount
+from dirl.callbacks.weight_push import push_weights
 
 from dirl.advantages import Advantage
 from dirl.batches import StepBatch
@@ -24,7 +25,6 @@ from dirl.rl.staleness import check_stale, stale_groups
 from dirl.rl.steps import cut_steps, step_batch
 from dirl.rollout import RolloutEngine
 from dirl.rollout.annotations import annotations
-from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.lengths import check_positions
 from dirl.seeds import run_seed
 from dirl.stopping import request
@@ -288,17 +288,3 @@ class Rollout(L.Callback):
             self.engine.close()
         if self.scorer is not None:
             self.scorer.close()
-
-
-def push_weights(engine: RolloutEngine, trainer: L.Trainer, pl_module: RLModule) -> float:
-    """The trainer's weights into the engine unless it has them; version = optimizer steps so far; returns seconds.
-
-    Of what goes wrong only lost engines end all ranks together: an engine that is lost still lets the weights be
-    gathered to the end, any other error may have come between two gathers.
-    """
-    started = time.perf_counter()
-    if engine.policy_version != trainer.global_step:
-        with ended_together(trainer, pl_module, (EnginesLostError,)):
-            dtype = trainer.strategy.broadcast(engine.dtype)  # the ranks gather in one dtype, whatever each has seen
-            engine.update_weights(pl_module.full_weights(dtype), trainer.global_step)
-    return time.perf_counter() - started
