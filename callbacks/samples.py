@@ -102,9 +102,8 @@ def drawn(trajectories: Sequence[Trajectory], count: int, seed: tuple[int, ...])
 def log_samples(logger: Logger, rows: Sequence[dict[str, Any]], step: int) -> None:
     """As text, in the way of this logger; one that takes none is left alone."""
     experiment = getattr(logger, "experiment", None)
-    if callable(
-        write := getattr(logger, "log_text", None)
-    ):  # W&B: a table; with a step, it would drop what came before
+    if callable(write := getattr(logger, "log_text", None)):
+        # W&B: a table; with a step, it would drop what came before
         write(TAG, columns=list(COLUMNS), data=[[str(row[name]) for name in COLUMNS] for row in rows])
     elif callable(write := getattr(experiment, "add_text", None)):  # TensorBoard
         write(TAG, as_markdown(rows), step)

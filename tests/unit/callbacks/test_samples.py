@@ -51,8 +51,10 @@ def test_mlflow_and_comet_get_a_text() -> None:
 
 
 def test_a_logger_that_takes_no_text_is_left_alone() -> None:
-    log_samples(SimpleNamespace(experiment=object()), [sample()], 20)
-    log_samples(SimpleNamespace(), [sample()], 20)
+    numbers_only, bare = Calls("log_metrics"), SimpleNamespace()
+    log_samples(SimpleNamespace(experiment=numbers_only), [sample()], 20)
+    log_samples(bare, [sample()], 20)
+    assert numbers_only.calls == [] and vars(bare) == {}
 
 
 def test_options_that_cannot_be() -> None:

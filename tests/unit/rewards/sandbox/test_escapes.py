@@ -254,7 +254,7 @@ def test_a_sandbox_dies_with_the_process_that_made_it(end) -> None:
     worker = subprocess.Popen([sys.executable, "-c", run], start_new_session=True)
     wait_for(lambda: named(name) != [])
     end(worker.pid, signal.SIGKILL)
-    worker.wait()
+    assert worker.wait() == -signal.SIGKILL
     wait_for(lambda: named(name) == [])
 
 
