@@ -80,7 +80,10 @@ def score(sample: RewardSample) -> float:
     try:
         return float(dataset.score_answer(answer, asked))
     except Exception:
-        # Scorers parse what a model wrote, each in its own way: what they raise says that they could not.
+        # Scorers parse what a model wrote, each in its own way: what they raise says that they could not. One that
+        # cannot judge the right answer either is broken, and raises here.
+        if isinstance(asked["answer"], str):
+            dataset.score_answer(asked["answer"], asked)
         return Incomparable(0.0)
 
 

@@ -91,13 +91,23 @@ def test_partial_credit_is_no_right_answer() -> None:
 
 
 def test_an_answer_that_the_scorer_fails_on_is_wrong_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: object) -> float:
-        raise SyntaxError("what is this")
+    def strict(self: object, answer: str, entry: dict) -> float:
+        return float(int(answer) == int(entry["answer"]))
 
     row = task().rows("val")[0]
-    monkeypatch.setattr(DATASETS["chain_sum"][0], "score_answer", fails)
-    value = Solved()(sample(row, boxed("1")))
+    monkeypatch.setattr(DATASETS["chain_sum"][0], "score_answer", strict)
+    value = Solved()(sample(row, boxed("one")))
     assert value == 0.0 and isinstance(value, Incomparable)
+
+
+def test_a_scorer_that_fails_on_the_right_answer_too_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> float:
+        raise ImportError("a package is missing")
+
+    row = task().rows("val")[0]
+    monkeypatch.setattr(DATASETS["chain_sum"][0], "score_answer", broken)
+    with pytest.raises(ImportError, match="a package is missing"):
+        Solved()(sample(row, boxed("1")))
 
 
 @pytest.mark.parametrize("generator", sorted(set(DATASETS) - SILENT - OF_OTHERS))
