@@ -21,7 +21,7 @@ from dirl.ranges import at_least
 from dirl.rewards import Reward, Scorer
 from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.stopping import request
-from dirl.tasks import LMEval, Task
+from dirl.tasks import Task
 from dirl.tasks.given import said_of_files
 from dirl.types import DecodingParams
 
@@ -81,7 +81,7 @@ def evaluate(
     at_least(0, "evaluate", resamples=resamples, seed=seed)
     sources = _sources(source, models)
     common = {"seed": seed, "resamples": resamples, "portion": portion}
-    if isinstance(task, LMEval):
+    if task is not None and task.evaluator == "lm_eval":
         given = {"tasks": tasks, "rewards": rewards, "correct": correct, "samples": None if samples == 1 else samples}
         return harness(task, sources, data, decoding, engine, sweep, common, output, overwrite, given)
     own = EvaluationTask(task or data.files(), decoding, samples, rewards, correct)
@@ -158,7 +158,7 @@ def _tasks(
             raise ValueError(
                 f"tasks and {', '.join(said)}: both are given; name each task, with its rewards, under tasks"
             )
-        if of_harness := [name for name, one in tasks.items() if isinstance(getattr(one, "task", one), LMEval)]:
+        if of_harness := [name for name, one in tasks.items() if getattr(one, "task", one).evaluator == "lm_eval"]:
             raise ValueError(
                 f"tasks.{of_harness[0]}: tasks of lm-evaluation-harness are evaluated alone: name all of them by task, "
                 "e.g. --task lm_eval:gsm8k,drop"

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import Reward
@@ -29,6 +29,9 @@ class Task(ABC):
 
     A subclass is chosen by `task: {class_path: ..., init_args: ...}`; what its constructor takes are its options.
     """
+
+    evaluator: ClassVar[Literal["dirl", "lm_eval"]] = "dirl"
+    """Who asks and judges in `evaluate`: this package by prompts and rewards, or lm-evaluation-harness by its own."""
 
     @abstractmethod
     def prompts(self, split: Split, encode: PromptEncoder) -> list[Prompt]:

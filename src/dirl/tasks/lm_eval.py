@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from dirl.reading.prompts import PromptEncoder
 from dirl.tasks.base import Split, Task
@@ -29,6 +29,8 @@ class LMEval(Task):
     Raises:
         ValueError: lm_eval is not installed, or no name is given.
     """
+
+    evaluator: ClassVar[Literal["dirl", "lm_eval"]] = "lm_eval"
 
     def __init__(
         self,
