@@ -11,7 +11,7 @@ RUNS ?= 56
 TASK ?= arithmetic
 SEED ?= 0
 # Two processes that share two cores, whatever the machine: the tests use one thread each.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 	$(BIN)/python -m pip install -c requirements/constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
-test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
+test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile ...")
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) --ignore tests/lmdeploy
 
 # What needs a compiler, or much else: where it cannot be installed, their tests skip and say so.

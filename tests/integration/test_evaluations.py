@@ -68,6 +68,7 @@ def test_models_and_tasks_before_and_after_in_one_table(
     said = capsys.readouterr().out
     for text in ("before", "after", "sums (avg@4)", "more (avg@1)", "mean", "the same problems, paired"):
         assert text in said
+    assert "after/sums/greedy: 100% of the responses were cut off by max_response_tokens=8: raise it" in said
     found = read_results(output)
     assert [(r.model, r.task, r.decoding) for r in found] == [
         (model, task, decoding)

@@ -19,6 +19,10 @@ from dirl.rollout import RolloutEngine
 from dirl.rollout.annotations import annotations
 
 
+MUCH_TRUNCATED = 0.5
+"""From this share of responses on, the limit of length is judged rather than the model."""
+
+
 @dataclass
 class Run:
     """All parts, model by model, each by an engine that has the model's weights.
@@ -67,7 +71,7 @@ class Run:
             problems=len(evaluation.problems),
             file=f"problems/{part.name}.jsonl",
             unjudged=unjudged(evaluation.problems),
-            notes=notes(part),
+            notes=notes(part, evaluation.metrics),
             kept=evaluation.problems,
         )
 
@@ -129,10 +133,16 @@ def say_other_device(name: str, starts: Sequence[Mapping[str, Any]]) -> None:
             print(f"{name}: goes on with {what} {here}, was made with {there} until now", file=sys.stderr)
 
 
-def notes(part: Part) -> list[str]:
-    """What the metrics leave out, and why."""
+def notes(part: Part, metrics: Mapping[str, float]) -> list[str]:
+    """What the metrics leave out, and why, and what makes them mean little."""
+    found = []
     correct = part.scorer.correctness.name
     reward = next(reward for reward in part.scorer.rewards if reward.name == correct)
     if part.settings.count > 2 and reward.votes is None:
-        return [f"no maj@k: the reward {correct!r} knows of no answers that a majority could vote on"]
-    return []
+        found.append(f"no maj@k: the reward {correct!r} knows of no answers that a majority could vote on")
+    if metrics["truncated"] >= MUCH_TRUNCATED:
+        limit = part.settings.decoding.max_response_tokens
+        found.append(
+            f"{metrics['truncated']:.0%} of the responses were cut off by max_response_tokens={limit}: raise it"
+        )
+    return found
