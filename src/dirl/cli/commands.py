@@ -41,7 +41,7 @@ def rollout(
     """Sample responses and write them as trajectories (JSON Lines).
 
     Args:
-        source: the model.
+        source: the model: a folder, hub name or checkpoint, or a class with its options.
         data: the prompts.
         output: file to write; the replay engine trains from it.
         engine: what generates.

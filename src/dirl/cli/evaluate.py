@@ -51,7 +51,7 @@ def evaluate(
     """Sample responses, score them, and print a table of metrics.
 
     Args:
-        source: the model.
+        source: the model: a folder, hub name or checkpoint, or a class with its options.
         data: the prompts.
         decoding: settings by name, each evaluated on its own.
         task: whose prompts are answered, in place of those of data.path; `lm_eval:NAME,NAME`: of lm-evaluation-harness,
@@ -122,7 +122,7 @@ def _sources(source: ModelSource | None, models: Mapping[str, ModelSource | str]
     if (source is None) == (models is None):
         given = "both are given" if models is not None else "neither is given"
         raise ValueError(
-            f"source and models: {given}; name one model by source, e.g. --source.path outputs/rl/model, or several by "
+            f"source and models: {given}; name one model by source, e.g. --source outputs/rl/model, or several by "
             "models, e.g. --models '{before: outputs/sft/model, after: outputs/rl/model}'"
         )
     if models is None:

@@ -41,7 +41,8 @@ def serve(
     """Serve a rollout engine to trainers by HTTP (dirl.rollout.ServerEngine), until SIGTERM.
 
     Args:
-        source: the model; its config and tokenizer are read, the weights come from the trainer.
+        source: the model: a folder, hub name or a class with its options; config and tokenizer are read, the weights
+            come from the trainer.
         engine: what generates.
         host: address to listen on; off loopback an API key is required.
         port: 0 takes a free one; the address is printed.

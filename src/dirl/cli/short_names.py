@@ -1,10 +1,12 @@
-"""Options that may be written short: `--task lm_eval:NAME,NAME` is a class and its names."""
+"""Options that may be written short: `--task lm_eval:NAME,NAME` and `--source FOLDER` are a class and its options."""
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 HARNESS = "lm_eval:"
 HARNESS_TASK = "dirl.tasks.LMEval"
+PRETRAINED = "dirl.models.PretrainedModel"
 
 
 def long_names(args: Sequence[str]) -> list[str]:
@@ -14,13 +16,35 @@ def long_names(args: Sequence[str]) -> list[str]:
     while rest:
         arg = rest.pop(0)
         option, equals, value = arg.partition("=")
-        if option == "--task" and not equals and rest and rest[0].startswith(HARNESS):
+        if option in ("--task", "--source") and not equals and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
-        if option != "--task" or not value.startswith(HARNESS):
+        if option == "--task" and value.startswith(HARNESS):
+            found += _harness(value)
+        elif option == "--source" and _is_model(value):
+            found += [f"--source={PRETRAINED}", f"--source.path={value}"]
+        elif option in ("--task", "--source") and value:
+            found.append(f"{option}={value}")
+        else:
             found.append(arg)
-            continue
-        names = [name.strip() for name in value.removeprefix(HARNESS).split(",") if name.strip()]
-        if not names:
-            raise ValueError(f"--task {value}: no task is named; write e.g. --task lm_eval:gsm8k,drop")
-        found += [f"--task={HARNESS_TASK}", f"--task.names={json.dumps(names)}"]
-    return found
+    return _with_class(found)
+
+
+def _harness(value: str) -> list[str]:
+    names = [name.strip() for name in value.removeprefix(HARNESS).split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--task {value}: no task is named; write e.g. --task lm_eval:gsm8k,drop")
+    return [f"--task={HARNESS_TASK}", f"--task.names={json.dumps(names)}"]
+
+
+def _is_model(value: str) -> bool:
+    """Whether it is a folder, a file or a hub name, and neither the path of a class nor a mapping."""
+    return bool(value) and not value.startswith("{") and ("/" in value or Path(value).exists())
+
+
+def _with_class(args: list[str]) -> list[str]:
+    """A source of which only the path is said, by no config either, is a stored model."""
+    options = [arg.partition("=")[0] for arg in args]
+    paths = [place for place, name in enumerate(options) if name in ("--source.path", "--source.init_args.path")]
+    if not paths or {"--source", "--source.class_path", "--config", "-c"} & set(options):
+        return args
+    return [*args[: paths[0]], f"--source={PRETRAINED}", *args[paths[0] :]]
