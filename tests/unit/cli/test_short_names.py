@@ -44,5 +44,5 @@ def test_a_folder_without_a_slash_is_a_model(tmp_path: Path, monkeypatch: pytest
 
 
 def test_no_task_of_the_harness_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no task is named; write e.g. --task lm_eval:gsm8k,drop"):
+    with pytest.raises(ValueError, match="no task is named; write"):
         long_names(["--task=lm_eval:"])
