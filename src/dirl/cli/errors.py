@@ -20,6 +20,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from dirl.cli.text import UsageError
+from dirl.cli.threads import wait_asleep
 from dirl.errors import ForUserError
 from dirl.stopping import Stopped
 
@@ -59,6 +60,7 @@ def entry(args: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if args is None else args)
     debug, given = "--debug" in given, [arg for arg in given if arg != "--debug"]
     launched = is_launched()  # before the command sets it for its own
+    wait_asleep()
     ended: BaseException
     try:
         from dirl.cli.main import main  # not above: it takes seconds, in which Ctrl-C should not show a traceback
