@@ -11,11 +11,13 @@ from benchmarks.study.cases import Case
 def main() -> None:
     args = parsed()
     pairs = [(task, objective) for task in args.tasks for objective in args.objectives]
-    tuning = [Case(*pair, cases.TUNING_SEED, lr) for pair in pairs for lr in args.lr]
+    tuning = [
+        Case(cases.TUNING_TASK, objective, cases.TUNING_SEED, lr) for objective in args.objectives for lr in args.lr
+    ]
     scale = cases.Scale(args.sft_steps, args.rollouts, args.width)
     tuned = runs.made(args.root, tuning, scale, args.jobs) if len(args.lr) > 1 else []
-    rates = tables.best_rates(tuned) if tuned else dict.fromkeys(pairs, args.lr[0])
-    reported = [Case(*pair, seed, rates[pair]) for pair in pairs for seed in args.seeds]
+    rates = tables.best_rates(tuned) if tuned else dict.fromkeys(args.objectives, args.lr[0])
+    reported = [Case(*pair, seed, rates[pair[1]]) for pair in pairs for seed in args.seeds]
     found = tables.grouped(reported, runs.made(args.root, reported, scale, args.jobs))
     rows = []
     for task in args.tasks:
@@ -27,7 +29,13 @@ def main() -> None:
         record.show(title, ["objective", *tables.COLUMNS], [tables.row(*pair) for pair in summaries.items()], note)
         tables.draw(args.root / f"{task}.png", task, [result for results in of_task.values() for result in results])
         rows += [result for results in of_task.values() for result in results]
-    settings = {"lr grid": args.lr, "tuning seed": cases.TUNING_SEED, "seeds": args.seeds, **vars(scale)}
+    settings = {
+        "lr grid": args.lr,
+        "tuning task": cases.TUNING_TASK,
+        "tuning seed": cases.TUNING_SEED,
+        "seeds": args.seeds,
+        **vars(scale),
+    }
     print(record.save("study", settings | {"tuning": [_short(result) for result in tuned]}, rows))
 
 

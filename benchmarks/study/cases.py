@@ -11,6 +11,7 @@ TASKS: dict[str, type[GeneratedTask]] = {task.name: task for task in (Arithmetic
 
 SEEDS = (0, 1, 2)
 """Of the runs that are reported: data, new weights, noise and samples."""
+TUNING_TASK = "arithmetic"
 TUNING_SEED = 100
 """Of the runs that choose a learning rate, which are not reported."""
 LEARNING_RATES = (1e-4, 2e-4, 4e-4)
