@@ -1,7 +1,7 @@
 """Evaluation during training: the same path as the `evaluate` command, on the engine of the run."""
 
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import lightning as L
 from dirl.callbacks.ending import ended_together
@@ -9,7 +9,11 @@ from dirl.callbacks.rollout import Rollout
 from dirl.callbacks.weight_push import push_weights
 
 from dirl.data.rl import RLDataModule
-from dirl.evaluation import EvaluationTask, Settings, run_evaluation
+from dirl.evaluation import Evaluation, EvaluationTask, Settings, run_evaluation
+from dirl.evaluation.in_training import in_order, write_evaluation
+from dirl.evaluation.problems import Problem, unjudged
+from dirl.evaluation.provenance import described, made_by, part_settings, task_label
+from dirl.evaluation.results import Result
 from dirl.evaluation.run import TIMED
 from dirl.evaluation.tasks import named_tasks
 from dirl.finite import dumps
@@ -26,10 +30,20 @@ from dirl.types import DecodingParams, Prompt
 class Part(NamedTuple):
     """One column of an evaluation: prompts of all ranks, how they are answered, and who judges."""
 
-    name: str
+    task: str
+    """Its name."""
+    decoding: str
     prompts: list[Prompt]
     scorer: Scorer
     settings: Settings
+    asked: dict[str, Any]
+    """All that decides its numbers, but for the weights, as plain values."""
+    named: bool
+    """Whether the task is one of several."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.decoding}" if self.named else self.decoding
 
 
 @final
@@ -48,6 +62,8 @@ class Evaluate(L.Callback):
         tasks: what is evaluated in place of the validation prompts, by name: a task, or one with rewards, decoding and
             samples of its own; logged as `eval/TASK/NAME/...`. Prompts keep to the limits of `data`.
         resamples: of the bootstrap over problems that gives intervals, logged as `.../low` and `.../high`; 0: none.
+        problems: each evaluation leaves what it found problem by problem in `evaluations/step-N` beside the logs, which
+            `compare` reads as it does the folders of `evaluate`.
     """
 
     def __init__(
@@ -58,6 +74,7 @@ class Evaluate(L.Callback):
         at_start: bool = True,
         tasks: dict[str, Task | EvaluationTask] | None = None,
         resamples: int = 1000,
+        problems: bool = True,
     ) -> None:
         at_least(1, "evaluate", samples=samples, every_n_epochs=every_n_epochs)
         at_least(0, "evaluate", resamples=resamples)
@@ -65,7 +82,7 @@ class Evaluate(L.Callback):
         if not decoding and not tasks:
             raise ValueError("evaluate.decoding is empty: name at least one setting, e.g. {greedy: {temperature: 0}}")
         self.decoding, self.samples, self.resamples = decoding or {}, samples, resamples
-        self.every_n_epochs, self.at_start = every_n_epochs, at_start
+        self.every_n_epochs, self.at_start, self.problems = every_n_epochs, at_start, problems
         self.parts: list[Part] = []
         """What is evaluated each time."""
         self.history: list[dict[str, float]] = []
@@ -91,9 +108,15 @@ class Evaluate(L.Callback):
             check_positions(part.prompts, named, description.config, description.spec.block_size, rollout.engine)
 
     def _parts(self, rollout: Rollout, data: RLDataModule, pl_module: BlockDiffusionModule) -> list[Part]:
+        def part(task: Task, name: str | None, key: str, prompts: list[Prompt], scorer: Scorer, own: Settings) -> Part:
+            model, engine = {"run": str(data.trainer.default_root_dir)}, rollout.engine
+            asked = part_settings(model, described(task), prompts, scorer, own, engine, described(engine))
+            return Part(name or task_label(task), key, prompts, scorer, own, asked, name is not None)
+
         if self.tasks is None:
+            assert data.task is not None, "its own setup came before"
             own = {n: Settings(one, self.samples, resamples=self.resamples) for n, one in self.decoding.items()}
-            return [Part(name, data.val_prompts, rollout.scorer, one) for name, one in own.items()]
+            return [part(data.task, None, key, data.val_prompts, rollout.scorer, one) for key, one in own.items()]
         parts = []
         for name, task in self.tasks.items():
             prompts = data.prompts_of(task.task, task.split or "val", pl_module.description, f"evaluate.{name}")[
@@ -108,7 +131,7 @@ class Evaluate(L.Callback):
             scorer.ask(request.check)  # it ends with the run
             for key, decoding in (task.decoding or {}).items():
                 settings = Settings(decoding, task.samples or 1, resamples=self.resamples)
-                parts.append(Part(f"{name}/{key}", prompts, scorer, settings))
+                parts.append(part(task.task, name, key, prompts, scorer, settings))
         return parts
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: BlockDiffusionModule) -> None:
@@ -136,24 +159,51 @@ class Evaluate(L.Callback):
         pl_module.before_rollout()
         try:
             push_weights(rollout.engine, trainer, pl_module)
-            for part in self.parts:
-                metrics = self._evaluate(rollout, trainer, pl_module, part)
-                row |= {f"eval/{part.name}/{metric}": value for metric, value in metrics.items()}
+            found = [self._evaluate(rollout, trainer, pl_module, part) for part in self.parts]
+            starts = [made_by(rollout.engine, str(pl_module.device))]
             rollout.engine.sleep()
         finally:
             pl_module.after_rollout()
+        for part, evaluation in zip(self.parts, found, strict=True):
+            row |= {f"eval/{part.name}/{metric}": value for metric, value in evaluation.metrics.items()}
         self.history.append(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)
+        everyones = (
+            trainer.datamodule.gathered([evaluation.problems for evaluation in found]) if self.problems else None
+        )
         folder = trainer.log_dir  # a broadcast: every rank asks for it
         if trainer.is_global_zero and folder is not None:
             path = Path(folder) / "evaluation.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(dumps(self.history, str(path), indent=1), encoding="utf-8")
+            if everyones is not None:
+                problems = [in_order(ranks) for ranks in zip(*everyones, strict=True)]
+                step, size = trainer.global_step, pl_module.spec.block_size
+                rows = zip(self.parts, found, problems, strict=True)
+                write_evaluation(path.parent, step, [self._result(*each, step, size, starts) for each in rows])
+
+    def _result(
+        self, part: Part, found: Evaluation, problems: list[Problem], step: int, size: int, starts: list[dict[str, Any]]
+    ) -> Result:
+        return Result(
+            model=f"step {step}",
+            task=part.task,
+            decoding=part.decoding,
+            block_size=size,
+            metrics=found.metrics,
+            settings=part.asked,
+            starts=starts,
+            problems=len(problems),
+            file=f"problems/{part.name}.jsonl",
+            unjudged=unjudged(problems),
+            notes=[],
+            kept=problems,
+        )
 
     def _evaluate(
         self, rollout: Rollout, trainer: L.Trainer, pl_module: BlockDiffusionModule, part: Part
-    ) -> dict[str, float]:
+    ) -> Evaluation:
         prompts = part.prompts[trainer.global_rank :: trainer.world_size]
         total, shown = len(prompts) * part.settings.count, bars_shown(trainer)
         with bar(total=total, desc=f"evaluate {part.name}", shown=shown, leave=False) as progress_bar:
@@ -170,7 +220,7 @@ class Evaluate(L.Callback):
             )
         if self.tasks is not None:
             part.scorer.close()  # its workers; the next evaluation starts new ones
-        return result.metrics
+        return result
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Lightning calls no `teardown` after an error."""

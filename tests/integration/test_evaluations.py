@@ -194,6 +194,13 @@ def test_a_callback_with_tasks_of_its_own_has_the_numbers_of_the_command(tmp_pat
     }
     logged = {name: value for name, value in history[-1].items() if name != "step" and not name.endswith(TIMED)}
     assert found and found == logged
+    step = int(history[-1]["step"])
+    kept = root / "logs/version_0/evaluations" / f"step-{step}"
+    for alone, inside in zip(read_results(output), read_results(kept), strict=True):
+        assert (alone.task, alone.decoding, inside.model) == (inside.task, inside.decoding, f"step {step}")
+        assert problems(output / alone.file) == problems(kept / inside.file)
+    main(["compare", str(kept.with_name("step-0")), str(kept), f"--output={tmp_path / 'table.md'}"])
+    assert f"step {step} over step 0" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

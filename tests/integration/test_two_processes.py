@@ -15,10 +15,13 @@ import sys
 import termios
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from tests.integration.recorded_collectives import compare
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
+
+from dirl.evaluation.results import read_results
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -98,6 +101,11 @@ def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tasks: str, tmp_p
     evaluations = json.loads(next(root.glob("logs/version_0/evaluation.json")).read_text())
     assert [row["step"] for row in evaluations] == [0, 2, 4]
     assert f"eval/{'one/' if tasks else ''}drawn/accuracy" in evaluations[0]
+    whole = [read_results(root / "logs/version_0/evaluations" / f"step-{step}") for step in (0, 2, 4)]
+    for result in (result for results in whole for result in results):
+        found = result.read_problems()  # of both processes
+        assert len({p.prompt_id for p in found}) == len(found) == result.settings["prompts"]["count"]
+        assert fmean(p.accuracy for p in found) == pytest.approx(result.metrics["accuracy"])
     assert (root / "model" / "config.json").exists()
 
 

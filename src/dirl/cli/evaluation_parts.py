@@ -7,13 +7,12 @@ from typing import Any
 
 from dirl.cli.prompt_data import PromptData
 from dirl.evaluation import EvaluationTask, Settings
-from dirl.evaluation.provenance import described, model_settings, prompts_digest, versions
+from dirl.evaluation.provenance import described, model_settings, part_settings, task_label
 from dirl.evaluation.sweep import Sweep
 from dirl.models import ModelDescription, ModelSource, PretrainedModel
 from dirl.rewards import Scorer
 from dirl.rollout import RolloutEngine
 from dirl.rollout.lengths import check_positions
-from dirl.tasks import Task
 from dirl.types import Prompt
 
 
@@ -105,21 +104,6 @@ def settings_of(part: Part, engine: Mapping[str, Any], kind: RolloutEngine) -> d
         engine: class and options of the engine.
         kind: the engine itself.
     """
-    given = part.settings
-    return {
-        "model": model_settings(part.model.source, part.model.description),
-        "task": described(part.task.task) | {"split": part.task.split, "limit": part.task.limit},
-        "prompts": {"count": len(part.prompts), "digest": prompts_digest(part.prompts)},
-        "rewards": [described(reward) for reward in part.scorer.rewards],
-        "correct": part.scorer.correctness.name,
-        "decoding": dataclasses.asdict(given.decoding),
-        "samples": given.count,
-        "seed": given.seed,
-        "portion": given.portion,
-        "engine": dict(engine),
-        "versions": versions(kind),
-    }
-
-
-def task_label(task: Task) -> str:
-    return getattr(task, "name", None) or type(task).__name__
+    task = described(part.task.task) | {"split": part.task.split, "limit": part.task.limit}
+    model = model_settings(part.model.source, part.model.description)
+    return part_settings(model, task, part.prompts, part.scorer, part.settings, kind, engine)

@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from dirl.cli.engine_loading import default_device, load_engine
 from dirl.cli.evaluation_output import print_progress
 from dirl.cli.evaluation_parts import Model, Part
 from dirl.evaluation.problems import unjudged
-from dirl.evaluation.provenance import commit, device_name
+from dirl.evaluation.provenance import made_by
 from dirl.evaluation.results import Result
 from dirl.evaluation.results_folder import ResultsFolder
 from dirl.evaluation.run import Evaluation, run_evaluation
@@ -81,7 +80,7 @@ class Run:
         starts: list[dict[str, Any]] = []
         if file is None or not file.whole(part.prompts):
             self._load(part.model)
-            starts = [made_by(self.engine)]
+            starts = [made_by(self.engine, default_device())]
         if self.folder is not None:
             starts = self.folder.started(part.name, starts)
             say_other_device(part.name, starts)
@@ -110,18 +109,6 @@ class Run:
         if self.loaded is not None:
             self.engine.close()
         self.loaded = None
-
-
-def made_by(engine: RolloutEngine) -> dict[str, Any]:
-    """With what a start makes its responses; the engine has its weights."""
-    dtype = engine.dtype
-    return {
-        "engine": type(engine).__name__,
-        "device": device_name(str(getattr(engine, "device", default_device()))),
-        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
-        "commit": commit(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def say_other_device(name: str, starts: Sequence[Mapping[str, Any]]) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from dirl.cli.engine_loading import load_engine
+from dirl.cli.engine_loading import default_device, load_engine
 from dirl.cli.evaluation_parts import Model
-from dirl.cli.evaluation_run import made_by, say_other_device
+from dirl.cli.evaluation_run import say_other_device
 from dirl.evaluation.harness.loading import Loaded, quiet
 from dirl.evaluation.harness.outcome import judging_metric, measures, named_metrics, problems_of, sample_row
-from dirl.evaluation.provenance import described, model_settings, prompts_digest, versions
+from dirl.evaluation.provenance import described, made_by, model_settings, prompts_digest, versions
 from dirl.evaluation.results import Result
 from dirl.evaluation.results_folder import ResultsFolder
 from dirl.progress_bar import bar
@@ -122,7 +122,7 @@ class HarnessRun:
             nonlocal started
             self._load(part.model)
             if self.folder is not None and not started:
-                say_other_device(name, self.folder.started(name, [made_by(self.engine)]))
+                say_other_device(name, self.folder.started(name, [made_by(self.engine, default_device())]))
             started = True
             return self.engine
 

@@ -14,18 +14,16 @@ def long_names(args: Sequence[str]) -> list[str]:
     found: list[str] = []
     rest = list(args)
     while rest:
-        arg = rest.pop(0)
-        option, equals, value = arg.partition("=")
+        given = [rest.pop(0)]
+        option, equals, value = given[0].partition("=")
         if option in ("--task", "--source") and not equals and rest and not rest[0].startswith("--"):
-            value = rest.pop(0)
+            given.append(value := rest.pop(0))
         if option == "--task" and value.startswith(HARNESS):
             found += _harness(value)
         elif option == "--source" and _is_model(value):
             found += [f"--source={PRETRAINED}", f"--source.path={value}"]
-        elif option in ("--task", "--source") and value:
-            found.append(f"{option}={value}")
         else:
-            found.append(arg)
+            found += given
     return _with_class(found)
 
 

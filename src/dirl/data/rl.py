@@ -154,13 +154,14 @@ class RLDataModule(L.LightningDataModule):
             "prefetched": None if prefetched is None else collection_state(prefetched),
             "buffer": (self.buffer if needed else RolloutBuffer(1, 1)).state_dict(),
         }
-        return {"settings": self.settings(), "ranks": self._gathered(own)}
+        return {"settings": self.settings(), "ranks": self.gathered(own)}
 
     def _rollout_state(self) -> tuple[dict[str, Any], list[list[Trajectory]], Collection | None]:
         prefetched, begun_at = self.prefetch.snapshot()
         return begun_at or self.stream.state_dict(), self.surplus, prefetched
 
-    def _gathered(self, own: dict[str, Any]) -> list[Any]:
+    def gathered(self, own: Any) -> list[Any]:
+        """What each rank has, for the first; all ranks call it. The others get a list without values."""
         if self.trainer.world_size == 1:
             return [own]
         ranks: list[Any] = [None] * self.trainer.world_size

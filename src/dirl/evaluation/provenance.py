@@ -1,10 +1,12 @@
 """What results came about with: device, versions, commit, model, task and options, as plain values."""
 
+import dataclasses
 import hashlib
 import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,11 @@ from typing import Any
 import torch
 
 from dirl import __version__
+from dirl.evaluation.run import Settings
 from dirl.models import ModelDescription, ModelSource, PretrainedModel
+from dirl.rewards import Scorer
+from dirl.rollout import RolloutEngine
+from dirl.tasks import Task
 from dirl.types import Prompt
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "math-verify", "sympy")
@@ -93,6 +99,53 @@ def model_settings(source: ModelSource, description: ModelDescription) -> dict[s
         state = [(str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
         found["files"] = digest(state)
     return found
+
+
+def part_settings(
+    model: Mapping[str, Any],
+    task: Mapping[str, Any],
+    prompts: Sequence[Prompt],
+    scorer: Scorer,
+    settings: Settings,
+    engine: RolloutEngine,
+    described_engine: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What decides the numbers of one decoding of one task by one model, as plain values.
+
+    Args:
+        model: which it is.
+        task: class and options, split and limit.
+        described_engine: class and options, from before it was used.
+    """
+    return {
+        "model": dict(model),
+        "task": dict(task),
+        "prompts": {"count": len(prompts), "digest": prompts_digest(prompts)},
+        "rewards": [described(reward) for reward in scorer.rewards],
+        "correct": scorer.correctness.name,
+        "decoding": dataclasses.asdict(settings.decoding),
+        "samples": settings.count,
+        "seed": settings.seed,
+        "portion": settings.portion,
+        "engine": dict(described_engine),
+        "versions": versions(engine),
+    }
+
+
+def made_by(engine: RolloutEngine, device: str) -> dict[str, Any]:
+    """With what a start makes its responses; the engine has its weights."""
+    dtype = engine.dtype
+    return {
+        "engine": type(engine).__name__,
+        "device": device_name(str(getattr(engine, "device", device))),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "commit": commit(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def task_label(task: Task) -> str:
+    return getattr(task, "name", None) or type(task).__name__
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
