@@ -3,11 +3,20 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dirl.tasks import Arithmetic, Countdown, GeneratedTask, Sudoku
+from benchmarks.study.tasks import GymTask, OwnTask, StudyTask
+from dirl.tasks import Arithmetic, Countdown, Sudoku
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-TASKS: dict[str, type[GeneratedTask]] = {task.name: task for task in (Arithmetic, Countdown, Sudoku)}
+TASKS: dict[str, StudyTask] = {
+    "arithmetic": OwnTask(Arithmetic),
+    "countdown": OwnTask(Countdown),
+    "sudoku": OwnTask(Sudoku),
+    "chain_sum": GymTask("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}),
+    "gcd": GymTask("gcd", {"max_value": 99}),
+    "spell_backward": GymTask("spell_backward", {"min_word_len": 3, "max_word_len": 6}),
+}
+"""This package's own, and three of reasoning-gym."""
 
 SEEDS = (0, 1, 2)
 """Of the runs that are reported: data, new weights, noise and samples."""

@@ -29,8 +29,13 @@ def sft(root: Path, scale: Scale, task: str, seed: int) -> Path:
     folder = root / "sft" / f"{task}-seed{seed}"
     if not (folder / "done.json").exists():
         heads = scale.width // 32
-        shape = {"hidden_size": scale.width, "intermediate_size": 2 * scale.width, "num_attention_heads": heads}
-        shape |= {"num_key_value_heads": heads, "seed": seed, "alphabet": TASKS[task](seed=seed).alphabet}
+        shape: dict[str, object] = {
+            "hidden_size": scale.width,
+            "intermediate_size": 2 * scale.width,
+            "num_attention_heads": heads,
+        }
+        shape |= {"num_key_value_heads": heads, "seed": seed}
+        shape |= {"alphabet": TASKS[task].limits(seed).alphabet}
         args = ["--config", CONFIGS / "demo" / "sft.yaml", *of_task(task, seed)]
         args += [f"--model.init_args.source.init_args.{name}={value}" for name, value in shape.items()]
         args += ["--data.init_args.global_batch_size=64", "--data.init_args.token_budget=2048"]
@@ -45,7 +50,7 @@ def rl(root: Path, scale: Scale, case: Case) -> dict[str, Any]:
     folder = root / "rl" / case.name
     done = folder / "done.json"
     if not done.exists():
-        task, model = TASKS[case.task](seed=case.seed), sft(root, scale, case.task, case.seed)
+        task, model = TASKS[case.task].limits(case.seed), sft(root, scale, case.task, case.seed)
         longest = f"max_response_tokens: {task.max_response_tokens}"
         evaluate = f"{{sampled: {{temperature: 1.0, {longest}}}, greedy: {{temperature: 0.0, {longest}}}}}"
         args = ["--config", CONFIGS / "demo" / "rl.yaml", *of_task(case.task, case.seed)]
@@ -64,8 +69,8 @@ def rl(root: Path, scale: Scale, case: Case) -> dict[str, Any]:
 
 
 def of_task(task: str, seed: int) -> list[object]:
-    overlay = CONFIGS / "task" / f"{task}.yaml"
-    return ["--config", overlay, f"--task.init_args.seed={seed}", f"--seed_everything={seed}"]
+    overlay = CONFIGS / "task" / "arithmetic.yaml"  # which says all that a task changes beside itself
+    return ["--config", overlay, *TASKS[task].args(seed), f"--seed_everything={seed}"]
 
 
 def fit(root: Path, folder: Path, args: list[object]) -> dict[str, Any]:
