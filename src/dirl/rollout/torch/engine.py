@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dirl.attention import visible
+from dirl.attention import dense_mask
 from dirl.batches import Layout
 from dirl.diffusion.commit import commit
 from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
@@ -24,7 +24,9 @@ from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.torch.active import Active, Partial
+from dirl.rollout.torch.modules import ModuleDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
+from dirl.rollout.torch.stripped import StrippedDecoder, obstacle
 from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -38,6 +40,8 @@ class TorchEngine(RolloutEngine):
         max_batch_size: sequences that are decoded at a time.
         device: `auto` is the trainer's device.
         dtype: of weights and cache; `auto` is that of the model's config. Log-probs are fp32, of logits of this dtype.
+        forward: `modules` calls transformers' modules layer by layer; `auto` leaves them out, which is faster, where
+            the model's family says what they compute. Log-probs may differ in the last digits.
     """
 
     def __init__(
@@ -45,10 +49,12 @@ class TorchEngine(RolloutEngine):
         max_batch_size: int = 64,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        forward: Literal["auto", "modules"] = "auto",
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"engine.max_batch_size={max_batch_size}: use at least 1")
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
+        self.forward_name = forward
         self.forwards = 0
         """Forwards over blocks since `setup`, prefills not counted."""
         self.watch: Watch | None = None
@@ -112,7 +118,7 @@ class TorchEngine(RolloutEngine):
                     yield from (s.trajectory(self.policy_version) for s in finished)
                     active = self._evict(active)
         finally:
-            self.cache = None  # between rollouts its memory belongs to the trainer
+            self.cache = self._decoder = None  # between rollouts its memory belongs to the trainer
 
     def _make_room(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> None:
         size = self.spec.block_size
@@ -122,6 +128,8 @@ class TorchEngine(RolloutEngine):
         dtype = self.model.dtype
         assert isinstance(dtype, torch.dtype)
         self.cache = SlotCache(self.shape, slots, length, self.device, dtype)
+        stripped = self.forward_name != "modules" and obstacle(self.family, self.model) is None
+        self._decoder = (StrippedDecoder if stripped else ModuleDecoder)(self.family, self.model, self.cache)
 
     def _admit(self, active: Active, waiting: deque[GenerationRequest]) -> Active:
         """Fill the free slots; equal prompts are prefilled once."""
@@ -136,7 +144,10 @@ class TorchEngine(RolloutEngine):
             self.cache.prefill(first, owner)
             # Padding lies in later blocks than the prompt's own, so block-causality hides it; what it leaves in
             # the cache is overwritten when those positions are decoded.
-            self._hidden(inputs.to(self.device), torch.arange(inputs.shape[1], device=self.device), None)
+            positions = torch.arange(inputs.shape[1], device=self.device)[None]
+            mask = dense_mask(self._clean_layout(positions[0]))[None, None]
+            none = positions.new_empty(0)
+            self._decoder(inputs.to(self.device), positions, mask, (none, none))
         return active.extend(new, self.spec, self.device)
 
     def _step(self, active: Active, decoding: DecodingParams) -> None:
@@ -147,13 +158,13 @@ class TorchEngine(RolloutEngine):
         positions = active.start[:, None] + torch.arange(size, device=self.device)
         span = max(s.start for s in active.sequences) + size
         self.cache.decode(positions, span)
-        hidden = self._hidden(active.tokens, positions, torch.arange(span, device=self.device))
+        hidden = self._decoder(active.tokens, positions, self._seen(active, positions, span), (row, column))
         self.forwards += 1
         masked = active.masked
         active.written = ~masked.any(1)
         if not len(row):
             return
-        logits = self._part("head")(hidden[row, column])
+        logits = self._part("head")(hidden)
         active.broken = torch.zeros_like(masked).index_put((row, column), ~finite_rows(logits))
         z = scaled_logits(logits, spec.banned, decoding.temperature)
         noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
@@ -163,18 +174,11 @@ class TorchEngine(RolloutEngine):
         drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), tokens)
         active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), logprobs))
 
-    def _hidden(self, input_ids: Tensor, positions: Tensor, key_positions: Tensor | None) -> Tensor:
-        """Block-causal forward of [N, Q] tokens through the cache -> [N, Q, D]."""
-        keys = positions if key_positions is None else key_positions
-        allowed = visible(self._clean_layout(positions)[..., :, None], self._clean_layout(keys)[..., None, :])
-        mask = (allowed[:, None] if allowed.dim() == 3 else allowed[None, None]).expand(len(input_ids), -1, -1, -1)
-        return self._part("decoder")(
-            input_ids=input_ids,
-            position_ids=positions.expand(input_ids.shape),
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+    def _seen(self, active: Active, positions: Tensor, span: int) -> Tensor | None:
+        """Which keys a block sees, all that are not of later blocks: [N, 1, 1, span]; None where all see all."""
+        if all(s.start + self.spec.block_size == span for s in active.sequences):
+            return None
+        return (torch.arange(span, device=self.device) <= positions[:, -1:])[:, None, None]
 
     def _part(self, name: str) -> nn.Module:
         return self.family.parts.of(self.model, name)
