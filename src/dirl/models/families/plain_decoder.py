@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from torch import nn
 
@@ -24,7 +25,7 @@ class PlainDecoder:
     norm: type[nn.Module]
     """With `weight` and `variance_epsilon`."""
     mlp: type[nn.Module]
-    """With `gate_proj`, `up_proj`, `down_proj` and `act_fn`."""
+    """One in a layer's `mlp` is computed here; one of another class is called."""
     input_norm: str = "input_layernorm"
     query: str = "self_attn.q_proj"
     key: str = "self_attn.k_proj"
@@ -34,7 +35,11 @@ class PlainDecoder:
     key_norm: str | None = "self_attn.k_norm"
     output: str = "self_attn.o_proj"
     mlp_norm: str = "post_attention_layernorm"
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    down: str = "mlp.down_proj"
+    activation: str = "mlp.act_fn"
 
-    def of(self, layer: nn.Module, part: str) -> nn.Module:
+    def of(self, layer: nn.Module, part: str) -> Any:
         """A module of a layer, e.g. `plain.of(layer, "query")`."""
         return attrgetter(getattr(self, part))(layer)

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from dirl.attention import dense_mask
 from dirl.batches import Layout
 from dirl.diffusion.commit import commit
-from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
+from dirl.diffusion.drawing import draw_rows
 from dirl.models.families import family_of
 from dirl.models.families.weights import named_tensors
 from dirl.models.shape import ModelShape
@@ -29,6 +29,9 @@ from dirl.rollout.torch.slot_cache import SlotCache
 from dirl.rollout.torch.stripped import StrippedDecoder, obstacle
 from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+
+MASK_LINE = 16
+"""Keys."""
 
 Watch = Callable[[Sequence[Partial]], None]
 
@@ -53,6 +56,8 @@ class TorchEngine(RolloutEngine):
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"engine.max_batch_size={max_batch_size}: use at least 1")
+        if forward not in ("auto", "modules"):
+            raise ValueError(f"engine.forward={forward!r}: use auto or modules")
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
         self.forward_name = forward
         self.forwards = 0
@@ -118,7 +123,8 @@ class TorchEngine(RolloutEngine):
                     yield from (s.trajectory(self.policy_version) for s in finished)
                     active = self._evict(active)
         finally:
-            self.cache = self._decoder = None  # between rollouts its memory belongs to the trainer
+            self.cache = None  # between rollouts its memory belongs to the trainer
+            del self._decoder
 
     def _make_room(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> None:
         size = self.spec.block_size
@@ -128,8 +134,9 @@ class TorchEngine(RolloutEngine):
         dtype = self.model.dtype
         assert isinstance(dtype, torch.dtype)
         self.cache = SlotCache(self.shape, slots, length, self.device, dtype)
-        stripped = self.forward_name != "modules" and obstacle(self.family, self.model) is None
-        self._decoder = (StrippedDecoder if stripped else ModuleDecoder)(self.family, self.model, self.cache)
+        stripped = self.forward_name == "auto" and obstacle(self.family, self.model) is None
+        decoder = StrippedDecoder if stripped else ModuleDecoder
+        self._decoder: StrippedDecoder | ModuleDecoder = decoder(self.family, self.model, self.cache)
 
     def _admit(self, active: Active, waiting: deque[GenerationRequest]) -> Active:
         """Fill the free slots; equal prompts are prefilled once."""
@@ -156,27 +163,29 @@ class TorchEngine(RolloutEngine):
         at = active.masked_here.nonzero(as_tuple=True)
         row, column = (index.to(self.device, non_blocking=True) for index in at)
         positions = active.start[:, None] + torch.arange(size, device=self.device)
-        span = max(s.start for s in active.sequences) + size
-        self.cache.decode(positions, span)
-        hidden = self._decoder(active.tokens, positions, self._seen(active, positions, span), (row, column))
+        mask = self._open_cache(active, positions)
+        hidden = self._decoder(active.tokens, positions, mask, (row, column))
         self.forwards += 1
         masked = active.masked
         active.written = ~masked.any(1)
         if not len(row):
             return
         logits = self._part("head")(hidden)
-        active.broken = torch.zeros_like(masked).index_put((row, column), ~finite_rows(logits))
-        z = scaled_logits(logits, spec.banned, decoding.temperature)
-        noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
-        tokens, logprobs, confidence = candidates(z, noise, decoding)
-        scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), confidence)
+        draws = draw_rows(logits, active.seeds[row], positions[row, column], active.forward[row], spec.banned, decoding)
+        active.broken = torch.zeros_like(masked).index_put((row, column), ~draws.finite)
+        scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), draws.confidence)
         chosen = commit(scores, masked, decoding, size)
-        drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), tokens)
-        active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), logprobs))
+        drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), draws.tokens)
+        active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), draws.logprobs))
 
-    def _seen(self, active: Active, positions: Tensor, span: int) -> Tensor | None:
-        """Which keys a block sees, all that are not of later blocks: [N, 1, 1, span]; None where all see all."""
-        if all(s.start + self.spec.block_size == span for s in active.sequences):
+    def _open_cache(self, active: Active, positions: Tensor) -> Tensor | None:
+        """Which keys the current blocks see, all that are not of later blocks: [N, 1, 1, K]; None where all see all."""
+        ends = {s.start + self.spec.block_size for s in active.sequences}
+        span = max(ends)
+        if len(ends) > 1:  # kernels copy a mask, in every layer, whose lines do not begin at multiples of 16 bytes
+            span = min(-(-span // MASK_LINE) * MASK_LINE, self.cache.length)
+        self.cache.decode(positions, span)
+        if len(ends) == 1:
             return None
         return (torch.arange(span, device=self.device) <= positions[:, -1:])[:, None, None]
 

@@ -6,8 +6,9 @@ input are one. What is rounded, and when, is as in the modules, so the results d
 products are summed and no more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +35,12 @@ def obstacle(family: ModelFamily, model: nn.Module) -> str | None:
     kind = getattr(family.parts.of(model, "rotary"), "rope_type", "default")
     if "dynamic" in kind or kind == "longrope":
         return f"its rotary embedding ({kind}) depends on the length of a sequence"
-    for layer in family.parts.of(model, "layers"):
-        if (found := _layer_obstacle(plain, layer)) is not None:
-            return found
+    layers: Any = family.parts.of(model, "layers")
+    if found := next(filter(None, (_layer_obstacle(plain, layer) for layer in layers)), None):
+        return found
+    norms: list[Any] = [part for part in decoder.modules() if hasattr(part, "variance_epsilon")]
+    if len({norm.variance_epsilon for norm in norms}) > 1 or {type(norm) for norm in norms} != {plain.norm}:
+        return f"its norms are not all of {plain.norm.__name__} with one epsilon"
     hooked = [name for name, part in decoder.named_modules() if part._forward_hooks or part._forward_pre_hooks]
     return f"the module {hooked[0] or type(decoder).__name__} has a hook" if hooked else None
 
@@ -45,17 +49,37 @@ def _plain_of(family: ModelFamily, decoder: nn.Module) -> PlainDecoder | None:
     return next((plain for plain in family.plain_decoders if plain.decoder is type(decoder)), None)
 
 
-def _layer_obstacle(plain: PlainDecoder, layer: nn.Module) -> str | None:
+def _layer_obstacle(plain: PlainDecoder, layer: Any) -> str | None:
     if type(layer) is not plain.layer:
         return f"a layer is a {type(layer).__name__}"
     if getattr(layer.self_attn, "sliding_window", None) is not None:
         return "a layer has a sliding window"
-    names = ["query", "key", "value", "output"]
-    matrices = [plain.of(layer, name) for name in names]
-    if type(layer.mlp) is plain.mlp:
-        matrices += [layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
-    odd = [matrix for matrix in matrices if type(matrix) is not nn.Linear]
-    return f"a projection is a {type(odd[0]).__name__}" if odd else None
+    dense = ("gate", "up", "down") if type(layer.mlp) is plain.mlp else ()
+    for name in ("query", "key", "value", "output", *dense):
+        if type(matrix := plain.of(layer, name)) is not nn.Linear:
+            return f"{getattr(plain, name)} is a {type(matrix).__name__}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Mlp:
+    gate_up: Matrix
+    down: Matrix
+    activation: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(x, *self.gate_up).chunk(2, dim=-1)
+        return F.linear(self.activation(gate).mul_(up), *self.down)
+
+
+@dataclass(frozen=True)
+class _Called:
+    """A module that takes [N, Q, D] alone."""
+
+    module: nn.Module
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.module(x if x.dim() == 3 else x[None]).view_as(x)
 
 
 @dataclass(frozen=True)
@@ -66,11 +90,7 @@ class _Layer:
     """[H + Hkv, D] of the norms of query and key."""
     output: Matrix
     mlp_norm: Tensor
-    gate_up: Matrix | None
-    """None: `mlp` is called."""
-    down: Matrix | None
-    activation: Callable[[Tensor], Tensor]
-    mlp: nn.Module
+    mlp: _Mlp | _Called
 
 
 class StrippedDecoder:
@@ -80,38 +100,38 @@ class StrippedDecoder:
     anew when weights have changed.
     """
 
-    def __init__(self, family: ModelFamily, model: PreTrainedModel, cache: SlotCache) -> None:
+    def __init__(self, family: ModelFamily, model: nn.Module, cache: SlotCache) -> None:
         plain = _plain_of(family, family.parts.of(model, "decoder"))
         assert plain is not None, "see `obstacle`"
         self.cache = cache
-        layers = list(family.parts.of(model, "layers"))
+        layers: Any = family.parts.of(model, "layers")
         attention = layers[0].self_attn
-        self.width, self.key_heads, self.scale = attention.head_dim, cache.keys.shape[2], attention.scaling
+        self.width: int = attention.head_dim
+        self.scale: float = attention.scaling
+        self.key_heads = cache.keys.shape[2]
         self.heads = plain.of(layers[0], "query").out_features // self.width
         self.layers = [self._read(plain, layer) for layer in layers]
         self.embedding = family.parts.of(model, "embedding")
-        norm = family.parts.of(model, "norm")
-        self.norm, self.epsilon = norm.weight, norm.variance_epsilon
+        norm: Any = family.parts.of(model, "norm")
+        self.norm: Tensor = norm.weight
+        self.epsilon: float = norm.variance_epsilon
         self.rotation = self._rotation(family.parts.of(model, "rotary"))
 
-    def _read(self, plain: PlainDecoder, layer: nn.Module) -> _Layer:
-        dense = type(layer.mlp) is plain.mlp
+    def _read(self, plain: PlainDecoder, layer: Any) -> _Layer:
+        def matrix(*names: str) -> Matrix:
+            return side_by_side(*(plain.of(layer, name) for name in names))
+
         scale = None
         if plain.query_norm is not None:
-            pairs = (("query_norm", self.heads), ("key_norm", self.key_heads))
-            scale = torch.cat([plain.of(layer, name).weight.expand(count, -1) for name, count in pairs])
-        activation = layer.mlp.act_fn if dense else None
-        return _Layer(
-            plain.of(layer, "input_norm").weight,
-            side_by_side(*(plain.of(layer, name) for name in ("query", "key", "value"))),
-            scale,
-            side_by_side(plain.of(layer, "output")),
-            plain.of(layer, "mlp_norm").weight,
-            side_by_side(layer.mlp.gate_proj, layer.mlp.up_proj) if dense else None,
-            side_by_side(layer.mlp.down_proj) if dense else None,
-            F.silu if isinstance(activation, SiLUActivation | nn.SiLU) else activation,
-            layer.mlp,
-        )
+            counts = {"query_norm": self.heads, "key_norm": self.key_heads}
+            scale = torch.cat([plain.of(layer, name).weight.expand(count, -1) for name, count in counts.items()])
+        mlp: _Mlp | _Called = _Called(layer.mlp)
+        if type(layer.mlp) is plain.mlp:
+            activation = plain.of(layer, "activation")
+            known = isinstance(activation, SiLUActivation | nn.SiLU)
+            mlp = _Mlp(matrix("gate", "up"), matrix("down"), F.silu if known else activation)
+        norms = (plain.of(layer, name).weight for name in ("input_norm", "mlp_norm"))
+        return _Layer(next(norms), matrix("query", "key", "value"), scale, matrix("output"), next(norms), mlp)
 
     def _rotation(self, rotary: nn.Module) -> Tensor:
         """[length, 2, D]: cosine, and the sine with the sign of what it is multiplied with, of each position."""
@@ -130,14 +150,14 @@ class StrippedDecoder:
             at: rows and columns [M] of the tokens wanted.
         """
         hidden = self.embedding(input_ids)
-        rotation = self.rotation[positions].split(1, dim=-2)
+        cosine, sine = self.rotation[positions].split(1, dim=-2)
         bias = None if mask is None else self._bias(mask, input_ids.shape[1], hidden.dtype)
         for number, layer in enumerate(self.layers):
-            found = self._attention(number, layer, self._normed(hidden, layer.input_norm), *rotation, bias)
+            found = self._attention(number, layer, self._normed(hidden, layer.input_norm), cosine, sine, bias)
             if number == len(self.layers) - 1:
                 found, hidden = found[at], hidden[at]
-            hidden = hidden + F.linear(found, *layer.output)
-            hidden = hidden + self._mlp(layer, self._normed(hidden, layer.mlp_norm))
+            hidden = F.linear(found, *layer.output).add_(hidden)
+            hidden = layer.mlp(self._normed(hidden, layer.mlp_norm)).add_(hidden)
         return self._normed(hidden, self.norm)
 
     def _attention(
@@ -159,12 +179,6 @@ class StrippedDecoder:
         out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=self.scale)
         out = out.view(count, self.key_heads, shared, length, self.width).permute(0, 3, 1, 2, 4)
         return out.reshape(count, length, -1)
-
-    def _mlp(self, layer: _Layer, x: Tensor) -> Tensor:
-        if layer.gate_up is None or layer.down is None:
-            return layer.mlp(x if x.dim() == 3 else x[None]).view_as(x)
-        gate, up = F.linear(x, *layer.gate_up).chunk(2, dim=-1)
-        return F.linear(layer.activation(gate).mul_(up), *layer.down)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         """Cast before it is scaled, as in the modules; in one kernel, where that makes no difference."""
@@ -188,7 +202,7 @@ def side_by_side(*linears: nn.Linear) -> Matrix:
     return _one(weights), _one(biases) if biases else None
 
 
-def _one(parts: list[nn.Parameter]) -> Tensor:
+def _one(parts: Sequence[Tensor]) -> Tensor:
     whole = (
         parts[0].as_strided((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].stride()) if _in_row(parts) else None
     )
@@ -199,7 +213,7 @@ def _one(parts: list[nn.Parameter]) -> Tensor:
     return whole
 
 
-def _in_row(parts: list[nn.Parameter]) -> bool:
+def _in_row(parts: Sequence[Tensor]) -> bool:
     """Whether each begins where the one before it ends."""
     end = parts[0].data_ptr()
     for part in parts:
