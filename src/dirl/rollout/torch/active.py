@@ -72,14 +72,16 @@ class Active:
     """[N] forwards that the block has had."""
     seeds: Tensor
     """[N]."""
-    written: Tensor
-    """[N] bool: the last forward wrote the final keys of the block."""
+    trailing: Tensor
+    """[N, B] tokens of the block before, where `trailing_here`."""
     broken: Tensor
     """[N, B] bool: the last forward's logits were not finite."""
     masked_here: Tensor
     """`masked`, in the host's memory."""
     broken_here: Tensor
     """`broken`, there."""
+    trailing_here: Tensor
+    """[N] bool, there: the next forward has to write the final keys of the block before, too."""
     admitted: int = 0
     """Sequences so far, those that have finished included."""
 
@@ -97,10 +99,11 @@ class Active:
             start=new(0),
             forward=new(0),
             seeds=new(0),
-            written=new(0, dtype=torch.bool),
+            trailing=new(0, size),
             broken=new(0, size, dtype=torch.bool),
             masked_here=torch.zeros(0, size, dtype=torch.bool),
             broken_here=torch.zeros(0, size, dtype=torch.bool),
+            trailing_here=torch.zeros(0, dtype=torch.bool),
         )
 
     def extend(self, requests: list[GenerationRequest], spec: ModelSpec, device: torch.device) -> "Active":
@@ -111,7 +114,7 @@ class Active:
         tokens = torch.tensor([t + [spec.mask_token_id] * (size - len(t)) for t in tails], device=device)
         masked = torch.arange(size) >= torch.tensor([len(t) for t in tails])[:, None]
         new = Active.empty(size, device)
-        zero = {name: getattr(new, name).new_zeros((count, size)) for name in ("steps", "logprobs")}
+        zero = {name: getattr(new, name).new_zeros((count, size)) for name in ("steps", "logprobs", "trailing")}
         fresh = {
             "tokens": tokens,
             "masked": masked.to(device),
@@ -121,7 +124,7 @@ class Active:
             "start": torch.tensor(starts, device=device),
             "forward": torch.zeros(count, dtype=torch.long, device=device),
             "seeds": torch.tensor([r.seed for r in requests], device=device),
-            "written": torch.zeros(count, dtype=torch.bool, device=device),
+            "trailing_here": torch.zeros(count, dtype=torch.bool),
             **zero,
         }
         joined = {name: torch.cat([getattr(self, name), value]) for name, value in fresh.items()}
@@ -138,19 +141,18 @@ class Active:
         self.masked = self.masked & ~chosen
 
     def close_blocks(self, spec: ModelSpec, decoding: DecodingParams) -> list[InTheMaking]:
-        """Hand finished blocks to their sequences; open the next block where the final keys are written.
+        """Hand finished blocks to their sequences and open the next ones.
 
         Returns the sequences that are done, in the order in which they were admitted.
         """
-        written = ~self.masked_here.any(1)
-        if not written.all():
-            tokens, steps, logprobs = self._look()
-            complete = ~self.masked_here.any(1) & ~written
+        tokens, steps, logprobs = self._look()
+        self.trailing_here = complete = ~self.masked_here.any(1)
+        if complete.any():
             columns = (x[complete].tolist() for x in (tokens, steps, logprobs))
             for i, *block in zip(complete.nonzero().squeeze(1).tolist(), *columns, strict=True):
                 self.sequences[i].take_block(*block, spec, decoding.max_response_tokens)
-        if written.any():
-            self._open_blocks(written, spec)
+                self.sequences[i].start += spec.block_size
+            self._open_blocks(spec)
         return sorted((s for s in self.sequences if s.end is not None), key=lambda s: s.number)
 
     def _look(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,32 +162,27 @@ class Active:
         self.masked_here, self.broken_here = flags % 2 == 1, flags >= 2
         return tokens, steps, bits.int().view(torch.float32)
 
-    def partial(self, rows: Tensor) -> list[Partial]:
-        """How far these sequences are, after `close_blocks`.
-
-        Args:
-            rows: [N] bool.
-        """
+    def partial(self) -> list[Partial]:
+        """How far the sequences are, after `close_blocks`."""
         found = []
-        tokens = self.tokens.tolist()
-        for i in rows.nonzero().squeeze(1).tolist():
-            sequence, masked = self.sequences[i], self.masked_here[i].tolist()
+        rows = zip(self.sequences, self.tokens.tolist(), self.masked_here.tolist(), self.trailing_here, strict=True)
+        for sequence, tokens, masked, finished in rows:
             head = max(len(sequence.request.prompt_ids) - sequence.start, 0)
-            block = [None if hidden else token for token, hidden in zip(tokens[i], masked, strict=True)]
-            under_way = tuple(block[head:]) if any(masked) else ()
+            block = [None if hidden else token for token, hidden in zip(tokens, masked, strict=True)]
+            under_way = () if finished else tuple(block[head:])
             found.append(Partial(sequence.request, tuple(sequence.response_ids), under_way))
         return found
 
-    def _open_blocks(self, written_here: Tensor, spec: ModelSpec) -> None:
-        for i in written_here.nonzero().squeeze(1).tolist():
-            self.sequences[i].start += spec.block_size
-        step = self.written[:, None]
-        self.start = self.start + self.written.long() * spec.block_size
-        self.forward = self.forward.masked_fill(self.written, 0)
+    def _open_blocks(self, spec: ModelSpec) -> None:
+        done = ~self.masked.any(1)
+        step = done[:, None]
+        self.trailing = self.tokens
+        self.start = self.start + done.long() * spec.block_size
+        self.forward = self.forward.masked_fill(done, 0)
         self.tokens = self.tokens.masked_fill(step, spec.mask_token_id)
         self.steps = self.steps.masked_fill(step, 0)
         self.masked = self.masked | step
-        self.masked_here = self.masked_here | written_here[:, None]
+        self.masked_here = self.masked_here | self.trailing_here[:, None]
 
     def select(self, kept: list[int]) -> "Active":
         index = torch.tensor(kept, dtype=torch.long)

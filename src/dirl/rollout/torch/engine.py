@@ -1,8 +1,9 @@
 """The reference engine: plain torch on any device, KV cache, continuous batching, full traces.
 
-Every engine step is one forward over the current block of all active sequences, whether they still denoise
-it or write its final keys; finished sequences make room for waiting ones at once. The host waits for the device once
-in a step, for the blocks of all sequences together, and knows from then on what the next step has to do.
+Every engine step is one forward over the current block of all active sequences. The final keys of a finished block
+are written by the same forward as the first step of the next one; finished sequences make room for waiting ones at
+once. The host waits for the device once in a step, for the blocks of all sequences together, and knows from then on
+what the next step has to do.
 """
 
 import copy
@@ -110,15 +111,14 @@ class TorchEngine(RolloutEngine):
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
                 self.still_wanted()
-                denoised = active.masked_here.any(1)
                 self._step(active, decoding)
                 self.heartbeat += 1
                 finished = active.close_blocks(self.spec, decoding)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])
                     raise broken_logits(active.sequences[row].request, self.policy_version)
-                if self.watch is not None and denoised.any():
-                    self.watch(active.partial(denoised))
+                if self.watch is not None:
+                    self.watch(active.partial())
                 if finished:
                     yield from (s.trajectory(self.policy_version) for s in finished)
                     active = self._evict(active)
@@ -158,18 +158,18 @@ class TorchEngine(RolloutEngine):
         return active.extend(new, self.spec, self.device)
 
     def _step(self, active: Active, decoding: DecodingParams) -> None:
-        """One forward over the current block of every active sequence; commits where something is masked."""
+        """One forward over the current block of every active sequence, and the block before that was just finished."""
         size, spec = self.spec.block_size, self.spec
-        at = active.masked_here.nonzero(as_tuple=True)
-        row, column = (index.to(self.device, non_blocking=True) for index in at)
+        row, column = (self._there(index) for index in active.masked_here.nonzero(as_tuple=True))
+        more = self._there(active.trailing_here.nonzero().squeeze(1))
         positions = active.start[:, None] + torch.arange(size, device=self.device)
-        mask = self._open_cache(active, positions)
-        hidden = self._decoder(active.tokens, positions, mask, (row, column))
+        tokens, every = active.tokens, positions
+        if len(more):
+            tokens, every = torch.cat([tokens, active.trailing[more]]), torch.cat([every, positions[more] - size])
+        mask = self._open_cache(active, every, more)
+        hidden = self._decoder(tokens, every, mask, (row, column))
         self.forwards += 1
         masked = active.masked
-        active.written = ~masked.any(1)
-        if not len(row):
-            return
         logits = self._part("head")(hidden)
         draws = draw_rows(logits, active.seeds[row], positions[row, column], active.forward[row], spec.banned, decoding)
         active.broken = torch.zeros_like(masked).index_put((row, column), ~draws.finite)
@@ -178,16 +178,20 @@ class TorchEngine(RolloutEngine):
         drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), draws.tokens)
         active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), draws.logprobs))
 
-    def _open_cache(self, active: Active, positions: Tensor) -> Tensor | None:
-        """Which keys the current blocks see, all that are not of later blocks: [N, 1, 1, K]; None where all see all."""
+    def _open_cache(self, active: Active, positions: Tensor, more: Tensor) -> Tensor | None:
+        """Which keys blocks see, all that are not of later ones: [N + M, 1, 1, K]; None where all see all."""
         ends = {s.start + self.spec.block_size for s in active.sequences}
         span = max(ends)
-        if len(ends) > 1:  # kernels copy a mask, in every layer, whose lines do not begin at multiples of 16 bytes
+        if len(ends) == 1 and not len(more):
+            mask = None
+        else:  # kernels copy a mask, in every layer, whose lines do not begin at multiples of 16 bytes
             span = min(-(-span // MASK_LINE) * MASK_LINE, self.cache.length)
-        self.cache.decode(positions, span)
-        if len(ends) == 1:
-            return None
-        return (torch.arange(span, device=self.device) <= positions[:, -1:])[:, None, None]
+            mask = (torch.arange(span, device=self.device) <= positions[:, -1:])[:, None, None]
+        self.cache.decode(positions, span, more)
+        return mask
+
+    def _there(self, index: Tensor) -> Tensor:
+        return index.to(self.device, non_blocking=True)
 
     def _part(self, name: str) -> nn.Module:
         return self.family.parts.of(self.model, name)

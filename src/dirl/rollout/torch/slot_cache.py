@@ -27,6 +27,7 @@ class SlotCache:
         """Of each layer, keys and values as such rows."""
         self._prompt_of_slot: Tensor | None = None
         self.span = 0
+        self.more = torch.zeros(0, dtype=torch.long, device=device)
 
     @property
     def slots(self) -> int:
@@ -36,20 +37,24 @@ class SlotCache:
     def length(self) -> int:
         return self.keys.shape[3]
 
-    def decode(self, positions: Tensor, span: int) -> None:
-        """The next forward is over blocks of slots 0..N-1 at `positions` [N, B] and reads positions 0..span-1."""
-        self._prompt_of_slot, self.span = None, span
-        count, heads = len(positions), self.keys.shape[2]
-        rows = torch.arange(count * heads, device=positions.device).view(count, 1, heads) * self.length
+    def decode(self, positions: Tensor, span: int, more: Tensor) -> None:
+        """The next forward is over blocks at `positions` [N + M, B] and reads positions 0..span-1.
+
+        The first N are of the slots 0..N-1, the last M are those of the slots `more` [M]: one more block of each.
+        """
+        self._prompt_of_slot, self.span, self.more = None, span, more
+        count, heads, device = len(positions) - len(more), self.keys.shape[2], positions.device
+        slots = torch.cat([torch.arange(count, device=device), more])
+        rows = (slots[:, None, None] * heads + torch.arange(heads, device=device)) * self.length
         self._places = (rows + positions[..., None]).flatten()
         self._read = [m[:, :count, :, :span].unbind(0) for m in (self.keys, self.values)]
 
     def prefill(self, first_slot: int, prompt_of_slot: Tensor) -> None:
         """The next forward is over prompts [U, L]; slot first_slot + i keeps those of prompt_of_slot[i]."""
-        self._first_slot, self._prompt_of_slot = first_slot, prompt_of_slot
+        self._first_slot, self._prompt_of_slot, self.more = first_slot, prompt_of_slot, prompt_of_slot[:0]
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values [N, Q, Hkv, D] of one layer; returns those to attend to, [N, Hkv, K, D]."""
+        """Keep keys and values [N, Q, Hkv, D] of one layer; returns those of the slots to attend to, [N, Hkv, K, D]."""
         if self._prompt_of_slot is not None:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             slots = slice(self._first_slot, self._first_slot + len(self._prompt_of_slot))
@@ -62,8 +67,12 @@ class SlotCache:
         return self._read[0][layer], self._read[1][layer]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """`store`, as transformers' layers call it: keys and values [N, Hkv, Q, D]."""
-        return self.store(layer, keys.transpose(1, 2), values.transpose(1, 2))
+        """`store`, as transformers' layers call it: keys and values [N + M, Hkv, Q, D], and so many are returned."""
+        stored = self.store(layer, keys.transpose(1, 2), values.transpose(1, 2))
+        if not len(self.more):
+            return stored
+        keys, values = (torch.cat([part, part[self.more]]) for part in stored)
+        return keys, values
 
     def keep(self, slots: list[int]) -> None:
         """Slot i gets the sequence of slots[i], for all i at once; what the slots behind them held is lost."""

@@ -172,12 +172,24 @@ class StrippedDecoder:
         turned = (turned * cosine).add_(turned.roll(self.width // 2, -1).mul_(sine))
         query, key = turned.split_with_sizes((self.heads, self.key_heads), 2)
         keys, values = self.cache.store(number, key, value)
-        # The query heads that share a key lie side by side in the length, as in `dirl.attention.sdpa`.
+        more = self.cache.more
+        if not len(more):
+            return self._attend(query, keys, values, bias)
+        # Two blocks of queries for each slot, the finished one first; where there is none, something that is dropped.
+        slots = count - len(more)
+        both = query.new_zeros((slots, 2 * length, *query.shape[2:]))
+        both[:, length:], both[more, :length] = query[:slots], query[slots:]
+        found = self._attend(both, keys, values, bias)
+        return torch.cat([found[:, length:], found[more, :length]])
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
+        """The query heads that share a key lie side by side in the length, as in `dirl.attention.sdpa`."""
+        count, length, _, width = query.shape
         shared = self.heads // self.key_heads
-        folded = query.reshape(count, length, self.key_heads, shared, self.width).permute(0, 2, 3, 1, 4)
-        folded = folded.reshape(count, self.key_heads, shared * length, self.width)
+        folded = query.reshape(count, length, self.key_heads, shared, width).permute(0, 2, 3, 1, 4)
+        folded = folded.reshape(count, self.key_heads, shared * length, width)
         out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=self.scale)
-        out = out.view(count, self.key_heads, shared, length, self.width).permute(0, 3, 1, 2, 4)
+        out = out.view(count, self.key_heads, shared, length, width).permute(0, 3, 1, 2, 4)
         return out.reshape(count, length, -1)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -189,8 +201,15 @@ class StrippedDecoder:
     def _bias(self, mask: Tensor, length: int, dtype: torch.dtype) -> Tensor:
         """0 and -inf for `scaled_dot_product_attention`, which would make it of bools in every layer."""
         bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
-        groups = self.heads // self.key_heads
-        return bias.expand(-1, -1, groups * length, -1) if mask.shape[2] == 1 else bias.repeat(1, 1, groups, 1)
+        groups, more = self.heads // self.key_heads, self.cache.more
+        if mask.shape[2] > 1:
+            return bias.repeat(1, 1, groups, 1)
+        if not len(more):
+            return bias.expand(-1, -1, groups * length, -1)
+        slots, span = len(mask) - len(more), mask.shape[-1]
+        both = bias.new_zeros((slots, 1, 1, 2, 1, span))
+        both[:, 0, 0, 1, 0], both[more, 0, 0, 0, 0] = bias[:slots, 0, 0], bias[slots:, 0, 0]
+        return both.expand(-1, -1, groups, -1, length, -1).reshape(slots, 1, groups * 2 * length, span)
 
 
 @torch.no_grad()

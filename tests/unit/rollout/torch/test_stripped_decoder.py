@@ -107,7 +107,7 @@ def test_hidden_states_of_the_tokens_wanted_are_those_of_all(dtype: torch.dtype)
     found = []
     with torch.no_grad():
         for decoder in (ModuleDecoder, StrippedDecoder):
-            cache.decode(positions, 12)
+            cache.decode(positions, 12, torch.zeros(0, dtype=torch.long))
             found.append(decoder(family, model, cache)(tokens, positions, mask, at))
             keys = cache.keys.clone()
     torch.testing.assert_close(found[1], found[0], rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-5)
