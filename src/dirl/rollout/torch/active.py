@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dirl.diffusion.commit import commit
+from dirl.diffusion.drawing import Draws
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Trajectory
 
@@ -132,11 +134,21 @@ class Active:
         sequences = [InTheMaking(r, n, s) for r, n, s in zip(requests, numbers, starts, strict=True)]
         return Active(self.sequences + sequences, **joined, admitted=self.admitted + count)
 
-    def apply(self, chosen: Tensor, drawn: Tensor, logprobs: Tensor) -> None:
-        """Commit the chosen candidates [N, B] of this denoising step."""
-        self.forward = self.forward + 1
-        self.tokens = torch.where(chosen, drawn, self.tokens)
-        self.logprobs = torch.where(chosen, logprobs, self.logprobs)
+    def take(
+        self, draws: Draws, at: tuple[Tensor, Tensor], masked: Tensor, spec: ModelSpec, how: DecodingParams
+    ) -> None:
+        """Commit candidates of a denoising step.
+
+        Args:
+            at: rows and columns [M] of the draws: the masked positions.
+            masked: [N, B] bool; none in the rows that do not denoise.
+        """
+        zeros = torch.zeros(masked.shape, device=masked.device)
+        self.broken = torch.zeros_like(masked).index_put(at, ~draws.finite)
+        chosen = commit(zeros.index_put(at, draws.confidence), masked, how, spec.block_size)
+        self.forward = self.forward + masked.any(1)
+        self.tokens = torch.where(chosen, self.tokens.index_put(at, draws.tokens), self.tokens)
+        self.logprobs = torch.where(chosen, zeros.index_put(at, draws.logprobs), self.logprobs)
         self.steps = torch.where(chosen, self.forward[:, None], self.steps)
         self.masked = self.masked & ~chosen
 
@@ -162,11 +174,17 @@ class Active:
         self.masked_here, self.broken_here = flags % 2 == 1, flags >= 2
         return tokens, steps, bits.int().view(torch.float32)
 
-    def partial(self) -> list[Partial]:
-        """How far the sequences are, after `close_blocks`."""
+    def partial(self, rows: Tensor) -> list[Partial]:
+        """How far these sequences are, after `close_blocks`.
+
+        Args:
+            rows: [N] bool.
+        """
         found = []
-        rows = zip(self.sequences, self.tokens.tolist(), self.masked_here.tolist(), self.trailing_here, strict=True)
-        for sequence, tokens, masked, finished in rows:
+        every = (self.sequences, self.tokens.tolist(), self.masked_here.tolist(), self.trailing_here, rows)
+        for sequence, tokens, masked, finished, asked in zip(*every, strict=True):
+            if not asked:
+                continue
             head = max(len(sequence.request.prompt_ids) - sequence.start, 0)
             block = [None if hidden else token for token, hidden in zip(tokens, masked, strict=True)]
             under_way = () if finished else tuple(block[head:])

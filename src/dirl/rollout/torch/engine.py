@@ -17,7 +17,6 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.attention import dense_mask
 from dirl.batches import Layout
-from dirl.diffusion.commit import commit
 from dirl.diffusion.drawing import draw_rows
 from dirl.models.families import family_of
 from dirl.models.families.weights import named_tensors
@@ -111,14 +110,14 @@ class TorchEngine(RolloutEngine):
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
                 self.still_wanted()
-                self._step(active, decoding)
+                denoised = self._step(active, decoding)
                 self.heartbeat += 1
                 finished = active.close_blocks(self.spec, decoding)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])
                     raise broken_logits(active.sequences[row].request, self.policy_version)
-                if self.watch is not None:
-                    self.watch(active.partial())
+                if self.watch is not None and denoised.any():
+                    self.watch(active.partial(denoised))
                 if finished:
                     yield from (s.trajectory(self.policy_version) for s in finished)
                     active = self._evict(active)
@@ -157,37 +156,47 @@ class TorchEngine(RolloutEngine):
             self._decoder(inputs.to(self.device), positions, mask, (none, none))
         return active.extend(new, self.spec, self.device)
 
-    def _step(self, active: Active, decoding: DecodingParams) -> None:
-        """One forward over the current block of every active sequence, and the block before that was just finished."""
-        size, spec = self.spec.block_size, self.spec
-        row, column = (self._there(index) for index in active.masked_here.nonzero(as_tuple=True))
-        more = self._there(active.trailing_here.nonzero().squeeze(1))
-        positions = active.start[:, None] + torch.arange(size, device=self.device)
-        tokens, every = active.tokens, positions
-        if len(more):
-            tokens, every = torch.cat([tokens, active.trailing[more]]), torch.cat([every, positions[more] - size])
-        mask = self._open_cache(active, every, more)
-        hidden = self._decoder(tokens, every, mask, (row, column))
-        self.forwards += 1
-        masked = active.masked
-        logits = self._part("head")(hidden)
-        draws = draw_rows(logits, active.seeds[row], positions[row, column], active.forward[row], spec.banned, decoding)
-        active.broken = torch.zeros_like(masked).index_put((row, column), ~draws.finite)
-        scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), draws.confidence)
-        chosen = commit(scores, masked, decoding, size)
-        drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), draws.tokens)
-        active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), draws.logprobs))
+    def _step(self, active: Active, decoding: DecodingParams) -> Tensor:
+        """One forward over the current block of every active sequence, and the block before that was just finished.
 
-    def _open_cache(self, active: Active, positions: Tensor, more: Tensor) -> Tensor | None:
-        """Which keys blocks see, all that are not of later ones: [N + M, 1, 1, K]; None where all see all."""
+        A decoder that does not take both at a time gets that block alone. Returns who has denoised: [N] bool, here.
+        """
+        size, spec = self.spec.block_size, self.spec
+        both = self._decoder.takes_both
+        late = active.trailing_here & (not both)
+        row, column = (self._there(index) for index in (active.masked_here & ~late[:, None]).nonzero(as_tuple=True))
+        more = self._there((active.trailing_here & both).nonzero().squeeze(1))
+        tokens, masked = active.tokens, active.masked
+        positions = active.start[:, None] + torch.arange(size, device=self.device)
+        if late.any():
+            finished = self._there(late)[:, None]
+            tokens, masked = torch.where(finished, active.trailing, tokens), masked & ~finished
+            positions = positions - size * finished.long()
+        if len(more):
+            tokens = torch.cat([tokens, active.trailing[more]])
+        blocks = torch.cat([positions, positions[more] - size]) if len(more) else positions
+        mask = self._open_cache(active, blocks, more, bool(active.trailing_here.any()))
+        hidden = self._decoder(tokens, blocks, mask, (row, column))
+        self.forwards += 1
+        if len(row):
+            columns = (active.seeds[row], positions[row, column], active.forward[row])
+            draws = draw_rows(self._part("head")(hidden), *columns, spec.banned, decoding)
+            active.take(draws, (row, column), masked, spec, decoding)
+        return ~late
+
+    def _open_cache(self, active: Active, blocks: Tensor, more: Tensor, uneven: bool) -> Tensor | None:
+        """Which keys blocks see, all that are not of later ones: [N + M, 1, 1, K]; None where all see all.
+
+        Args:
+            blocks: [N + M, B] positions.
+            uneven: some end before the others, wherever the sequences are.
+        """
         ends = {s.start + self.spec.block_size for s in active.sequences}
-        span = max(ends)
-        if len(ends) == 1 and not len(more):
-            mask = None
-        else:  # kernels copy a mask, in every layer, whose lines do not begin at multiples of 16 bytes
+        span, mask = max(ends), None
+        if len(ends) > 1 or uneven:  # kernels copy a mask, in every layer, whose lines are no multiple of 16 bytes
             span = min(-(-span // MASK_LINE) * MASK_LINE, self.cache.length)
-            mask = (torch.arange(span, device=self.device) <= positions[:, -1:])[:, None, None]
-        self.cache.decode(positions, span, more)
+            mask = (torch.arange(span, device=self.device) <= blocks[:, -1:])[:, None, None]
+        self.cache.decode(blocks, span, more)
         return mask
 
     def _there(self, index: Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from dirl.rollout.torch.stripped import Rows
 class ModuleDecoder:
     """Tokens to last hidden states, through the cache."""
 
+    takes_both = False
+    """A forward is over one block of each sequence."""
+
     def __init__(self, family: ModelFamily, model: nn.Module, cache: SlotCache) -> None:
         self.decoder, self.cache = family.parts.of(model, "decoder"), cache
 

@@ -67,12 +67,8 @@ class SlotCache:
         return self._read[0][layer], self._read[1][layer]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """`store`, as transformers' layers call it: keys and values [N + M, Hkv, Q, D], and so many are returned."""
-        stored = self.store(layer, keys.transpose(1, 2), values.transpose(1, 2))
-        if not len(self.more):
-            return stored
-        keys, values = (torch.cat([part, part[self.more]]) for part in stored)
-        return keys, values
+        """`store`, as transformers' layers call it: keys and values [N, Hkv, Q, D]."""
+        return self.store(layer, keys.transpose(1, 2), values.transpose(1, 2))
 
     def keep(self, slots: list[int]) -> None:
         """Slot i gets the sequence of slots[i], for all i at once; what the slots behind them held is lost."""

@@ -100,6 +100,9 @@ class StrippedDecoder:
     anew when weights have changed.
     """
 
+    takes_both = True
+    """A forward may be over two blocks of a sequence: see `SlotCache.decode`."""
+
     def __init__(self, family: ModelFamily, model: nn.Module, cache: SlotCache) -> None:
         plain = _plain_of(family, family.parts.of(model, "decoder"))
         assert plain is not None, "see `obstacle`"
