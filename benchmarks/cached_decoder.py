@@ -56,10 +56,11 @@ def _denoise(
         drawn, confidence = _draw(logits, spec, decoding)
         confidence = torch.where(masked, confidence, -torch.inf)
         chosen = torch.zeros_like(masked)
-        chosen[confidence.topk(min(decoding.quota(len(block)), int(masked.sum()))).indices] = True
-        if decoding.strategy == "low_confidence_dynamic":
-            above = confidence >= decoding.threshold
-            chosen = above if above.any() else chosen
+        dynamic = decoding.strategy == "low_confidence_dynamic"
+        count = 1 if dynamic else min(decoding.quota(len(block)), int(masked.sum()))
+        chosen[confidence.topk(count).indices] = True
+        if dynamic:
+            chosen |= confidence >= decoding.threshold
         block[chosen] = drawn[chosen]
         steps += 1
     return steps
