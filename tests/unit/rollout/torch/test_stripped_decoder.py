@@ -8,12 +8,21 @@ import torch
 from tests.sdar_engine import ATOL, SHAPE, VOCAB, answers, requests_for, some_prompts, spec_of, tiny_model
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaModel, LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3DecoderLayer, Qwen3MLP, Qwen3RMSNorm
 
 from dirl.models import SDARConfig, SDARForCausalLM
-from dirl.models.families import family_of
+from dirl.models.families import ModelFamily, PlainDecoder, family_of
 from dirl.models.families.qwen3 import Qwen3Family
+from dirl.models.shape import ModelShape
 from dirl.rollout import TorchEngine
 from dirl.rollout.torch.modules import ModuleDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
@@ -96,10 +105,36 @@ def test_in_bf16_the_roundings_are_where_the_modules_have_them() -> None:
         assert_same_trace(made[key], expected[key], BF16_ATOL)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_hidden_states_of_the_tokens_wanted_are_those_of_all(dtype: torch.dtype) -> None:
-    model = sdar(num_hidden_layers=3).to(dtype)
-    family = family_of(model.config)
+class PlainLlama(ModelFamily):
+    """No norms of queries and keys."""
+
+    model_types = ("llama",)
+    plain_decoders = (
+        PlainDecoder(LlamaModel, LlamaDecoderLayer, LlamaRMSNorm, LlamaMLP, query_norm=None, key_norm=None),
+    )
+
+    def shape(self, config: PreTrainedConfig) -> ModelShape:
+        return ModelShape.dense(config, head_norms=False)
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    values = dict(vocab_size=VOCAB, num_key_value_heads=2, initializer_range=0.3, pad_token_id=0, **SHAPE)
+    return LlamaForCausalLM(LlamaConfig(**values)).eval()
+
+
+HIDDEN = {
+    "fp32": (lambda: sdar(num_hidden_layers=3), Qwen3Family(), torch.float32),
+    "bf16": (lambda: sdar(num_hidden_layers=3), Qwen3Family(), torch.bfloat16),
+    "llama": (llama, PlainLlama(), torch.float32),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_states_of_the_tokens_wanted_are_those_of_all(name: str) -> None:
+    build, family, dtype = HIDDEN[name]
+    model = build().to(dtype)
+    assert obstacle(family, model) is None
     cache = SlotCache(family.shape(model.config), 2, 12, "cpu", dtype)
     tokens, positions = torch.randint(0, VOCAB, (2, 4)), torch.tensor([[4, 5, 6, 7], [8, 9, 10, 11]])
     at = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2])
@@ -109,9 +144,34 @@ def test_hidden_states_of_the_tokens_wanted_are_those_of_all(dtype: torch.dtype)
         for decoder in (ModuleDecoder, StrippedDecoder):
             cache.decode(positions, 12, torch.zeros(0, dtype=torch.long))
             found.append(decoder(family, model, cache)(tokens, positions, mask, at))
-            keys = cache.keys.clone()
     torch.testing.assert_close(found[1], found[0], rtol=1e-5 if dtype == torch.float32 else 2e-2, atol=1e-5)
-    assert keys[:, 0, :, 4:8].any() and not keys[:, 0, :, 8:].any()
+    assert cache.keys[:, 0, :, 4:8].any() and not cache.keys[:, 0, :, 8:].any()
+
+
+def test_two_blocks_of_a_sequence_in_one_forward_are_two_forwards() -> None:
+    """The finished block of the second of three slots, beside the current blocks of all."""
+    model, size = sdar(num_hidden_layers=3), 4
+    family, none, more = family_of(model.config), torch.zeros(0, dtype=torch.long), torch.tensor([1])
+    tokens = torch.randint(0, VOCAB, (4, size))
+    positions = torch.tensor([0, 8, 4, 4])[:, None] + torch.arange(size)
+    every = torch.arange(3).repeat_interleave(size), torch.arange(size).repeat(3)
+    caches = [SlotCache(family.shape(model.config), 3, 12, "cpu", torch.float32) for _ in range(2)]
+    for cache in caches:
+        cache.keys.normal_(generator=torch.Generator().manual_seed(1))
+        cache.values.normal_(generator=torch.Generator().manual_seed(2))
+    seen = (torch.arange(12) <= positions[:, -1:])[:, None, None]
+    with torch.no_grad():
+        decoder = StrippedDecoder(family, model, caches[0])
+        caches[0].decode(positions, 12, more)
+        made = decoder(tokens, positions, seen, every)
+        decoder = ModuleDecoder(family, model, caches[1])
+        before = torch.stack([tokens[0], tokens[3], tokens[2]]), torch.stack([positions[0], positions[3], positions[2]])
+        for ids, places in (before, (tokens[:3], positions[:3])):
+            caches[1].decode(places, 12, none)
+            expected = decoder(ids, places, (torch.arange(12) <= places[:, -1:])[:, None, None], every)
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(caches[0].keys, caches[1].keys, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(caches[0].values, caches[1].values, rtol=1e-5, atol=1e-5)
 
 
 def test_no_module_of_a_layer_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
