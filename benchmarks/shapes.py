@@ -12,6 +12,7 @@ TOYS = {
     "tiny": ModelShape(32, 64, 2, 4, 2, 8, 64, True, dense_layers=2),
     "small": ModelShape(128, 384, 2, 4, 2, 32, 1000, True, dense_layers=2),
     "medium": ModelShape(256, 768, 4, 8, 4, 32, 1000, True, dense_layers=4),
+    "deep": ModelShape(256, 768, 6, 8, 4, 32, 1000, True, dense_layers=6),
     "large": ModelShape(1024, 3072, 8, 16, 8, 64, 32_000, True, dense_layers=8),
 }
 

@@ -145,8 +145,15 @@ def test_the_torch_engine_equals_lmdeploys_strategy_classes_token_for_token(bloc
         for one, trajectory in zip(made, expected, strict=True):
             assert_same(one, trajectory, case)
             seen |= kinds(trajectory, case)
-        assert max(one.forwards for one in made) == forwards, "all in one batch, each in every forward"
+        most = max(without_writing(*pair, case) for pair in zip(made, expected, strict=True))
+        assert most == forwards, "all in one batch, each in every forward"
     assert seen >= wanted_kinds(block_size)
+
+
+def without_writing(made: Decoded, trajectory: Trajectory, case: Case) -> int:
+    """Forwards less one for each block but the last: the torch engine writes its final keys with the next block."""
+    blocks, size = len(trajectory.prompt_ids) + len(trajectory.response_ids), case.spec.block_size
+    return made.forwards - (blocks // size - len(trajectory.prompt_ids) // size - 1)
 
 
 def kinds(trajectory: Trajectory, case: Case) -> set[str]:
@@ -188,7 +195,7 @@ def test_requests_that_wait_for_others_decode_as_they_would_alone() -> None:
         for one, trajectory, ((single,), forwards) in zip(made, expected, alone, strict=True):
             assert_same(one, trajectory, case)
             assert_same(one, single, case)
-            assert one.forwards == forwards
+            assert without_writing(one, trajectory, case) == forwards
 
 
 # ------------------------------------------------------------------------------------- stopping criteria

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import engine, fill, gpu, gpu_training, layouts, push, record, rollout_gpu, scaling, startup
+from benchmarks import engine, fill, gpu, gpu_training, layouts, peer, push, record, rollout_gpu, scaling, startup
 from benchmarks.device_clock import Deadline, Timing
 from benchmarks.fresh_process import in_fresh_process, measured
 from benchmarks.shapes import TOYS, model_spec
@@ -16,6 +16,7 @@ from benchmarks.shapes import TOYS, model_spec
 MAINS = {
     "layouts": layouts.main,
     "engine": engine.main,
+    "peer": peer.main,
     "scaling": scaling.main,
     "fill": fill.main,
     "startup": startup.main,

@@ -3,11 +3,13 @@
 from dirl.models.families.base import ModelFamily
 from dirl.models.families.code import RemoteCode
 from dirl.models.families.parts import Parts
+from dirl.models.families.plain_decoder import PlainDecoder
 from dirl.models.families.registry import families, family_of, family_of_type, register_family, register_models
 
 __all__ = [
     "ModelFamily",
     "Parts",
+    "PlainDecoder",
     "RemoteCode",
     "families",
     "family_of",

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from dirl.attention import ATTENTION_NAME
 from dirl.models.families.code import RemoteCode
 from dirl.models.families.parts import Parts, check_full_attention
+from dirl.models.families.plain_decoder import PlainDecoder
 from dirl.models.families.weights import Named, cast, gathered, named_tensors
 from dirl.models.shape import ModelShape
 
@@ -30,6 +31,8 @@ class ModelFamily(ABC):
     """`model_type` of the configs that it serves; a new model is of the first."""
     parts: ClassVar[Parts] = Parts()
     """Where a backbone has its decoder, layers, last norm, embedding, head and rotary embedding."""
+    plain_decoders: ClassVar[tuple[PlainDecoder, ...]] = ()
+    """Decoders that the torch engine may compute without a call of their modules; it calls those of any other."""
     logit_shift: ClassVar[int] = 0
     """The logits at position i are of token i + logit_shift."""
     exported_as: ClassVar[Mapping[str, str]] = {}

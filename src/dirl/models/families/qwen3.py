@@ -4,9 +4,11 @@ Registering config and model class is enough to load official checkpoints withou
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP, Qwen3Model, Qwen3RMSNorm
 
 from dirl.models.families.base import ModelFamily
 from dirl.models.families.code import RemoteCode, sdar_files
+from dirl.models.families.plain_decoder import PlainDecoder
 from dirl.models.shape import ModelShape
 
 VOCABULARY = 151_936
@@ -26,6 +28,7 @@ class Qwen3Family(ModelFamily):
     """Dense; exported as SDAR, which a Qwen3 that was trained on blocks is."""
 
     model_types = ("sdar", "qwen3")
+    plain_decoders = (PlainDecoder(Qwen3Model, Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3MLP),)
     exported_as = {"qwen3": "sdar"}  # noqa: RUF012 - ClassVar in the base class
     named_shapes = {  # noqa: RUF012
         "sdar-1.7b": ModelShape(2048, 6144, 28, 16, 8, 128, VOCABULARY, True, dense_layers=28),

@@ -5,10 +5,17 @@ from collections.abc import Iterator
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
+from transformers.models.qwen3_moe.modeling_qwen3_moe import (
+    Qwen3MoeDecoderLayer,
+    Qwen3MoeMLP,
+    Qwen3MoeModel,
+    Qwen3MoeRMSNorm,
+)
 
 from dirl.models.experts import experts_implementation
 from dirl.models.families.base import ModelFamily
 from dirl.models.families.code import RemoteCode, sdar_files
+from dirl.models.families.plain_decoder import PlainDecoder
 from dirl.models.families.qwen3 import VOCABULARY
 from dirl.models.families.weights import Named
 from dirl.models.shape import ModelShape
@@ -35,6 +42,7 @@ class Qwen3MoeFamily(ModelFamily):
     a matrix for each expert and projection."""
 
     model_types = ("sdar_moe", "qwen3_moe")
+    plain_decoders = (PlainDecoder(Qwen3MoeModel, Qwen3MoeDecoderLayer, Qwen3MoeRMSNorm, Qwen3MoeMLP),)
     exported_as = {"qwen3_moe": "sdar_moe"}  # noqa: RUF012 - ClassVar in the base class
     named_shapes = {  # noqa: RUF012
         "sdar-30b-a3b": ModelShape(2048, 6144, 48, 32, 4, 128, VOCABULARY, False, 128, 8, 768),

@@ -29,11 +29,8 @@ from lmdeploy.pytorch.strategies.dllm.sampling import DLLMSamplingStrategy
 from torch import Tensor
 
 from dirl.diffusion.commit import commit
-from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
+from dirl.diffusion.drawing import draw_rows
 from dirl.rollout.lmdeploy.sequences import TracedSequence, TracedSequences, Tracing
-
-ROWS_BYTES = 1 << 28
-"""Sampling works on so many bytes of fp32 logits at a time."""
 
 
 @contextmanager
@@ -114,8 +111,12 @@ class DenoisingBlocks:
         size = self.tokens.shape[1]
         masked = self.state == consts.DLLM_MASKED
         positions = self.start[:, None] + torch.arange(size, device=logits.device)
-        noise = uniform(self.seeds[:, None], positions, self.forward[:, None]).flatten()
-        drawn, logprobs, confidence = (x.view(-1, size) for x in _draw(logits, noise, tracing))
+        seeds, forwards = (column.repeat_interleave(size) for column in (self.seeds, self.forward))
+        draws = draw_rows(
+            logits, seeds, positions.flatten(), forwards, tracing.spec.banned, tracing.decoding, masked.flatten()
+        )
+        logprobs = draws.logprobs.masked_fill(~draws.finite, torch.nan)
+        drawn, confidence = draws.tokens.view(-1, size), draws.confidence.view(-1, size)
         chosen = commit(confidence, masked, tracing.decoding, size)
         tokens = torch.where(chosen, drawn, self.tokens)
         # A block that was complete before this forward has its final keys written by it.
@@ -123,22 +124,7 @@ class DenoisingBlocks:
         state = torch.where(chosen, consts.DLLM_UNMASKED, self.state)
         state = torch.where(complete, consts.DLLM_CACHED, state).to(self.state.dtype)
         offsets = torch.where(complete.squeeze(1), -1, self.forward).repeat_interleave(size)
-        return tokens.flatten(), state.flatten(), logprobs.flatten(), offsets
-
-
-def _draw(logits: Tensor, noise: Tensor, tracing: Tracing) -> tuple[Tensor, Tensor, Tensor]:
-    """`candidates` of logits [R, V], some rows at a time: [R] each."""
-    spec, decoding = tracing.spec, tracing.decoding
-    rows = max(1, ROWS_BYTES // (4 * logits.shape[-1]))
-    parts = []
-    for z, u in zip(logits.split(rows), noise.split(rows), strict=True):
-        good = finite_rows(z)
-        tokens, logprobs, confidence = candidates(scaled_logits(z, spec.banned, decoding.temperature), u, decoding)
-        parts.append((tokens, logprobs.masked_fill(~good, torch.nan), confidence))
-    if len(parts) == 1:
-        return parts[0]
-    tokens, logprobs, confidence = (torch.cat(column) for column in zip(*parts, strict=True))
-    return tokens, logprobs, confidence
+        return tokens.flatten(), state.flatten(), logprobs, offsets
 
 
 class _Factory(DLLMStrategyFactory):

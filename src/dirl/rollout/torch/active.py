@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dirl.diffusion.commit import commit
+from dirl.diffusion.drawing import Draws
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Trajectory
 
@@ -72,14 +74,16 @@ class Active:
     """[N] forwards that the block has had."""
     seeds: Tensor
     """[N]."""
-    written: Tensor
-    """[N] bool: the last forward wrote the final keys of the block."""
+    trailing: Tensor
+    """[N, B] tokens of the block before, where `trailing_here`."""
     broken: Tensor
     """[N, B] bool: the last forward's logits were not finite."""
     masked_here: Tensor
     """`masked`, in the host's memory."""
     broken_here: Tensor
     """`broken`, there."""
+    trailing_here: Tensor
+    """[N] bool, there: the next forward has to write the final keys of the block before, too."""
     admitted: int = 0
     """Sequences so far, those that have finished included."""
 
@@ -97,10 +101,11 @@ class Active:
             start=new(0),
             forward=new(0),
             seeds=new(0),
-            written=new(0, dtype=torch.bool),
+            trailing=new(0, size),
             broken=new(0, size, dtype=torch.bool),
             masked_here=torch.zeros(0, size, dtype=torch.bool),
             broken_here=torch.zeros(0, size, dtype=torch.bool),
+            trailing_here=torch.zeros(0, dtype=torch.bool),
         )
 
     def extend(self, requests: list[GenerationRequest], spec: ModelSpec, device: torch.device) -> "Active":
@@ -111,7 +116,7 @@ class Active:
         tokens = torch.tensor([t + [spec.mask_token_id] * (size - len(t)) for t in tails], device=device)
         masked = torch.arange(size) >= torch.tensor([len(t) for t in tails])[:, None]
         new = Active.empty(size, device)
-        zero = {name: getattr(new, name).new_zeros((count, size)) for name in ("steps", "logprobs")}
+        zero = {name: getattr(new, name).new_zeros((count, size)) for name in ("steps", "logprobs", "trailing")}
         fresh = {
             "tokens": tokens,
             "masked": masked.to(device),
@@ -121,7 +126,7 @@ class Active:
             "start": torch.tensor(starts, device=device),
             "forward": torch.zeros(count, dtype=torch.long, device=device),
             "seeds": torch.tensor([r.seed for r in requests], device=device),
-            "written": torch.zeros(count, dtype=torch.bool, device=device),
+            "trailing_here": torch.zeros(count, dtype=torch.bool),
             **zero,
         }
         joined = {name: torch.cat([getattr(self, name), value]) for name, value in fresh.items()}
@@ -129,28 +134,37 @@ class Active:
         sequences = [InTheMaking(r, n, s) for r, n, s in zip(requests, numbers, starts, strict=True)]
         return Active(self.sequences + sequences, **joined, admitted=self.admitted + count)
 
-    def apply(self, chosen: Tensor, drawn: Tensor, logprobs: Tensor) -> None:
-        """Commit the chosen candidates [N, B] of this denoising step."""
-        self.forward = self.forward + 1
-        self.tokens = torch.where(chosen, drawn, self.tokens)
-        self.logprobs = torch.where(chosen, logprobs, self.logprobs)
+    def take(
+        self, draws: Draws, at: tuple[Tensor, Tensor], masked: Tensor, spec: ModelSpec, how: DecodingParams
+    ) -> None:
+        """Commit candidates of a denoising step.
+
+        Args:
+            at: rows and columns [M] of the draws: the masked positions.
+            masked: [N, B] bool; none in the rows that do not denoise.
+        """
+        zeros = torch.zeros(masked.shape, device=masked.device)
+        self.broken = torch.zeros_like(masked).index_put(at, ~draws.finite)
+        chosen = commit(zeros.index_put(at, draws.confidence), masked, how, spec.block_size)
+        self.forward = self.forward + masked.any(1)
+        self.tokens = torch.where(chosen, self.tokens.index_put(at, draws.tokens), self.tokens)
+        self.logprobs = torch.where(chosen, zeros.index_put(at, draws.logprobs), self.logprobs)
         self.steps = torch.where(chosen, self.forward[:, None], self.steps)
         self.masked = self.masked & ~chosen
 
     def close_blocks(self, spec: ModelSpec, decoding: DecodingParams) -> list[InTheMaking]:
-        """Hand finished blocks to their sequences; open the next block where the final keys are written.
+        """Hand finished blocks to their sequences and open the next ones.
 
         Returns the sequences that are done, in the order in which they were admitted.
         """
-        written = ~self.masked_here.any(1)
-        if not written.all():
-            tokens, steps, logprobs = self._look()
-            complete = ~self.masked_here.any(1) & ~written
+        tokens, steps, logprobs = self._look()
+        self.trailing_here = complete = ~self.masked_here.any(1)
+        if complete.any():
             columns = (x[complete].tolist() for x in (tokens, steps, logprobs))
             for i, *block in zip(complete.nonzero().squeeze(1).tolist(), *columns, strict=True):
                 self.sequences[i].take_block(*block, spec, decoding.max_response_tokens)
-        if written.any():
-            self._open_blocks(written, spec)
+                self.sequences[i].start += spec.block_size
+            self._open_blocks(spec)
         return sorted((s for s in self.sequences if s.end is not None), key=lambda s: s.number)
 
     def _look(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,25 +181,26 @@ class Active:
             rows: [N] bool.
         """
         found = []
-        tokens = self.tokens.tolist()
-        for i in rows.nonzero().squeeze(1).tolist():
-            sequence, masked = self.sequences[i], self.masked_here[i].tolist()
+        every = (self.sequences, self.tokens.tolist(), self.masked_here.tolist(), self.trailing_here, rows)
+        for sequence, tokens, masked, finished, asked in zip(*every, strict=True):
+            if not asked:
+                continue
             head = max(len(sequence.request.prompt_ids) - sequence.start, 0)
-            block = [None if hidden else token for token, hidden in zip(tokens[i], masked, strict=True)]
-            under_way = tuple(block[head:]) if any(masked) else ()
+            block = [None if hidden else token for token, hidden in zip(tokens, masked, strict=True)]
+            under_way = () if finished else tuple(block[head:])
             found.append(Partial(sequence.request, tuple(sequence.response_ids), under_way))
         return found
 
-    def _open_blocks(self, written_here: Tensor, spec: ModelSpec) -> None:
-        for i in written_here.nonzero().squeeze(1).tolist():
-            self.sequences[i].start += spec.block_size
-        step = self.written[:, None]
-        self.start = self.start + self.written.long() * spec.block_size
-        self.forward = self.forward.masked_fill(self.written, 0)
+    def _open_blocks(self, spec: ModelSpec) -> None:
+        done = ~self.masked.any(1)
+        step = done[:, None]
+        self.trailing = self.tokens
+        self.start = self.start + done.long() * spec.block_size
+        self.forward = self.forward.masked_fill(done, 0)
         self.tokens = self.tokens.masked_fill(step, spec.mask_token_id)
         self.steps = self.steps.masked_fill(step, 0)
         self.masked = self.masked | step
-        self.masked_here = self.masked_here | written_here[:, None]
+        self.masked_here = self.masked_here | self.trailing_here[:, None]
 
     def select(self, kept: list[int]) -> "Active":
         index = torch.tensor(kept, dtype=torch.long)

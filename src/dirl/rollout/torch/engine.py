@@ -1,8 +1,9 @@
 """The reference engine: plain torch on any device, KV cache, continuous batching, full traces.
 
-Every engine step is one forward over the current block of all active sequences, whether they still denoise
-it or write its final keys; finished sequences make room for waiting ones at once. The host waits for the device once
-in a step, for the blocks of all sequences together, and knows from then on what the next step has to do.
+Every engine step is one forward over the current block of all active sequences. The final keys of a finished block
+are written by the same forward as the first step of the next one; finished sequences make room for waiting ones at
+once. The host waits for the device once in a step, for the blocks of all sequences together, and knows from then on
+what the next step has to do.
 """
 
 import copy
@@ -14,19 +15,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from dirl.attention import visible
+from dirl.attention import dense_mask
 from dirl.batches import Layout
-from dirl.diffusion.commit import commit
-from dirl.diffusion.sampling import candidates, finite_rows, scaled_logits, uniform
+from dirl.diffusion.drawing import draw_rows
 from dirl.models.families import family_of
 from dirl.models.families.weights import named_tensors
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
 from dirl.rollout.torch.active import Active, Partial
+from dirl.rollout.torch.modules import ModuleDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
+from dirl.rollout.torch.stripped import StrippedDecoder, obstacle
 from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
+
+MASK_LINE = 16
+"""Keys."""
 
 Watch = Callable[[Sequence[Partial]], None]
 
@@ -38,6 +43,8 @@ class TorchEngine(RolloutEngine):
         max_batch_size: sequences that are decoded at a time.
         device: `auto` is the trainer's device.
         dtype: of weights and cache; `auto` is that of the model's config. Log-probs are fp32, of logits of this dtype.
+        forward: `modules` calls transformers' modules layer by layer; `auto` leaves them out, which is faster, where
+            the model's family says what they compute. Log-probs may differ in the last digits.
     """
 
     def __init__(
@@ -45,10 +52,14 @@ class TorchEngine(RolloutEngine):
         max_batch_size: int = 64,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        forward: Literal["auto", "modules"] = "auto",
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"engine.max_batch_size={max_batch_size}: use at least 1")
+        if forward not in ("auto", "modules"):
+            raise ValueError(f"engine.forward={forward!r}: use auto or modules")
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
+        self.forward_name = forward
         self.forwards = 0
         """Forwards over blocks since `setup`, prefills not counted."""
         self.watch: Watch | None = None
@@ -99,8 +110,7 @@ class TorchEngine(RolloutEngine):
                 if waiting and len(active.sequences) < self.cache.slots:
                     active = self._admit(active, waiting)
                 self.still_wanted()
-                denoised = active.masked_here.any(1)
-                self._step(active, decoding)
+                denoised = self._step(active, decoding)
                 self.heartbeat += 1
                 finished = active.close_blocks(self.spec, decoding)
                 if active.broken_here.any():
@@ -113,6 +123,7 @@ class TorchEngine(RolloutEngine):
                     active = self._evict(active)
         finally:
             self.cache = None  # between rollouts its memory belongs to the trainer
+            del self._decoder
 
     def _make_room(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> None:
         size = self.spec.block_size
@@ -122,6 +133,9 @@ class TorchEngine(RolloutEngine):
         dtype = self.model.dtype
         assert isinstance(dtype, torch.dtype)
         self.cache = SlotCache(self.shape, slots, length, self.device, dtype)
+        stripped = self.forward_name == "auto" and obstacle(self.family, self.model) is None
+        decoder = StrippedDecoder if stripped else ModuleDecoder
+        self._decoder: StrippedDecoder | ModuleDecoder = decoder(self.family, self.model, self.cache)
 
     def _admit(self, active: Active, waiting: deque[GenerationRequest]) -> Active:
         """Fill the free slots; equal prompts are prefilled once."""
@@ -136,45 +150,57 @@ class TorchEngine(RolloutEngine):
             self.cache.prefill(first, owner)
             # Padding lies in later blocks than the prompt's own, so block-causality hides it; what it leaves in
             # the cache is overwritten when those positions are decoded.
-            self._hidden(inputs.to(self.device), torch.arange(inputs.shape[1], device=self.device), None)
+            positions = torch.arange(inputs.shape[1], device=self.device)[None]
+            mask = dense_mask(self._clean_layout(positions[0]))[None, None]
+            none = positions.new_empty(0)
+            self._decoder(inputs.to(self.device), positions, mask, (none, none))
         return active.extend(new, self.spec, self.device)
 
-    def _step(self, active: Active, decoding: DecodingParams) -> None:
-        """One forward over the current block of every active sequence; commits where something is masked."""
-        size, spec = self.spec.block_size, self.spec
-        at = active.masked_here.nonzero(as_tuple=True)
-        row, column = (index.to(self.device, non_blocking=True) for index in at)
-        positions = active.start[:, None] + torch.arange(size, device=self.device)
-        span = max(s.start for s in active.sequences) + size
-        self.cache.decode(positions, span)
-        hidden = self._hidden(active.tokens, positions, torch.arange(span, device=self.device))
-        self.forwards += 1
-        masked = active.masked
-        active.written = ~masked.any(1)
-        if not len(row):
-            return
-        logits = self._part("head")(hidden[row, column])
-        active.broken = torch.zeros_like(masked).index_put((row, column), ~finite_rows(logits))
-        z = scaled_logits(logits, spec.banned, decoding.temperature)
-        noise = uniform(active.seeds[row], positions[row, column], active.forward[row])
-        tokens, logprobs, confidence = candidates(z, noise, decoding)
-        scores = torch.zeros(masked.shape, device=self.device).index_put((row, column), confidence)
-        chosen = commit(scores, masked, decoding, size)
-        drawn = torch.full_like(active.tokens, spec.mask_token_id).index_put((row, column), tokens)
-        active.apply(chosen, drawn, torch.zeros_like(scores).index_put((row, column), logprobs))
+    def _step(self, active: Active, decoding: DecodingParams) -> Tensor:
+        """One forward over the current block of every active sequence, and the block before that was just finished.
 
-    def _hidden(self, input_ids: Tensor, positions: Tensor, key_positions: Tensor | None) -> Tensor:
-        """Block-causal forward of [N, Q] tokens through the cache -> [N, Q, D]."""
-        keys = positions if key_positions is None else key_positions
-        allowed = visible(self._clean_layout(positions)[..., :, None], self._clean_layout(keys)[..., None, :])
-        mask = (allowed[:, None] if allowed.dim() == 3 else allowed[None, None]).expand(len(input_ids), -1, -1, -1)
-        return self._part("decoder")(
-            input_ids=input_ids,
-            position_ids=positions.expand(input_ids.shape),
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        A decoder that does not take both at a time gets that block alone. Returns who has denoised: [N] bool, here.
+        """
+        size, spec = self.spec.block_size, self.spec
+        both = self._decoder.takes_both
+        late = active.trailing_here & (not both)
+        row, column = (self._there(index) for index in (active.masked_here & ~late[:, None]).nonzero(as_tuple=True))
+        more = self._there((active.trailing_here & both).nonzero().squeeze(1))
+        tokens, masked = active.tokens, active.masked
+        positions = active.start[:, None] + torch.arange(size, device=self.device)
+        if late.any():
+            finished = self._there(late)[:, None]
+            tokens, masked = torch.where(finished, active.trailing, tokens), masked & ~finished
+            positions = positions - size * finished.long()
+        if len(more):
+            tokens = torch.cat([tokens, active.trailing[more]])
+        blocks = torch.cat([positions, positions[more] - size]) if len(more) else positions
+        mask = self._open_cache(active, blocks, more, bool(active.trailing_here.any()))
+        hidden = self._decoder(tokens, blocks, mask, (row, column))
+        self.forwards += 1
+        if len(row):
+            columns = (active.seeds[row], positions[row, column], active.forward[row])
+            draws = draw_rows(self._part("head")(hidden), *columns, spec.banned, decoding)
+            active.take(draws, (row, column), masked, spec, decoding)
+        return ~late
+
+    def _open_cache(self, active: Active, blocks: Tensor, more: Tensor, uneven: bool) -> Tensor | None:
+        """Which keys blocks see, all that are not of later ones: [N + M, 1, 1, K]; None where all see all.
+
+        Args:
+            blocks: [N + M, B] positions.
+            uneven: some end before the others, wherever the sequences are.
+        """
+        ends = {s.start + self.spec.block_size for s in active.sequences}
+        span, mask = max(ends), None
+        if len(ends) > 1 or uneven:  # kernels copy a mask, in every layer, whose lines are no multiple of 16 bytes
+            span = min(-(-span // MASK_LINE) * MASK_LINE, self.cache.length)
+            mask = (torch.arange(span, device=self.device) <= blocks[:, -1:])[:, None, None]
+        self.cache.decode(blocks, span, more)
+        return mask
+
+    def _there(self, index: Tensor) -> Tensor:
+        return index.to(self.device, non_blocking=True)
 
     def _part(self, name: str) -> nn.Module:
         return self.family.parts.of(self.model, name)

@@ -20,10 +20,14 @@ class SlotCache:
         sizes = (shape.num_hidden_layers, slots, shape.num_key_value_heads, length, shape.head_dim)
         self.keys = torch.zeros(sizes, device=device, dtype=dtype)
         self.values = torch.zeros(sizes, device=device, dtype=dtype)
-        self._write_rows: Tensor | None = None
-        self._write_positions: Tensor | None = None
+        self._places: Tensor | None = None
+        """[N * B * Hkv] in the memory of a layer, [slots * Hkv * length] rows."""
+        rows = (m.view(len(m), -1, m.shape[-1]).unbind(0) for m in (self.keys, self.values))
+        self._rows = list(zip(*rows, strict=True))
+        """Of each layer, keys and values as such rows."""
         self._prompt_of_slot: Tensor | None = None
-        self._span = 0
+        self.span = 0
+        self.more = torch.zeros(0, dtype=torch.long, device=device)
 
     @property
     def slots(self) -> int:
@@ -33,28 +37,38 @@ class SlotCache:
     def length(self) -> int:
         return self.keys.shape[3]
 
-    def decode(self, positions: Tensor, span: int) -> None:
-        """The next forward is over blocks of slots 0..N-1 at `positions` [N, B] and reads positions 0..span-1."""
-        self._prompt_of_slot = None
-        self._write_rows = torch.arange(positions.shape[0], device=positions.device)[:, None]
-        self._write_positions, self._span = positions, span
+    def decode(self, positions: Tensor, span: int, more: Tensor) -> None:
+        """The next forward is over blocks at `positions` [N + M, B] and reads positions 0..span-1.
+
+        The first N are of the slots 0..N-1, the last M are those of the slots `more` [M]: one more block of each.
+        """
+        self._prompt_of_slot, self.span, self.more = None, span, more
+        count, heads, device = len(positions) - len(more), self.keys.shape[2], positions.device
+        slots = torch.cat([torch.arange(count, device=device), more])
+        rows = (slots[:, None, None] * heads + torch.arange(heads, device=device)) * self.length
+        self._places = (rows + positions[..., None]).flatten()
+        self._read = [m[:, :count, :, :span].unbind(0) for m in (self.keys, self.values)]
 
     def prefill(self, first_slot: int, prompt_of_slot: Tensor) -> None:
         """The next forward is over prompts [U, L]; slot first_slot + i keeps those of prompt_of_slot[i]."""
-        self._first_slot, self._prompt_of_slot = first_slot, prompt_of_slot
+        self._first_slot, self._prompt_of_slot, self.more = first_slot, prompt_of_slot, prompt_of_slot[:0]
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Store keys and values [N, Hkv, Q, D] of one layer; returns those to attend to."""
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep keys and values [N, Q, Hkv, D] of one layer; returns those of the slots to attend to, [N, Hkv, K, D]."""
         if self._prompt_of_slot is not None:
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             slots = slice(self._first_slot, self._first_slot + len(self._prompt_of_slot))
             self.keys[layer, slots, :, : keys.shape[2]] = keys[self._prompt_of_slot]
             self.values[layer, slots, :, : keys.shape[2]] = values[self._prompt_of_slot]
             return keys, values
-        rows, positions = self._write_rows, self._write_positions
-        assert rows is not None, "`decode` or `prefill` says first what the forward is over"
-        self.keys[layer][rows, :, positions] = keys.transpose(1, 2)
-        self.values[layer][rows, :, positions] = values.transpose(1, 2)
-        return self.keys[layer, : len(rows), :, : self._span], self.values[layer, : len(rows), :, : self._span]
+        assert self._places is not None, "`decode` or `prefill` says first what the forward is over"
+        for memory, new in zip(self._rows[layer], (keys, values), strict=True):
+            memory.index_copy_(0, self._places, new.reshape(-1, memory.shape[1]))
+        return self._read[0][layer], self._read[1][layer]
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """`store`, as transformers' layers call it: keys and values [N, Hkv, Q, D]."""
+        return self.store(layer, keys.transpose(1, 2), values.transpose(1, 2))
 
     def keep(self, slots: list[int]) -> None:
         """Slot i gets the sequence of slots[i], for all i at once; what the slots behind them held is lost."""
@@ -62,7 +76,7 @@ class SlotCache:
         if moves:
             target, source = torch.tensor(moves, device=self.keys.device).unbind(1)
             for memory in (self.keys, self.values):
-                memory[:, target, :, : self._span] = memory[:, source, :, : self._span]
+                memory[:, target, :, : self.span] = memory[:, source, :, : self.span]
 
     def get_seq_length(self, *args, **kwargs) -> int:
         """Part of transformers' cache protocol; positions are always passed explicitly."""

@@ -182,9 +182,8 @@ def test_prompts_shorter_than_a_block_are_not_prefilled() -> None:
 
 
 def forwards_of(trajectory: Trajectory, block_size: int) -> int:
-    """One per denoising step, and one per block but the last that writes its final keys."""
-    blocks = -(-(len(trajectory.prompt_ids) + len(trajectory.response_ids)) // block_size)
-    return trajectory.denoising_steps(block_size) + blocks - len(trajectory.prompt_ids) // block_size - 1
+    """One per denoising step: the first of a block also writes the final keys of the block before."""
+    return trajectory.denoising_steps(block_size)
 
 
 def scheduled(lengths: Sequence[int], slots: int) -> int:

@@ -21,7 +21,7 @@ def test_the_cache_keeps_what_it_is_told_where_it_is_told() -> None:
     cache.keys.copy_(torch.rand(cache.keys.shape))
     cache.values.copy_(torch.rand(cache.values.shape))
     keys, values = cache.keys.clone(), cache.values.clone()
-    cache.decode(torch.tensor([[2, 3]] * 5), span=4)
+    cache.decode(torch.tensor([[2, 3]] * 5), span=4, more=torch.zeros(0, dtype=torch.long))
     cache.keep([0, 4, 2])  # the second and fourth have finished
     for slot, source in enumerate([0, 4, 2]):
         assert cache.keys[:, slot, :, :4].equal(keys[:, source, :, :4])

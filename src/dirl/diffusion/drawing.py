@@ -1,0 +1,122 @@
+"""Candidates of a denoising step from the model's logits, on a GPU in one pass over them where that is possible.
+
+Both engines draw here. `dirl.diffusion.sampling` says what is drawn; the kernels give the same draws of the same seeds
+but where rounding puts a uniform number on the other side of a boundary between two tokens.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from dirl.diffusion.sampling import candidates, cuts, finite_rows, scaled_logits, uniform
+from dirl.spans import Spans
+from dirl.types import DecodingParams
+
+ROWS_BYTES = 1 << 28
+"""Without the kernels, so many bytes of fp32 logits are drawn from at a time."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """For each row: a candidate, the log-probability with which it was drawn, its confidence."""
+
+    tokens: Int[Tensor, " M"]
+    logprobs: Float[Tensor, " M"]
+    confidence: Float[Tensor, " M"]
+    finite: Bool[Tensor, " M"]
+    """Whether all logits of the row are; else the others mean nothing."""
+
+
+def draw_rows(
+    logits: Float[Tensor, "M V"],
+    seeds: Int64[Tensor, " M"],
+    positions: Int64[Tensor, " M"],
+    forwards: Int64[Tensor, " M"],
+    banned: Spans,
+    decoding: DecodingParams,
+    wanted: Bool[Tensor, " M"] | None = None,
+) -> Draws:
+    """Draw a token for each row, by the number that `uniform` gives for its seed, position and forward.
+
+    Args:
+        logits: of any floating type; they are not changed.
+        banned: `ModelSpec.banned`.
+        wanted: rows that are asked for; what the others get means nothing. None: all.
+    """
+    if kernels_serve(logits, decoding):
+        return fused(logits, seeds, positions, forwards, banned, decoding, wanted)
+    noise = uniform(seeds, positions, forwards)
+    count = max(1, ROWS_BYTES // (4 * logits.shape[-1]))
+    parts = [
+        (*candidates(scaled_logits(part, banned, decoding.temperature), u, decoding), finite_rows(part))
+        for part, u in zip(logits.split(count), noise.split(count), strict=True)
+    ]
+    return Draws(*parts[0]) if len(parts) == 1 else Draws(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def kernels_serve(logits: Tensor, decoding: DecodingParams) -> bool:
+    """On CUDA, in at most fp32, where Triton is there and top-k, top-p or min-p cut nothing away."""
+    return logits.is_cuda and logits.dtype != torch.float64 and not cuts(decoding) and _has_triton() and len(logits) > 0
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def fused(
+    logits: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    forwards: Tensor,
+    banned: Spans,
+    decoding: DecodingParams,
+    wanted: Tensor | None = None,
+) -> Draws:
+    """`draw_rows` by the kernels, which take no cuts. No wait of the host, nothing of the size of the logits."""
+    from dirl.diffusion import drawing_kernels as kernels
+
+    rows, vocabulary = logits.shape
+    logits = logits if logits.stride(1) == 1 else logits.contiguous()
+    tiles = -(-vocabulary // kernels.TILE)
+    new = logits.new_empty
+    largest, masses = new((rows, tiles), dtype=torch.float32), new((rows, tiles), dtype=torch.float64)
+    places = new((rows, tiles), dtype=torch.int32)
+    zeros = logits.new_zeros
+    out = (
+        zeros(rows, dtype=torch.long),
+        zeros(rows, dtype=torch.float32),
+        zeros(rows, dtype=torch.float32),
+        logits.new_ones(rows, dtype=torch.bool),
+    )
+    spans = _spans_on(banned, logits.device)
+    columns = [x.expand(rows).contiguous() for x in (seeds, positions, forwards)]
+    some = wanted is not None
+    chosen = wanted.contiguous() if wanted is not None else out[3]
+    tables = (logits, chosen, spans, largest, masses, places)
+    sizes = (logits.stride(0), vocabulary, len(banned), decoding.temperature or 1.0)
+    kernels.tile_masses[(rows, tiles)](*tables, *sizes, SOME=some, SIZE=kernels.TILE, num_warps=8)
+    kernels.draw_tokens[(rows,)](
+        *tables,
+        *columns,
+        *out,
+        *sizes,
+        tiles,
+        SOME=some,
+        GREEDY=decoding.temperature == 0,
+        BEST=decoding.confidence == "max",
+        SIZE=kernels.TILE,
+        TILES=max(2, 1 << (tiles - 1).bit_length()),
+        num_warps=8,
+    )
+    return Draws(*out)
+
+
+@cache
+def _spans_on(banned: Spans, device: torch.device) -> Tensor:
+    """Kept: to copy it in every step would have the host wait."""
+    return torch.tensor(banned or ((0, 0),), dtype=torch.long).to(device)
