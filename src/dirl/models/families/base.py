@@ -32,6 +32,8 @@ class ModelFamily(ABC):
     """Where a backbone has its decoder, layers, last norm, embedding, head and rotary embedding."""
     logit_shift: ClassVar[int] = 0
     """The logits at position i are of token i + logit_shift."""
+    fp32: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of tensors that files keep in fp32 whatever the dtype of the others."""
     exported_as: ClassVar[Mapping[str, str]] = {}
     """Model types that an export renames: by their old names, other programs would run them causally."""
     named_shapes: ClassVar[Mapping[str, ModelShape]] = {}

@@ -4,10 +4,11 @@ from transformers import PreTrainedConfig
 
 from dirl.attention import register_attention
 from dirl.models.families.base import ModelFamily
+from dirl.models.families.llada2 import LLaDA2Family
 from dirl.models.families.qwen3 import Qwen3Family
 from dirl.models.families.qwen3_moe import Qwen3MoeFamily
 
-OWN = (Qwen3Family, Qwen3MoeFamily)
+OWN = (Qwen3Family, Qwen3MoeFamily, LLaDA2Family)
 _BY_TYPE: dict[str, ModelFamily] = {}
 
 
