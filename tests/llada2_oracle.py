@@ -1,4 +1,4 @@
-"""LLaDA2's forward from its equations and the names of its checkpoints: a token, a head, an expert at a time, in float64.
+"""LLaDA2's forward from its equations, by the names of its checkpoints: a token, head and expert at a time, in float64.
 
 Nothing here imports the package or transformers.
 """

@@ -3,7 +3,7 @@
 Names are those of the published checkpoints; norms, MLPs, rotary embedding and grouped experts are transformers' own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,8 +99,8 @@ class LLaDA2MoeAttention(nn.Module):
 class LLaDA2MoeGate(nn.Module):
     """Which experts a token is sent to, and with which weights; in fp32 whatever the compute is.
 
-    With s = sigmoid(W x), experts are chosen by s + expert_bias: of their groups, the best by the sum of their two best,
-    and of these the best experts. Their weights are s, without the bias, over their sum, times a constant.
+    With s = sigmoid(W x), experts are chosen by s + expert_bias: of their groups, those with the largest sums
+    of two scores, and in these the best experts. Their weights are s, without the bias, over their sum, times a constant.
     """
 
     def __init__(self, config: LLaDA2MoeConfig) -> None:
@@ -108,6 +108,7 @@ class LLaDA2MoeGate(nn.Module):
         self.choices, self.groups, self.kept_groups = config.num_experts_per_tok, config.n_group, config.topk_group
         self.scale = config.routed_scaling_factor
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+        self.expert_bias: Tensor
         self.register_buffer("expert_bias", torch.zeros(config.num_experts, dtype=torch.float32))
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,10 +188,10 @@ class LLaDA2MoePreTrainedModel(PreTrainedModel):
 class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
     def __init__(self, config: LLaDA2MoeConfig) -> None:
         super().__init__(config)
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.word_embeddings: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(LLaDA2MoeDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = Glm4MoeRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = Glm4MoeRotaryEmbedding(config=config)
+        self.rotary_emb = Glm4MoeRotaryEmbedding(config=config)  # type: ignore[arg-type]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -209,8 +210,6 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Positions are given, and so is the mask: as [N, 1, Q, K], or as the attention function takes it."""
-        if isinstance(attention_mask, Mapping):
-            attention_mask = attention_mask["full_attention"]
         hidden = self.word_embeddings(input_ids)
         rotary = self.rotary_emb(hidden, position_ids)
         for layer in self.layers:

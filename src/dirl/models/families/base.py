@@ -38,6 +38,8 @@ class ModelFamily(ABC):
     """Model types that an export renames: by their old names, other programs would run them causally."""
     named_shapes: ClassVar[Mapping[str, ModelShape]] = {}
     """Published models, by the names that `plan` takes for them."""
+    named_block_size: ClassVar[int] = 4
+    """Of those, where a name stands for a config."""
 
     @abstractmethod
     def shape(self, config: PreTrainedConfig) -> ModelShape:
@@ -49,6 +51,10 @@ class ModelFamily(ABC):
     def check(self, config: PreTrainedConfig, name: str) -> None:
         """Raise ValueError, with the model's name, for a config that cannot serve."""
         check_full_attention(config, name)
+
+    def exported_type(self, config: PreTrainedConfig) -> str:
+        """The model type under which a model of this config is exported."""
+        return self.exported_as.get(config.model_type, config.model_type)
 
     def new_config(self, **values: object) -> PreTrainedConfig:
         """The config of a model with random weights; `values` go by the names that Qwen3's config has for them."""

@@ -1,6 +1,7 @@
 """LLaDA2.0: mini of 16B and flash of 100B parameters; the versions after it edit what they have written."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -31,6 +32,7 @@ class LLaDA2Family(ModelFamily):
     model_types = ("llada2_moe",)
     parts = Parts(embedding="model.word_embeddings")
     fp32 = ("expert_bias",)
+    named_block_size = 32
     named_shapes = {  # noqa: RUF012 - ClassVar in the base class
         "llada2.0-mini": ModelShape(
             2048, 5120, 20, 16, 4, 128, VOCABULARY, False, 256, 8, 512, 1, shared_expert_size=512, fused=True
@@ -75,8 +77,8 @@ class LLaDA2Family(ModelFamily):
 
     def new_config(self, **values: object) -> PreTrainedConfig:
         size = max(8, int(str(values.get("intermediate_size", 32))) // 4 // 8 * 8)
-        experts = {"num_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2}
-        return LLaDA2MoeConfig(**{**experts, "moe_intermediate_size": size, **values})
+        few: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2}
+        return LLaDA2MoeConfig(**{**few, "moe_intermediate_size": size, **values})
 
     def split(self, name: str, value: Tensor) -> Iterator[Named]:
         yield from split_experts(name, value)

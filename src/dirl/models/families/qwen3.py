@@ -3,6 +3,8 @@
 Registering config and model class is enough to load official checkpoints without remote code.
 """
 
+from typing import ClassVar
+
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
 
 from dirl.models.families.base import ModelFamily
@@ -25,7 +27,7 @@ class SDARForCausalLM(Qwen3ForCausalLM):
 class Qwen3Family(ModelFamily):
     """Dense; exported as SDAR, which a Qwen3 that was trained on blocks is."""
 
-    model_types = ("sdar", "qwen3")
+    model_types: ClassVar[tuple[str, ...]] = ("sdar", "qwen3")
     exported_as = {"qwen3": "sdar"}  # noqa: RUF012 - ClassVar in the base class
     named_shapes = {  # noqa: RUF012
         "sdar-1.7b": ModelShape(2048, 6144, 28, 16, 8, 128, VOCABULARY, True, dense_layers=28),

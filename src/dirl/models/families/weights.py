@@ -46,8 +46,8 @@ def gathered(value: Tensor) -> Tensor:
 
 
 def split_experts(name: str, value: Tensor) -> Iterator[Named]:
-    """Experts that a layer of transformers keeps in one tensor, [E, 2I, D] or [E, D, I], each projection of each expert by
-    itself, as checkpoints know them; anything else as it is."""
+    """Experts that transformers keeps in one tensor, [E, 2I, D] or [E, D, I], as checkpoints know them: each projection
+    of each by itself. Anything else as it is."""
     owner, _, kind = name.rpartition(".")
     if not owner.endswith(".experts"):
         yield name, value

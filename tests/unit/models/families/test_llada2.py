@@ -143,7 +143,9 @@ def test_what_was_saved_is_read_whole_and_tensor_by_tensor_with_the_same_bits(dt
 
 
 def layer(n: int) -> set[str]:
-    attention = {f"attention.{part}.weight" for part in ("query_key_value", "query_layernorm", "key_layernorm", "dense")}
+    attention = {
+        f"attention.{part}.weight" for part in ("query_key_value", "query_layernorm", "key_layernorm", "dense")
+    }
     parts = attention | {"input_layernorm.weight", "post_attention_layernorm.weight"}
     names = ("gate_proj", "up_proj", "down_proj")
     owners = ["mlp"] if n == 0 else ["mlp.shared_experts", *(f"mlp.experts.{e}" for e in range(8))]
