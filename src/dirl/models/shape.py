@@ -30,7 +30,7 @@ class ModelShape:
     shared_expert_size: int = 0
     """Width of what every token passes beside its experts, in layers with experts."""
     fused: bool = False
-    """Queries, keys and values are one product, and the router computes in fp32: as in LLaDA2."""
+    """As LLaDA2: queries, keys and values are one product, half a head is rotated, the router computes in fp32."""
 
     @classmethod
     def of(

@@ -84,9 +84,9 @@ class LLaDA2MoeAttention(nn.Module):
     ) -> Tensor:
         every = self.query_key_value(hidden_states).unflatten(-1, (-1, self.head_dim))
         query, key, value = every.split((self.heads, self.key_heads, self.key_heads), dim=-2)
-        query, key = self.query_layernorm(query).transpose(1, 2), self.key_layernorm(key).transpose(1, 2)
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        value = value.transpose(1, 2)
+        query, key = self.query_layernorm(query), self.key_layernorm(key)
+        query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # rotated before: the output needs no copy
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -100,7 +100,7 @@ class LLaDA2MoeGate(nn.Module):
     """Which experts a token is sent to, and with which weights; in fp32 whatever the compute is.
 
     With s = sigmoid(W x), experts are chosen by s + expert_bias: of their groups, those with the largest sums
-    of two scores, and in these the best experts. Their weights are s, without the bias, over their sum, times a constant.
+    of two scores, and in these the best experts. Their weights are s, without the bias, over their sum, times a scale.
     """
 
     def __init__(self, config: LLaDA2MoeConfig) -> None:

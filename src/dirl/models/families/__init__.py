@@ -2,7 +2,12 @@
 
 from dirl.models.families.base import ModelFamily
 from dirl.models.families.code import RemoteCode
+from dirl.models.families.dream_reasoner import DreamReasonerFamily
+from dirl.models.families.llada2 import LLaDA2Family
+from dirl.models.families.llama import BlockLlamaFamily
 from dirl.models.families.parts import Parts
+from dirl.models.families.qwen3 import Qwen3Family
+from dirl.models.families.qwen3_moe import Qwen3MoeFamily
 from dirl.models.families.registry import (
     check_served,
     families,
@@ -13,8 +18,13 @@ from dirl.models.families.registry import (
 )
 
 __all__ = [
+    "BlockLlamaFamily",
+    "DreamReasonerFamily",
+    "LLaDA2Family",
     "ModelFamily",
     "Parts",
+    "Qwen3Family",
+    "Qwen3MoeFamily",
     "RemoteCode",
     "check_served",
     "families",
