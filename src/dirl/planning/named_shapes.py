@@ -15,7 +15,7 @@ SHAPES: dict[str, ModelShape] = {name: shape for family in families() for name, 
 def named_or_file(model: str) -> tuple[ModelShape, int | None]:
     """Shape and block size (None: the file has none) of one of `SHAPES` or of a config.json."""
     if model in SHAPES:
-        return SHAPES[model], next(f.named_block_size for f in families() if model in f.named_shapes)
+        return SHAPES[model], next(f.named_blocks.get(model, 4) for f in families() if model in f.named_shapes)
     path = Path(model).expanduser()
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():

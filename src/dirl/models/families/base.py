@@ -38,8 +38,8 @@ class ModelFamily(ABC):
     """Model types that an export renames: by their old names, other programs would run them causally."""
     named_shapes: ClassVar[Mapping[str, ModelShape]] = {}
     """Published models, by the names that `plan` takes for them."""
-    named_block_size: ClassVar[int] = 4
-    """Of those, where a name stands for a config."""
+    named_blocks: ClassVar[Mapping[str, int]] = {}
+    """Block sizes of those that have other blocks than 4, where a name stands for a config."""
 
     @abstractmethod
     def shape(self, config: PreTrainedConfig) -> ModelShape:

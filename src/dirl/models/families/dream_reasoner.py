@@ -31,10 +31,11 @@ class DreamReasonerFamily(Qwen3Family):
 
     model_types = ("Dream",)
     exported_as = {"Dream": "sdar"}  # noqa: RUF012 - ClassVar in the base class
-    named_block_size = 32
     named_shapes = {  # noqa: RUF012
         "dreamreasoner-8b": ModelShape(4096, 12_288, 36, 32, 8, 128, VOCABULARY, False, dense_layers=36),
     }
+
+    named_blocks = {"dreamreasoner-8b": 32}  # noqa: RUF012
 
     def register(self) -> None:
         AutoConfig.register("Dream", DreamReasonerConfig, exist_ok=True)

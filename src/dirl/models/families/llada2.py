@@ -32,7 +32,6 @@ class LLaDA2Family(ModelFamily):
     model_types = ("llada2_moe",)
     parts = Parts(embedding="model.word_embeddings")
     fp32 = ("expert_bias",)
-    named_block_size = 32
     named_shapes = {  # noqa: RUF012 - ClassVar in the base class
         "llada2.0-mini": ModelShape(
             2048, 5120, 20, 16, 4, 128, VOCABULARY, False, 256, 8, 512, 1, shared_expert_size=512, fused=True
@@ -41,6 +40,8 @@ class LLaDA2Family(ModelFamily):
             4096, 9216, 32, 32, 4, 128, VOCABULARY, False, 256, 8, 1024, 1, shared_expert_size=1024, fused=True
         ),
     }
+
+    named_blocks = dict.fromkeys(named_shapes, 32)
 
     def shape(self, config: PreTrainedConfig) -> ModelShape:
         dense = min(config.first_k_dense_replace, config.num_hidden_layers)

@@ -3,6 +3,7 @@
 Registering config and model class is enough to load official checkpoints without remote code.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen3Config, Qwen3ForCausalLM
@@ -33,7 +34,10 @@ class Qwen3Family(ModelFamily):
         "sdar-1.7b": ModelShape(2048, 6144, 28, 16, 8, 128, VOCABULARY, True, dense_layers=28),
         "sdar-4b": ModelShape(2560, 9728, 36, 32, 8, 128, VOCABULARY, True, dense_layers=36),
         "sdar-8b": ModelShape(4096, 12288, 36, 32, 8, 128, VOCABULARY, False, dense_layers=36),
+        "efficient-dlm-4b": ModelShape(2560, 9728, 36, 32, 8, 128, VOCABULARY, False, dense_layers=36),
+        "efficient-dlm-8b": ModelShape(4096, 12288, 36, 32, 8, 128, VOCABULARY, False, dense_layers=36),
     }
+    named_blocks: ClassVar[Mapping[str, int]] = {"efficient-dlm-4b": 32, "efficient-dlm-8b": 32}
 
     def shape(self, config: PreTrainedConfig) -> ModelShape:
         return ModelShape.dense(config)
