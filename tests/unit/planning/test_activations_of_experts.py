@@ -19,9 +19,20 @@ LLADA2 = ModelShape(128, 192, 4, 4, 2, 32, 64, False, 8, 4, 48, 2, shared_expert
 MIXED = ModelShape(128, 512, 4, 4, 2, 32, 64, False, 8, 2, 48, dense_layers=2)
 
 
-@pytest.mark.parametrize("mode", ["none", "full", "selective"])
+SHAPES_HERE = {"experts": EXPERTS, "mixed": MIXED, "llada2": LLADA2}
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode"),
+    [
+        pytest.param(
+            shape, mode, id=f"{name}-{mode}", marks=[pytest.mark.thorough] * (mode != "none" and name == "llada2")
+        )
+        for name, shape in SHAPES_HERE.items()
+        for mode in ("none", "full", "selective")
+    ],
+)
 @pytest.mark.parametrize("compute", ["fp32", "autocast", "fsdp_bf16"])
-@pytest.mark.parametrize("shape", [EXPERTS, MIXED, LLADA2], ids=["experts", "mixed", "llada2"])
 def test_kept_activations_of_experts_are_exact(shape: ModelShape, compute: Compute, mode: Checkpointing) -> None:
     """To the 4 bytes per choice that normalised weights keep, which these small models do not have."""
     planned = activation_bytes(shape, compute, mode)
@@ -58,7 +69,7 @@ def test_what_a_layer_makes_on_top_of_what_it_keeps_is_planned(compute: Compute)
 
 
 @pytest.mark.usefixtures("head_as_on_a_gpu")
-@pytest.mark.parametrize(("processes", "mixed", "mode"), [(1, False, "none"), (1, True, "full"), (2, True, "full")])
+@pytest.mark.parametrize(("processes", "mixed", "mode"), [(1, True, "full"), (2, True, "full")])
 def test_the_peak_of_a_step_of_llada2_is_planned_to_ten_per_cent(processes: int, mixed: bool, mode: str) -> None:
     """Real tensors, as the router's choice decides on shapes; sharded over two processes, of which one is rehearsed."""
     shape, tokens = replace(LLADA2, vocab_size=600), 1000
