@@ -111,9 +111,14 @@ def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
     its places among the rows; and the router's probabilities and choices. Grouped as in `dirl.models.experts`.
     Of a shared expert what a dense MLP keeps, but for an fp32 input, which the router keeps as well."""
     size = element_bytes(compute)
-    each = size * (shape.hidden_size + 5 * shape.expert_size + 1) + 2 * ROW_BYTES + INDEX_BYTES + 4
     router = 4 * shape.experts + 4 + (4 * shape.hidden_size if shape.fused else _input_bytes(shape, compute, 1))
     shared = 4 * size * shape.shared_expert_size
     if shape.shared_expert_size and compute != "fp32":
         shared += _input_bytes(shape, compute, 2)
-    return shape.experts_per_token * each + router + shared
+    return routed_bytes(shape, compute) + router + shared
+
+
+def routed_bytes(shape: ModelShape, compute: Compute) -> int:
+    """Of the experts alone, which their backward pass frees first."""
+    rows = element_bytes(compute) * (shape.hidden_size + 5 * shape.expert_size + 1)
+    return shape.experts_per_token * (rows + 2 * ROW_BYTES + INDEX_BYTES + 4)
