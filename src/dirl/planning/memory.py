@@ -126,7 +126,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
 
 
 def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Parts:
-    """In the last layer, or in the one before it: there FSDP2 holds the gradients of the last one's experts in fp32, up to
+    """In the last layer, or in the one before it: there FSDP2 holds the gradients of the last one in fp32, up to
     the next reduction, beside those of its own, which are whole when its experts' activations have gone."""
     gathered, shape = _copies_in_layer(setup), setup.shape
     last: Parts = {**stored, "a layer at work": kept.at_work * setup.tokens, "casts, gathered layers": gathered}
