@@ -56,7 +56,7 @@ def block_causal_mask(length: int, block_size: int) -> Tensor:
 
 
 def hf_logits(hf_model: Any, attention: Literal["eager", "sdpa"] = "eager") -> Logits:
-    """The `Logits` callable of a transformers Qwen3ForCausalLM, through transformers' own attention.
+    """The `Logits` callable of a causal model of transformers, through transformers' own attention.
 
     The attention with which the model was loaded is put back after each call.
     """
@@ -64,12 +64,14 @@ def hf_logits(hf_model: Any, attention: Literal["eager", "sdpa"] = "eager") -> L
     def logits(input_ids: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
         config, device = hf_model.config, hf_model.device
         additive = torch.zeros(mask.shape, dtype=hf_model.dtype).masked_fill(~mask.cpu(), float("-inf"))
+        additive = additive[None, None].to(device)
+        by_kind = getattr(config, "layer_types", None) is not None
         loaded_with = config._attn_implementation
         config._attn_implementation = attention
         try:
             output = hf_model(
                 input_ids=input_ids.to(device),
-                attention_mask={"full_attention": additive[None, None].to(device)},
+                attention_mask={"full_attention": additive} if by_kind else additive,
                 position_ids=position_ids.to(device),
                 use_cache=False,
             )

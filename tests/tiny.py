@@ -83,7 +83,7 @@ def sample_groups(
     description = source.describe()
     engine = TorchEngine(max_batch_size=5)  # fewer than there are requests: sequences make room for others
     engine.setup(description.config, description.tokenizer, description.spec, "cpu")
-    engine.update_weights(source.build(description.config).named_parameters(), 0)
+    engine.update_weights(description.family.weights(source.build(description.config)), 0)
     requests = [
         GenerationRequest(str(p), i, ids, seed=1000 * p + i) for p, ids in enumerate(prompts) for i in range(group_size)
     ]

@@ -1,4 +1,4 @@
-"""The page on extending: its family for a Llama-shaped backbone trains, samples, plans and exports as it is written."""
+"""The page on extending: its family for a Mistral-shaped backbone trains, samples, plans and exports as written."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import torch
 from tests.integration.toy import rl_overlay, write_rl, write_sft
 from tests.tiny import TinyModel, prompt, sample_groups
 from tests.unit.models.test_parity import World, assert_same, packed, scored
-from transformers import LlamaForCausalLM
+from transformers import MistralForCausalLM
 
 from dirl.cli.main import main
 from dirl.cli.plan import read_plan
@@ -36,31 +36,31 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelFam
     monkeypatch.setattr(registry, "_BY_TYPE", dict(registry._BY_TYPE))
     import my_models
 
-    yield my_models.BlockLlama()
+    yield my_models.BlockMistral()
     del sys.modules["my_models"]
 
 
 def fit(root: Path, recipe: str, data: Path, *more: object) -> Path:
     args = ["fit", "--config", CONFIGS / "debug" / f"{recipe}.yaml", *more, f"--data.init_args.train={data}"]
     args += [f"--trainer.default_root_dir={root}", "--trainer.enable_progress_bar=false"]
-    main([*map(str, args), "--model.init_args.source.init_args.family=my_models.BlockLlama"])
+    main([*map(str, args), "--model.init_args.source.init_args.family=my_models.BlockMistral"])
     return root
 
 
 def test_it_is_trained_sampled_and_exported_in_both_stages(family: ModelFamily, tmp_path: Path) -> None:
     sft = fit(tmp_path / "sft", "sft", write_sft(tmp_path / "sft.jsonl"), "--trainer.max_steps=2")
     values = json.loads((sft / "model" / "config.json").read_text())
-    assert (values["model_type"], values["architectures"]) == ("block_llama", ["BlockLlamaForCausalLM"])
+    assert (values["model_type"], values["architectures"]) == ("block_mistral", ["BlockMistralForCausalLM"])
     assert "auto_map" not in values and not list((sft / "model").glob("*.py"))
     overlay = rl_overlay(tmp_path / "overlay.yaml")
     fit(tmp_path / "rl", "rl", write_rl(tmp_path / "rl.jsonl"), "--config", overlay, "--trainer.max_epochs=1")
     source = PretrainedModel(str(tmp_path / "rl" / "model"), family=family)
     backbone = source.build(source.describe().config)
-    assert isinstance(backbone, LlamaForCausalLM) and source.describe().spec.block_size == 4
+    assert isinstance(backbone, MistralForCausalLM) and source.describe().spec.block_size == 4
     assert not any("q_norm" in name for name, _ in backbone.named_parameters())
     output = tmp_path / "again"
     last = max((tmp_path / "rl").rglob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    main(["export", f"--ckpt_path={last}", f"--output={output}", "--family=my_models.BlockLlama"])
+    main(["export", f"--ckpt_path={last}", f"--output={output}", "--family=my_models.BlockMistral"])
     again = PretrainedModel(str(output), family=family)
     made = again.build(again.describe().config).state_dict()
     assert all(torch.equal(value, made[name]) for name, value in backbone.state_dict().items())
@@ -78,7 +78,7 @@ def test_trainer_and_engine_give_its_tokens_the_same_log_probabilities(family: M
     ]
     world = World(backbone, spec, decoding, numbered, {}, {})
     found, _ = scored(world, packed(world))
-    assert len(found) > 60
+    assert len(found) > 40
     assert_same(found, world.reported)
 
 
@@ -89,5 +89,5 @@ def test_its_plan_counts_its_parameters(family: ModelFamily, tmp_path: Path) -> 
     assert family.shape(backbone.config).parameters == sum(p.numel() for p in backbone.parameters())
     args = ["--config", str(CONFIGS / "debug" / "sft.yaml"), "--memory=8GB", "--data.init_args.train=none.jsonl"]
     plain = read_plan(args).settings.shape
-    llama = read_plan([*args, "--model.init_args.source.init_args.family=my_models.BlockLlama"]).settings.shape
-    assert llama == dataclasses.replace(plain, head_norms=False)
+    mistral = read_plan([*args, "--model.init_args.source.init_args.family=my_models.BlockMistral"]).settings.shape
+    assert mistral == dataclasses.replace(plain, head_norms=False)

@@ -10,6 +10,8 @@ import torch
 from tests.unit.models.test_source import new_model, qwen_folder
 
 from dirl.models import PretrainedModel, save_model
+from dirl.models.families import BlockLlamaFamily, DreamReasonerFamily, LLaDA2Family
+from dirl.rollout.lmdeploy.model import check_served
 
 READ = """
 import sys, torch
@@ -36,9 +38,10 @@ torch.save({
 """
 
 
-@pytest.mark.parametrize("moe", [False, True], ids=["dense", "experts"])
-def test_lmdeploy_reads_config_tokenizer_and_weights(moe: bool, tmp_path: Path) -> None:
-    source = new_model(block_size=4, rope_theta=1e6)
+@pytest.mark.parametrize("kind", ["dense", "experts", "dreamreasoner"])
+def test_lmdeploy_reads_config_tokenizer_and_weights(kind: str, tmp_path: Path) -> None:
+    moe, source = kind == "experts", new_model(block_size=4, rope_theta=1e6)
+    source.family = DreamReasonerFamily() if kind == "dreamreasoner" else None
     if moe:
         qwen_folder(tmp_path / "qwen", moe=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
         source = PretrainedModel(str(tmp_path / "qwen"), block_size=4)
@@ -61,3 +64,11 @@ def test_lmdeploy_reads_config_tokenizer_and_weights(moe: bool, tmp_path: Path) 
     assert seen["weights"].keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(seen["weights"][name], value), name
+
+
+@pytest.mark.parametrize("family", [BlockLlamaFamily, LLaDA2Family])
+def test_what_lmdeploy_would_run_causally_or_not_at_all_is_refused(family: type) -> None:
+    source = new_model(block_size=4)
+    source.family = family()
+    with pytest.raises(ValueError, match=r"knows no block-diffusion model of model_type='\w+': use dirl.rollout.Torch"):
+        check_served(source.describe().config)

@@ -21,16 +21,16 @@ class CheckpointWeights(WeightFiles):
     """The tensors of a checkpoint, a file or a folder of shards, by transformers name. Needs no process group.
 
     Args:
-        dtype: of what is read; None: as stored.
+        dtype: of the weights that `fill` reads; None: as stored.
     """
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
         self.folder, self.dtype = path, dtype  # the names are the backbone's own: no family puts them together
         self._state = None if path.is_dir() else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
-    def read(self, name: str, shape: torch.Size | None = None) -> Tensor:
+    def read(self, name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
         value = self._from_shards(f"state_dict.{PREFIX}{name}") if self._state is None else self._from_file(name)
-        return value if self.dtype is None else value.to(self.dtype)
+        return value if dtype is None or not value.is_floating_point() else value.to(dtype)
 
     def _from_file(self, name: str) -> Tensor:
         assert self._state is not None, "it is a folder of shards"

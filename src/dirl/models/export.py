@@ -1,6 +1,6 @@
 """A model as a Hugging Face folder: what transformers 4.57, transformers 5, LMDeploy and this package read alike."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,8 @@ def export_model(
     """
     stored = stored_as(description, dtype)
     files = model_files(description.config, description.tokenizer, description.carried, stored)
-    replace_folder(Path(folder), lambda new: _write(new, files, weights, shapes, stored, max_shard_size))
+    fp32 = description.family.fp32
+    replace_folder(Path(folder), lambda new: _write(new, files, weights, shapes, stored, max_shard_size, fp32))
 
 
 def stored_as(description: ModelDescription, dtype: ExportDtype) -> torch.dtype:
@@ -65,7 +66,7 @@ def save_model(
     stored = next(iter(values.values())).dtype
     files = model_files(backbone.config, tokenizer, dtype=stored)
     shapes = weight_shapes(family, backbone)
-    replace_folder(Path(folder), lambda new: _write(new, files, weights, shapes, stored))
+    replace_folder(Path(folder), lambda new: _write(new, files, weights, shapes, stored, fp32=family.fp32))
 
 
 def _write(
@@ -75,8 +76,9 @@ def _write(
     shapes: Mapping[str, torch.Size],
     dtype: torch.dtype,
     max_shard_size: str | int = MAX_SHARD,
+    fp32: Collection[str] = (),
 ) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    write_weights(folder, weights, shapes, dtype, max_shard_size)
+    write_weights(folder, weights, shapes, dtype, max_shard_size, fp32)

@@ -73,7 +73,7 @@ def architecture(model_type: str) -> str:
 
 def exported_type(config: PreTrainedConfig) -> str:
     """The model type under which a model of this config is exported."""
-    return family_of(config).exported_as.get(config.model_type, config.model_type)
+    return family_of(config).exported_type(config)
 
 
 def files_to_carry(path: str, config: PreTrainedConfig) -> dict[str, bytes]:

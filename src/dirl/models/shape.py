@@ -27,6 +27,10 @@ class ModelShape:
     dense_layers: int = 0
     head_norms: bool = True
     """Whether queries and keys are normalised, head by head."""
+    shared_expert_size: int = 0
+    """Width of what every token passes beside its experts, in layers with experts."""
+    fused: bool = False
+    """As LLaDA2: queries, keys and values are one product, half a head is rotated, the router computes in fp32."""
 
     @classmethod
     def of(
@@ -38,6 +42,8 @@ class ModelShape:
         *,
         dense_layers: int,
         head_norms: bool = True,
+        shared_expert_size: int = 0,
+        fused: bool = False,
     ) -> "ModelShape":
         """What most configs call alike is read; what they do not is said. A family calls it from its `shape`."""
         return cls(
@@ -54,6 +60,8 @@ class ModelShape:
             expert_size,
             dense_layers,
             head_norms,
+            shared_expert_size,
+            fused,
         )
 
     @classmethod
@@ -91,6 +99,10 @@ class ModelShape:
         return self.hidden_size * self.experts
 
     @property
+    def shared_weights(self) -> int:
+        return 3 * self.hidden_size * self.shared_expert_size
+
+    @property
     def norm_weights(self) -> int:
         """Of a layer: the two of the residual stream, and those of queries and keys where it has them."""
         return 2 * self.hidden_size + (2 * self.head_dim if self.head_norms else 0)
@@ -102,7 +114,7 @@ class ModelShape:
         if self.dense_layers:
             sizes.append(self.dense_mlp_weights)
         if self.sparse_layers:
-            sizes.append(self.router_weights + self.experts * self.expert_weights)
+            sizes.append(self.router_weights + self.shared_weights + self.experts * self.expert_weights)
         return self.attention_weights + self.norm_weights + max(sizes)
 
     @property
@@ -118,7 +130,7 @@ class ModelShape:
     def parameters(self) -> int:
         every = self.num_hidden_layers * (self.attention_weights + self.norm_weights)
         dense = self.dense_layers * self.dense_mlp_weights
-        sparse = self.sparse_layers * (self.router_weights + self.experts * self.expert_weights)
+        sparse = self.sparse_layers * (self.router_weights + self.shared_weights + self.experts * self.expert_weights)
         return every + dense + sparse + self.root_parameters
 
     @property
@@ -126,5 +138,6 @@ class ModelShape:
         """Entries of the matrices that each token of a forward is multiplied with; the head is not among them."""
         every = self.num_hidden_layers * self.attention_weights
         dense = self.dense_layers * self.dense_mlp_weights
-        sparse = self.sparse_layers * (self.router_weights + self.experts_per_token * self.expert_weights)
+        routed = self.experts_per_token * self.expert_weights
+        sparse = self.sparse_layers * (self.router_weights + self.shared_weights + routed)
         return every + dense + sparse

@@ -25,8 +25,9 @@ from dirl.checkpoints.reading import read
 from dirl.finite import check_weight
 from dirl.models.checkpoint_weights import CheckpointWeights, is_checkpoint, unpacked
 from dirl.models.experts import Experts, choose_experts
-from dirl.models.families import ModelFamily, family_of, register_family, register_models
+from dirl.models.families import ModelFamily, check_served, family_of, register_family, register_models
 from dirl.models.families.qwen3 import Qwen3Family
+from dirl.models.families.refused import refuse_code
 from dirl.models.families.weights import empty_backbone
 from dirl.models.model_files import dtype_name, files_to_carry
 from dirl.models.spec import check_block_size, resolve_spec
@@ -82,8 +83,7 @@ class PretrainedModel(ModelSource):
     """A model in Hugging Face format, or in a checkpoint of a run. No remote code is executed.
 
     Args:
-        path: local folder or hub name of a model of a known family (Qwen3 and SDAR, with experts or without); or a
-            checkpoint, sharded or not.
+        path: local folder or hub name of a model of a known family (docs/models.md); or a checkpoint, sharded or not.
         block_size: needed where the model's config has none (plain Qwen3); must agree where it has one.
         mask_token: mask token or its id, where neither config nor tokenizer names it.
         stop_tokens: further tokens that end a response.
@@ -118,7 +118,7 @@ class PretrainedModel(ModelSource):
     def read_config(self) -> PreTrainedConfig:
         register(self.family)
         with self._folder() as folder:
-            return AutoConfig.from_pretrained(folder)
+            return self._config(folder)
 
     @contextmanager
     def _folder(self) -> Iterator[str]:
@@ -138,7 +138,7 @@ class PretrainedModel(ModelSource):
     def _describe(self, path: str) -> ModelDescription:
         register(self.family)
         try:
-            config = AutoConfig.from_pretrained(path)
+            config = self._config(path)
         except OSError as error:
             raise ValueError(
                 f"model path={self.path!r} is no folder with a model here (relative to {Path.cwd()}), and the hub did "
@@ -156,7 +156,15 @@ class PretrainedModel(ModelSource):
         spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)
         if config.dtype is None:
             config.dtype = stored_dtype(Path(path))
-        return ModelDescription(config, tokenizer, spec, files_to_carry(path, config))
+        carried = files_to_carry(path, config)
+        refuse_code(config.model_type, carried, self.path)
+        return ModelDescription(config, tokenizer, spec, carried)
+
+    def _config(self, path: str) -> PreTrainedConfig:
+        """Looked at first: transformers asks for leave to run code where it does not know the model type."""
+        values, _ = PreTrainedConfig.get_config_dict(path)
+        check_served(values, self.path)
+        return AutoConfig.from_pretrained(path)
 
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         if self.checkpoint is not None:

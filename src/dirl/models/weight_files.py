@@ -24,7 +24,7 @@ class WeightFiles:
     """The tensors of a Hugging Face folder, by the names that the backbone of a family has for them.
 
     Args:
-        dtype: of what is read; None: as stored.
+        dtype: of the weights that are read; None: as stored. Buffers have the dtype that the model has for them.
     """
 
     def __init__(self, folder: Path, family: ModelFamily, dtype: torch.dtype | None = None) -> None:
@@ -44,30 +44,35 @@ class WeightFiles:
         for name, empty in list(named_tensors(module)):
             if not empty.is_meta:
                 continue
-            value = check_weight(prefix + name, self.read(prefix + name, empty.shape), str(self.folder), BROKEN_SOURCE)
-            self._check_shape(prefix + name, value.shape, empty.shape)
             weight = isinstance(empty, nn.Parameter)
+            value = self.read(prefix + name, empty.shape, self.dtype if weight else empty.dtype)
+            value = check_weight(prefix + name, value, str(self.folder), BROKEN_SOURCE)
+            self._check_shape(prefix + name, value.shape, empty.shape)
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, nn.Parameter(value, empty.requires_grad) if weight else value)
 
-    def read(self, name: str, shape: torch.Size) -> Tensor:
-        """One tensor of the backbone, put together where the files keep it in parts."""
+    def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
+        """One tensor of the backbone, put together where the files keep it in parts.
+
+        Args:
+            dtype: None: as stored.
+        """
         if name in self.file_of:
-            return self._stored(name)
+            return self._stored(name, dtype)
         parts = [part for part, _ in self.family.split(name, torch.empty(shape, device="meta"))]
         for part in parts:
             if part not in self.file_of:
                 raise ValueError(f"{self.folder}: no tensor {part!r} in its safetensors files; the model needs it")
-        whole = torch.empty(shape, dtype=self._stored(parts[0]).dtype)
+        whole = torch.empty(shape, dtype=self._stored(parts[0], dtype).dtype)
         for part, view in self.family.split(name, whole):
-            value = self._stored(part)
+            value = self._stored(part, dtype)
             self._check_shape(part, value.shape, view.shape)
             view.copy_(value)
         return whole
 
-    def _stored(self, name: str) -> Tensor:
+    def _stored(self, name: str, dtype: torch.dtype | None) -> Tensor:
         value = self.open(self.file_of[name]).get_tensor(name)
-        return value if self.dtype is None or not value.is_floating_point() else value.to(self.dtype)
+        return value if dtype is None or not value.is_floating_point() else value.to(dtype)
 
     def _check_shape(self, name: str, found: torch.Size, wanted: torch.Size) -> None:
         if found != wanted:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ def write_weights(
     shapes: Mapping[str, torch.Size],
     dtype: torch.dtype,
     max_shard_size: str | int = MAX_SHARD,
+    fp32: Collection[str] = (),
 ) -> None:
     """Write a model's weights into a folder that has none; what is on the host at a time is one file's worth.
 
@@ -30,12 +31,14 @@ def write_weights(
         weights: as `ModelFamily.weights` gives them, in the order of `shapes`.
         shapes: of all of them.
         dtype: of what is stored; floating-point buffers too.
+        fp32: last parts of names that are stored in fp32 all the same, see `ModelFamily.fp32`.
 
     Raises:
         ValueError: a weight is not finite, after the cast.
         OSError: the disk is full, or the like.
     """
-    empty = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    stored_as = {name: torch.float32 if name.rpartition(".")[2] in fp32 else dtype for name in shapes}
+    empty = {name: torch.empty(shape, dtype=stored_as[name], device="meta") for name, shape in shapes.items()}
     planned = split_state_dict_into_shards_factory(
         empty,
         get_storage_size=lambda tensor: tensor.nbytes,
@@ -44,7 +47,7 @@ def write_weights(
     )
     waiting: dict[str, dict[str, Tensor]] = {file: {} for file in planned.filename_to_tensors}
     for name, value in weights:
-        stored = value.detach().to(dtype) if value.is_floating_point() else value.detach()
+        stored = value.detach().to(stored_as[name]) if value.is_floating_point() else value.detach()
         file = planned.tensor_to_filename[name]
         waiting[file][name] = _alone(finite(name, stored).cpu().contiguous())
         if len(waiting[file]) == len(planned.filename_to_tensors[file]):

@@ -79,12 +79,14 @@ def layer_bytes(shape: ModelShape, compute: Compute) -> float:
             shape.key_size, shape.num_key_value_heads, size
         )
     attention = size * (2 * shape.query_size + 2 * shape.key_size) + 4 * shape.num_attention_heads
-    return norms + _input_bytes(shape, compute, 3) + per_head + attention + mlp
+    if shape.fused and compute != "fp32":
+        attention += size * (shape.query_size + shape.key_size)  # the values are a view of the product of all three
+    return norms + _input_bytes(shape, compute, 1 if shape.fused else 3) + per_head + attention + mlp
 
 
 def _once(shape: ModelShape, compute: Compute) -> float:
     residual = residual_bytes(compute)
-    rotary = 2 * shape.head_dim * residual
+    rotary = (1 if shape.fused else 2) * shape.head_dim * residual
     return _norm_bytes(shape.hidden_size, 1, residual) + shape.hidden_size * residual + rotary + INDEX_BYTES
 
 
@@ -106,7 +108,17 @@ def _mlp_bytes(shape: ModelShape, compute: Compute) -> int:
 
 def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
     """For each expert of a token: its input, gate and up together, SiLU, product, the product weighted, the weight, and
-    its places among the rows; and the router's probabilities and choices. Grouped as in `dirl.models.experts`."""
+    its places among the rows; and the router's probabilities and choices. Grouped as in `dirl.models.experts`.
+    Of a shared expert what a dense MLP keeps, but for an fp32 input, which the router keeps as well."""
     size = element_bytes(compute)
-    each = size * (shape.hidden_size + 5 * shape.expert_size + 1) + 2 * ROW_BYTES + INDEX_BYTES + 4
-    return shape.experts_per_token * each + 4 * shape.experts + 4 + _input_bytes(shape, compute, 1)
+    router = 4 * shape.experts + 4 + (4 * shape.hidden_size if shape.fused else _input_bytes(shape, compute, 1))
+    shared = 4 * size * shape.shared_expert_size
+    if shape.shared_expert_size and compute != "fp32":
+        shared += _input_bytes(shape, compute, 2)
+    return routed_bytes(shape, compute) + router + shared
+
+
+def routed_bytes(shape: ModelShape, compute: Compute) -> int:
+    """Of the experts alone, which their backward pass frees first."""
+    rows = element_bytes(compute) * (shape.hidden_size + 5 * shape.expert_size + 1)
+    return shape.experts_per_token * (rows + 2 * ROW_BYTES + INDEX_BYTES + 4)

@@ -85,7 +85,7 @@ def training_flops(shape: ModelShape, work: Work, checkpointing: Checkpointing) 
     """
     forward = forward_flops(shape, work)
     layers = recomputed_layers(shape.num_hidden_layers, checkpointing) / shape.num_hidden_layers
-    experts = shape.experts_per_token * shape.expert_size * shape.sparse_layers
+    experts = (shape.shared_expert_size or shape.experts_per_token * shape.expert_size) * shape.sparse_layers
     last = 2 * shape.hidden_size * (shape.intermediate_size * shape.dense_layers + experts) * work.tokens
     again = Flops((forward.dense - last) * layers, forward.attention * (layers + 0.5), forward.head)
     return TrainingFlops(forward, forward * 2, again)

@@ -11,7 +11,14 @@ from typing import Literal
 from dirl.models.chunked_head import CHUNK_BYTES
 from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing
-from dirl.planning.activations import Compute, activation_bytes, element_bytes, residual_bytes
+from dirl.planning.activations import (
+    ActivationBytes,
+    Compute,
+    activation_bytes,
+    element_bytes,
+    residual_bytes,
+    routed_bytes,
+)
 from dirl.planning.flops import recomputed_layers
 from dirl.rollout.memory import EngineMemory
 
@@ -99,11 +106,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
     stored: Parts = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
     moments: dict[Moment, Parts] = {
         "head": {**stored, "head: logits, gradient": _head(setup), "casts, gathered layers": _copies_by_head(setup)},
-        "layer": {
-            **stored,
-            "a layer at work": kept.at_work * setup.tokens,
-            "casts, gathered layers": _copies_in_layer(setup),
-        },
+        "layer": _in_layer(setup, stored, kept),
         "end": {
             **training,
             "a layer at work": 0.0 if setup.strategy == "fsdp2" else kept.at_work * setup.tokens,
@@ -120,6 +123,23 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
     moments["rollout"] = {**resting, "KV cache": engine.cache, "engine: logits": engine.logits}
     moments["push"] = {**resting, "KV cache": engine.resident_cache, "casts, gathered layers": _pushed(setup, engine)}
     return moments
+
+
+def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Parts:
+    """In the last layer, or in the one before it: there FSDP2 holds the gradients of the last one in fp32, up to
+    the next reduction, beside those of its own, which are whole when its experts' activations have gone."""
+    gathered, shape = _copies_in_layer(setup), setup.shape
+    last: Parts = {**stored, "a layer at work": kept.at_work * setup.tokens, "casts, gathered layers": gathered}
+    if setup.shards == 1 or shape.sparse_layers < 2:
+        return last
+    freed = min(kept.at_work, routed_bytes(shape, setup.compute))
+    before: Parts = {
+        **stored,
+        "activations": stored["activations"] - kept.kept / shape.num_hidden_layers * setup.tokens,
+        "a layer at work": (kept.at_work - freed) * setup.tokens,
+        "casts, gathered layers": gathered + 4.0 * shape.layer_parameters,
+    }
+    return max(last, before, key=lambda parts: sum(parts.values()))
 
 
 def _of_value(training: Parts, setup: TrainingSetup) -> dict[Moment, Parts]:

@@ -13,7 +13,7 @@ from tests.reference import Token, dense_mask
 from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import (
-    LlamaConfig,
+    Gemma3TextConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -253,8 +253,8 @@ def test_a_block_size_that_is_no_positive_number_is_an_error(size: Any, tmp_path
 
 def test_a_model_of_another_architecture_is_an_error(tmp_path: Path) -> None:
     new_tokenizer(ALPHABET).save_pretrained(tmp_path)
-    LlamaConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"model_type='llama'; supported are qwen3, qwen3_moe, sdar, sdar_moe"):
+    Gemma3TextConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"model_type='gemma3_text'; supported are Dream, block_llama, llada2_moe"):
         PretrainedModel(str(tmp_path), block_size=4).describe()
 
 

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from dirl.models import BlockDiffusionLM, SDARConfig, SDARMoeConfig, register_models
-from dirl.models.families import Parts
+from dirl.models.backbones.llada2 import LLaDA2MoeConfig
+from dirl.models.families import Parts, family_of
 from dirl.models.policy import ScoringPlan
 from dirl.models.value import ValueModel, with_scalar_head
 from dirl.modules.layers import Checkpointing, recompute_layers
@@ -91,6 +92,10 @@ def build(shape: ModelShape, dtype: torch.dtype = torch.float32, attention: str 
         kind = SDARMoeConfig
         sizes |= {"num_experts": shape.experts, "num_experts_per_tok": shape.experts_per_token}
         sizes |= {"moe_intermediate_size": shape.expert_size, "mlp_only_layers": list(range(shape.dense_layers))}
+    if shape.fused:
+        kind, sizes = LLaDA2MoeConfig, {**sizes, "first_k_dense_replace": shape.dense_layers}
+        sizes["num_shared_experts"] = shape.shared_expert_size // shape.expert_size
+        sizes |= {"n_group": 4, "topk_group": 2}
     config = kind(**sizes, use_cache=False, pad_token_id=0)
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).train()
 
@@ -134,7 +139,8 @@ class Whole(BlockDiffusionLM):
     def __init__(self, shape: ModelShape, mode: Checkpointing = "none") -> None:
         backbone = build(shape)
         recompute_layers(backbone.model.layers, mode)
-        super().__init__(backbone, ModelSpec(4, 0, (1,), 0, shape.vocab_size))
+        parts = family_of(backbone.config).parts if shape.experts else Parts()
+        super().__init__(backbone, ModelSpec(4, 0, (1,), 0, shape.vocab_size), parts=parts)
 
     def forward(self, args: dict[str, Tensor], scored: int) -> Tensor:
         positions = torch.arange(scored)

@@ -14,6 +14,7 @@ from dirl.planning.flops import forward_flops
 
 DENSE = ModelShape(64, 96, 4, 4, 2, 16, 200, False, dense_layers=4)
 EXPERTS = ModelShape(64, 96, 2, 4, 2, 16, 200, False, 8, 2, 48)
+LLADA2 = ModelShape(64, 96, 3, 4, 2, 16, 200, False, 8, 2, 48, 1, shared_expert_size=48, fused=True)
 TOKENS, SCORED = 96, 20
 
 
@@ -47,7 +48,7 @@ def grouped_flops(left: list[int], right: list[int], *_: object, **__: object) -
     return 2 * left[0] * left[1] * right[-1]
 
 
-@pytest.mark.parametrize("shape", [DENSE, EXPERTS])
+@pytest.mark.parametrize("shape", [DENSE, EXPERTS, LLADA2])
 def test_forward_and_backward_are_what_the_counter_counts(shape: ModelShape) -> None:
     forward, backward = counted(shape)
     work = Work(TOKENS, TOKENS**2, SCORED)
@@ -55,6 +56,14 @@ def test_forward_and_backward_are_what_the_counter_counts(shape: ModelShape) -> 
     assert ours.forward.total == pytest.approx(forward, rel=ROTARY)
     assert ours.backward.total == pytest.approx(backward, rel=ROTARY)
     assert ours.model == ours.forward.total * 3
+
+
+def test_a_shared_experts_last_product_is_the_one_that_is_not_computed_again() -> None:
+    _, plain = counted(LLADA2)
+    _, backward = counted(LLADA2, "full")
+    work = Work(TOKENS, TOKENS**2, 0)
+    forward, again = forward_flops(LLADA2, work), training_flops(LLADA2, work, "full").recomputed
+    assert again.total - forward.attention / 2 == pytest.approx(backward - plain, rel=1e-3)
 
 
 @pytest.mark.parametrize(("mode", "share"), [("none", 0.0), ("full", 1.0), ("selective", 0.5)])

@@ -35,10 +35,14 @@ class ModelFamily(ABC):
     """Decoders that the torch engine may compute without a call of their modules; it calls those of any other."""
     logit_shift: ClassVar[int] = 0
     """The logits at position i are of token i + logit_shift."""
+    fp32: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of tensors that files keep in fp32 whatever the dtype of the others."""
     exported_as: ClassVar[Mapping[str, str]] = {}
     """Model types that an export renames: by their old names, other programs would run them causally."""
     named_shapes: ClassVar[Mapping[str, ModelShape]] = {}
     """Published models, by the names that `plan` takes for them."""
+    named_blocks: ClassVar[Mapping[str, int]] = {}
+    """Block sizes of those that have other blocks than 4, where a name stands for a config."""
 
     @abstractmethod
     def shape(self, config: PreTrainedConfig) -> ModelShape:
@@ -50,6 +54,10 @@ class ModelFamily(ABC):
     def check(self, config: PreTrainedConfig, name: str) -> None:
         """Raise ValueError, with the model's name, for a config that cannot serve."""
         check_full_attention(config, name)
+
+    def exported_type(self, config: PreTrainedConfig) -> str:
+        """The model type under which a model of this config is exported."""
+        return self.exported_as.get(config.model_type, config.model_type)
 
     def new_config(self, **values: object) -> PreTrainedConfig:
         """The config of a model with random weights; `values` go by the names that Qwen3's config has for them."""

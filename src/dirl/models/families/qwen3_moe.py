@@ -17,7 +17,7 @@ from dirl.models.families.base import ModelFamily
 from dirl.models.families.code import RemoteCode, sdar_files
 from dirl.models.families.plain_decoder import PlainDecoder
 from dirl.models.families.qwen3 import VOCABULARY
-from dirl.models.families.weights import Named
+from dirl.models.families.weights import Named, split_experts
 from dirl.models.shape import ModelShape
 
 
@@ -63,14 +63,7 @@ class Qwen3MoeFamily(ModelFamily):
         register_checkpoint_conversion_mapping("sdar_moe", experts, overwrite=True)
 
     def split(self, name: str, value: Tensor) -> Iterator[Named]:
-        owner, _, kind = name.rpartition(".")
-        if not owner.endswith(".experts"):
-            yield name, value
-            return
-        for index, expert in enumerate(value):
-            parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
-            for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
-                yield f"{owner}.{index}.{part}.weight", matrix
+        yield from split_experts(name, value)
 
     def code(self, model_type: str) -> RemoteCode:
         config, model = "configuration_sdar.SDARMoeConfig", "modeling_sdar.SDARMoeForCausalLM"

@@ -1,13 +1,20 @@
 """The families that are known: this package's own, and those that a user adds."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers import PreTrainedConfig
 
 from dirl.attention import register_attention
 from dirl.models.families.base import ModelFamily
+from dirl.models.families.dream_reasoner import DreamReasonerFamily
+from dirl.models.families.llada2 import LLaDA2Family
+from dirl.models.families.llama import BlockLlamaFamily
 from dirl.models.families.qwen3 import Qwen3Family
 from dirl.models.families.qwen3_moe import Qwen3MoeFamily
+from dirl.models.families.refused import refuse
 
-OWN = (Qwen3Family, Qwen3MoeFamily)
+OWN = (Qwen3Family, Qwen3MoeFamily, LLaDA2Family, BlockLlamaFamily, DreamReasonerFamily)
 _BY_TYPE: dict[str, ModelFamily] = {}
 
 
@@ -55,3 +62,15 @@ def family_of_type(kind: str | None, name: str) -> ModelFamily:
             "(docs/extending.md), and name it as the model source's family"
         )
     return _BY_TYPE[kind]
+
+
+def check_served(values: Mapping[str, Any], name: str) -> None:
+    """ValueError, with the model's name, unless a family serves a model whose config.json says these values.
+
+    A user's own family may serve what this package's do not.
+    """
+    register_models()
+    kind = values.get("model_type")
+    if type(_BY_TYPE.get(str(kind), OWN[0]())) in OWN:
+        refuse(values, name)
+    family_of_type(kind, name)

@@ -45,6 +45,19 @@ def gathered(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def split_experts(name: str, value: Tensor) -> Iterator[Named]:
+    """Experts that transformers keeps in one tensor, [E, 2I, D] or [E, D, I], as checkpoints know them: each projection
+    of each by itself. Anything else as it is."""
+    owner, _, kind = name.rpartition(".")
+    if not owner.endswith(".experts"):
+        yield name, value
+        return
+    for index, expert in enumerate(value):
+        parts = zip(("gate_proj", "up_proj"), expert.chunk(2), strict=True)
+        for part, matrix in parts if kind == "gate_up_proj" else [("down_proj", expert)]:
+            yield f"{owner}.{index}.{part}.weight", matrix
+
+
 def weight_shapes(family: "ModelFamily", backbone: nn.Module) -> dict[str, torch.Size]:
     """Of `family.weights`, by the same names and in the same order; nothing is gathered."""
     empty = ((name, torch.empty(value.shape, device="meta")) for name, value in named_tensors(backbone))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from tests.tiny import TinyModel
-from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import Gemma3TextConfig, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
 from dirl.models import ModelFamily, ModelShape, NewModel, PretrainedModel, save_model
 from dirl.models.families import families, family_of, register_family
@@ -43,9 +43,11 @@ def test_a_model_with_experts_is_served_by_its_own(config: type) -> None:
 
 def test_a_model_of_no_family_is_an_error_that_lists_those_there_are() -> None:
     with pytest.raises(
-        ValueError, match=r"model_type='llama'; supported are qwen3, qwen3_moe, sdar, sdar_moe: add a f"
+        ValueError,
+        match=r"model_type='gemma3_text'; supported are Dream, block_llama, llada2_moe, llama, qwen3, qwen3_moe, sdar, "
+        r"sdar_moe: add a family",
     ):
-        family_of(LlamaConfig())
+        family_of(Gemma3TextConfig())
 
 
 def test_a_family_serves_its_models_from_its_registration_on() -> None:

@@ -1,0 +1,1 @@
+"""Backbones that transformers does not have, made of its building blocks."""
