@@ -57,19 +57,19 @@ def test_rl_moves_adapters_and_not_the_base(whole: Path) -> None:
 
 
 def test_a_run_is_resumed_to_the_bit(whole: Path) -> None:
-    check_chain(whole, rl_args(whole.parent), [3, 6], 8)
+    check_chain(whole, rl_args(whole.parent), [3], 8)
 
 
 def test_the_reference_is_the_base(whole: Path) -> None:
     """A second model of the base gives the same numbers, to the bit."""
     base = source(whole.parent / "model")
-    second = fit(whole.parent / "second", *rl_args(whole.parent), f"--model.reference={base}")
+    second = fit(whole.parent / "second", *rl_args(whole.parent), f"--model.reference={base}", "--trainer.max_epochs=1")
     for name in LOGGED:
-        assert metrics(whole, f"train/{name}") == metrics(second, f"train/{name}")
+        assert metrics(whole, f"train/{name}")[:4] == metrics(second, f"train/{name}")
 
 
 def test_a_checkpoint_is_exported_merged(whole: Path) -> None:
-    main(["export", str(checkpoint(whole, 8)), str(whole.parent / "exported")])
+    main(["export", f"--ckpt_path={checkpoint(whole, 8)}", f"--output={whole.parent / 'exported'}"])
     one, two = (load_file(root / "model.safetensors") for root in (whole / "model", whole.parent / "exported"))
     assert one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
 
@@ -79,7 +79,7 @@ def test_a_checkpoint_is_exported_merged(whole: Path) -> None:
     [
         (
             "--model.lora.alpha=32",
-            "trained with lora: rank 32, alpha 64.0, targets all, this run has lora: rank 32, alpha",
+            "lora: rank 32, alpha 64.0, targets all, this run has lora: rank 32, alpha 32.0",
         ),
         ("--model.lora.targets=[q_proj]", r"this run has lora: rank 32, alpha 64.0, targets \['q_proj'\]: resume with"),
         ("--model.lora=null", "this run has lora: null"),
@@ -117,7 +117,8 @@ def test_an_adapter_of_no_base_is_refused_before_training(tmp_path: Path) -> Non
 def test_a_value_head_learns_beside_adapters(tmp_path: Path) -> None:
     value = tmp_path / "value.yaml"
     value.write_text(
-        "objective:\n  class_path: dirl.objectives.TraceRL\n  init_args: {value: true, kl_coef: 0.01}\n"
+        "objective:\n  class_path: dirl.objectives.TraceRL\n"
+        "  init_args: {value: true, kl_coef: 0.01, normalization: sequence}\n"
         "model: {init_args: {value: {shared: true, optimizer: {lr: 1.0e-3}}}}\n"
     )
     root = fit(tmp_path / "run", *rl_args(tmp_path)[:-1], "--config", value, "--trainer.max_epochs=1")
@@ -158,6 +159,6 @@ def test_two_processes_equal_one(one: str, two: str, close: float, runs: Path) -
 def test_two_sharded_processes_resumed_in_mid_epoch_equal_one_go(runs: Path) -> None:
     one, two = (load_file(runs / name / "model" / "model.safetensors") for name in ("fsdp", "resumed"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
-    main(["export", str(checkpoint(runs / "fsdp", 4)), str(runs / "exported")])
+    main(["export", f"--ckpt_path={checkpoint(runs / 'fsdp', 4)}", f"--output={runs / 'exported'}"])
     three = load_file(runs / "exported" / "model.safetensors")
     assert all(torch.equal(value, three[name]) for name, value in one.items())
