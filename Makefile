@@ -43,6 +43,7 @@ test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist
 # What needs a compiler, or much else: where it cannot be installed, their tests skip and say so.
 $(VENV)/.extras-tried: $(STAMP)
 	$(BIN)/python -m pip install -c requirements/constraints.txt reasoning-gym || echo "no reasoning-gym: its tests will skip"
+	$(BIN)/python -m pip install -c requirements/constraints.txt peft || echo "no peft: the tests of LoRA will skip"
 	$(BIN)/python -m pip install -c requirements/constraints.txt lm-eval || echo "no lm-eval: its tests will skip"
 	touch $@
 

@@ -65,7 +65,7 @@ class Throughput(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, *args: object) -> None:
         _wait(pl_module.device)
         seconds = _longest(trainer, pl_module, time.perf_counter() - self.step_started)
-        flops = training_flops(self.shape, self.step.work, "none").model
+        flops = training_flops(self.shape, self.step.work, "none", _adapters(pl_module)).model
         if self.value_shape is not None:
             flops += training_flops(self.value_shape, replace(self.step.work, scored=0.0), "none").model
         own = torch.tensor([self.step.work.tokens, self.step.response_tokens, flops], dtype=torch.float64)
@@ -180,3 +180,9 @@ def _longest(trainer: L.Trainer, module: BlockDiffusionModule, value: float) -> 
     """The largest of all ranks."""
     own = torch.tensor(value, dtype=torch.float64, device=module.device)
     return float(trainer.strategy.reduce(own, reduce_op="max"))
+
+
+def _adapters(module: BlockDiffusionModule) -> int | None:
+    """Their parameters, on all ranks together; None: all weights learn."""
+    assert module.model is not None, "it trains"
+    return None if module.lora is None else sum(p.numel() for p in module.model.parameters() if p.requires_grad)

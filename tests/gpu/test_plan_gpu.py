@@ -11,7 +11,8 @@ from dirl.models import BlockDiffusionLM, NewModel
 from dirl.modules.layers import recompute_layers
 from dirl.packing.rows import pack
 from dirl.planning import layout_work
-from dirl.planning.memory import TrainingSetup, memory_by_moment, peak
+from dirl.planning.budget import peak
+from dirl.planning.memory import TrainingSetup, memory_by_moment
 from dirl.types import DecodingParams
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -16,6 +16,7 @@ from dirl.cli.main import parse_command
 from dirl.cli.signatures import parameters
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
+from dirl.models.lora import LoRAConfig
 from dirl.modules import RLModule, SFTModule
 from dirl.objectives import DiPO
 from dirl.rewards.sandbox import why_not
@@ -31,6 +32,7 @@ ON_TOP = {
     "model": ("sft", "rl"),
     "engine": ("rl",),
     "objective": ("rl",),
+    "lora": ("sft", "rl"),
     "strategy": ("sft", "rl"),
     "task": ("sft", "rl"),
 }
@@ -119,6 +121,10 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
         assert type(after.trainer.strategy).__name__ in text
     if part.parent.name == "model":
         assert type(after.model.source).__name__ in text
+    if part.parent.name == "lora":
+        named = ["q_proj", "k_proj", "v_proj", "o_proj"] if part.stem == "attention" else None
+        assert after.model.lora == LoRAConfig(rank=32, alpha=64, targets=named)
+    assert after.model.optimizer_config == before.model.optimizer_config
     assert [type(c) for c in after.trainer.callbacks] == [type(c) for c in before.trainer.callbacks]
     for one, other in zip(before.trainer.callbacks, after.trainer.callbacks, strict=True):
         assert options_of(one) | correct_by(other) == options_of(other)

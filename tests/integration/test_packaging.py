@@ -65,7 +65,7 @@ def test_metadata_names_licence_python_and_extras(wheel: Path) -> None:
     assert about["License-Expression"] == "Apache-2.0"
     assert about["License-File"] == "LICENSE"
     assert about["Requires-Python"] == ">=3.11"
-    assert set(about.get_all("Provides-Extra")) == {"lmdeploy", "reasoning-gym", "lm-eval", "wandb", "dev"}
+    assert set(about.get_all("Provides-Extra")) == {"lmdeploy", "lora", "reasoning-gym", "lm-eval", "wandb", "dev"}
     licences = [name for name in wheel_files(wheel) if name.endswith("licenses/LICENSE")]
     assert read(wheel, licences[0]) == (ROOT / "LICENSE").read_text()
 

@@ -63,6 +63,28 @@ def check_kind(contents: Contents, module: str, block_size: int, shapes: Mapping
     raise ValueError(f"ckpt_path={path} is of another model: {what}; resume with the model of the checkpoint")
 
 
+def check_adapters(contents: Contents, lora: Mapping[str, Any] | None) -> None:
+    """Raise ValueError unless the checkpoint has adapters of this rank, alpha and targets, or none as this run.
+
+    Args:
+        lora: of this run; None: it has no adapters.
+    """
+    before = contents.own.get("lora")
+    if before == lora:
+        return
+    said = [f"lora: {_settings(each)}" for each in (before, lora)]
+    raise ValueError(
+        f"ckpt_path={contents.path} was trained with {said[0]}, this run has {said[1]}: resume with the model.lora of "
+        "the checkpoint, or export it and start a new run from the folder"
+    )
+
+
+def _settings(lora: Mapping[str, Any] | None) -> str:
+    if lora is None:
+        return "null"
+    return ", ".join(f"{name} {'all' if value is None else value}" for name, value in lora.items())
+
+
 def check_strategy(contents: Contents, trainer: Trainer) -> None:
     """Raise ValueError if this run cannot read shards, but has to."""
     if contents.path.is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):

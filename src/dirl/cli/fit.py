@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from dirl.callbacks import Guard, Throughput
 from dirl.callbacks.progress_bar import progress_callback
 from dirl.checkpoints.reading import Contents
-from dirl.checkpoints.resume import check_kind, check_strategy, find, flat, say_changes
+from dirl.checkpoints.resume import check_adapters, check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.early import check_arguments
 from dirl.cli.errors import mark_launcher, tell_processes
 from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_keys, drop_defaults
@@ -83,6 +83,7 @@ class DirlCLI(LightningCLI):
         if self.resumed is not None:
             module = self.model
             check_strategy(self.resumed, self.trainer)
+            check_adapters(self.resumed, None if module.lora is None else module.lora.settings())
             check_kind(self.resumed, type(module).__name__, module.spec.block_size, module.expected_shapes())
             say_changes(self.resumed.own["config"], module.run_config)
 

@@ -9,11 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dirl.checkpoints.reading import Contents
+from dirl.checkpoints.reading import Contents, read
+from dirl.models.families.low_rank import LowRank, names_with_adapter
 from dirl.models.weight_files import WeightFiles
 
 FILES = "model_files"
 """Where, under the checkpoint's own key, the files beside the weights are: name -> content."""
+LORA = "lora"
+"""Where, under the same key, the settings of its adapters are; None: it has none."""
 PREFIX = "model.backbone."
 
 
@@ -29,27 +32,33 @@ class CheckpointWeights(WeightFiles):
         self._state = None if path.is_dir() else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
     def read(self, name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        value = self._from_shards(f"state_dict.{PREFIX}{name}") if self._state is None else self._from_file(name)
+        """One tensor; with its adapter added, where it has one."""
+        value = self._find(name)
+        if value is None:
+            value = self._merged(name)
         return value if dtype is None or not value.is_floating_point() else value.to(dtype)
 
-    def _from_file(self, name: str) -> Tensor:
-        assert self._state is not None, "it is a folder of shards"
-        value = self._state["state_dict"].get(PREFIX + name)
-        if value is None:
+    def _merged(self, name: str) -> Tensor:
+        matrix, down, up = (self._find(part) for part in names_with_adapter(name))
+        lora = None if matrix is None else read(self.folder, thorough=False).own.get(LORA)
+        if matrix is None or down is None or up is None or lora is None:
             raise ValueError(
                 f"the checkpoint {self.folder} has no weight {name!r}; the model that it describes needs it"
             )
-        return value
+        return LowRank(down, up, lora["alpha"] / lora["rank"]).added_to(matrix)
 
-    def _from_shards(self, key: str) -> Tensor:
+    def _find(self, name: str) -> Tensor | None:
+        if self._state is not None:
+            return self._state["state_dict"].get(PREFIX + name)
+        return self._from_shards(f"state_dict.{PREFIX}{name}")
+
+    def _from_shards(self, key: str) -> Tensor | None:
         from torch.distributed.checkpoint import FileSystemReader, load
 
         reader = FileSystemReader(self.folder)
         entry = reader.read_metadata().state_dict_metadata.get(key)
         if entry is None:
-            raise ValueError(
-                f"the checkpoint {self.folder} has no weight {key!r}; the model that it describes needs it"
-            )
+            return None
         value = torch.empty(entry.size, dtype=entry.properties.dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # on purpose

@@ -11,7 +11,7 @@ from pathlib import Path
 MODEL_FILES = (
     *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py", "*.md", "LICENSE*"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*"),
-    *("additional_chat_templates", ".gitattributes", "__pycache__"),
+    *("adapter_config.json", "additional_chat_templates", ".gitattributes", "__pycache__"),
 )
 """What a folder may hold that a new model replaces; anything else is somebody's, and is not deleted."""
 
@@ -83,7 +83,7 @@ def _retire(old: Path, folder: Path) -> None:
 
 def _settle(folder: Path) -> None:
     """All files have the mode that a new file has here, and are on disk."""
-    usual = folder / "config.json"
+    usual = next(path for name in ("config.json", "adapter_config.json") if (path := folder / name).is_file())
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             shutil.copymode(usual, path)

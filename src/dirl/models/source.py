@@ -136,6 +136,12 @@ class PretrainedModel(ModelSource):
         return path if is_checkpoint(path) else None
 
     def _describe(self, path: str) -> ModelDescription:
+        if (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
+            raise ValueError(
+                f"model path={self.path!r} is an adapter and no model: name its base (base_model_name_or_path in its "
+                "adapter_config.json) as the path and, for fit, the adapter as model.lora.adapter; or export the run "
+                "that made it with export.form=merged"
+            )
         register(self.family)
         try:
             config = self._config(path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dirl.finite import check_weight
 from dirl.models.families import ModelFamily
+from dirl.models.families.low_rank import own_name
 from dirl.models.families.weights import named_tensors
 
 BROKEN_SOURCE = "nothing can be made with such a model; read another copy or an earlier checkpoint"
@@ -44,10 +45,11 @@ class WeightFiles:
         for name, empty in list(named_tensors(module)):
             if not empty.is_meta:
                 continue
+            known = own_name(prefix + name)
             weight = isinstance(empty, nn.Parameter)
-            value = self.read(prefix + name, empty.shape, self.dtype if weight else empty.dtype)
-            value = check_weight(prefix + name, value, str(self.folder), BROKEN_SOURCE)
-            self._check_shape(prefix + name, value.shape, empty.shape)
+            value = self.read(known, empty.shape, self.dtype if weight else empty.dtype)
+            value = check_weight(known, value, str(self.folder), BROKEN_SOURCE)
+            self._check_shape(known, value.shape, empty.shape)
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, nn.Parameter(value, empty.requires_grad) if weight else value)
 

@@ -51,7 +51,7 @@ def write_weights(
         file = planned.tensor_to_filename[name]
         waiting[file][name] = _alone(finite(name, stored).cpu().contiguous())
         if len(waiting[file]) == len(planned.filename_to_tensors[file]):
-            _save(waiting.pop(file), folder / file)
+            save_tensors(waiting.pop(file), folder / file)
     assert not waiting, f"weights that never came: {list(waiting)}"
     if planned.is_sharded:
         index = {"metadata": planned.metadata, "weight_map": planned.tensor_to_filename}
@@ -69,7 +69,8 @@ def finite(name: str, value: Tensor) -> Tensor:
     return check_weight(name, value, "export", "such a model is not written; go back to an earlier checkpoint")
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file; OSError if it cannot be written."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:

@@ -5,7 +5,7 @@ divisor is summed over all ranks before the first micro-batch.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,10 +18,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
 from dirl.checkpoints.files import KEY
-from dirl.checkpoints.resumable import Resumable
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
-from dirl.models.checkpoint_weights import FILES, packed
-from dirl.models.families.weights import Named, empty_backbone, weight_shapes
+from dirl.models.checkpoint_weights import FILES, LORA, packed
+from dirl.models.lora import LoRAConfig, with_adapters
 from dirl.models.model_files import model_files
 from dirl.models.policy import ScoringPlan, scoring_plan
 from dirl.modules.backward import LossFn, backward, say_if_too_long
@@ -30,12 +29,12 @@ from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.learners import Learner, as_list, clip_all, step_all, use_all_settings, zero_all
 from dirl.modules.optimization import HostCopy, OptimizerConfig, offload_optimizer_state, restore_optimizer_state
-from dirl.modules.sharding import reshard
+from dirl.modules.weight_access import WeightAccess
 from dirl.packing.rows import empty_batch
 from dirl.types import DecodingParams, Likelihood, ModelSpec
 
 
-class BlockDiffusionModule(Resumable):
+class BlockDiffusionModule(WeightAccess):
     """Wraps the dLLM for training.
 
     Args:
@@ -49,6 +48,7 @@ class BlockDiffusionModule(Resumable):
         offload_optimizer: the optimizer's state waits in host memory while an engine makes a rollout.
         max_skipped_steps: optimizer steps in a row that may be skipped because loss or gradient is not finite; one more
             ends the run. Weights and schedule stay, `train/skipped_steps` counts, the log folder keeps the batch.
+        lora: adapters that learn in place of the weights, see `dirl.models.lora.LoRAConfig`; None: all weights learn.
     """
 
     makes_rollouts: ClassVar[bool] = False
@@ -64,6 +64,7 @@ class BlockDiffusionModule(Resumable):
         compile_layers: bool = False,
         offload_optimizer: bool = False,
         max_skipped_steps: int = 10,
+        lora: LoRAConfig | None = None,
     ) -> None:
         super().__init__()
         if max_skipped_steps < 0:
@@ -72,7 +73,7 @@ class BlockDiffusionModule(Resumable):
             raise ValueError(f"head_chunk={head_chunk}: use a positive number of positions, or null")
         check_checkpointing(activation_checkpointing)
         self.automatic_optimization = False
-        self.source, self.optimizer_config = source, optimizer
+        self.source, self.optimizer_config, self.lora = source, optimizer, lora
         self.attention, self.head_chunk = attention, head_chunk
         self.activation_checkpointing, self.compile_layers = activation_checkpointing, compile_layers
         self.offload_optimizer = offload_optimizer
@@ -83,10 +84,6 @@ class BlockDiffusionModule(Resumable):
         """The config of the run, flat, for its checkpoints."""
         self._loaded_optimizer_settings: dict | None = None
 
-    @cached_property
-    def description(self) -> ModelDescription:
-        return self.source.describe()
-
     @property
     def spec(self) -> ModelSpec:
         return self.description.spec
@@ -95,8 +92,10 @@ class BlockDiffusionModule(Resumable):
         """Build the model once; under a device mesh, shard it (FSDP2) layer by layer."""
         check_precision(self.trainer.precision)
         if self.model is None:
-            self.model = self.build_model(self.source, self.description)
-            check_dtype(next(self.model.parameters()).dtype)
+            if self.lora is not None:
+                with_adapters(self.lora, self.description, self.source)  # fails before weights are read
+            self.model = self.build_model(self.source, self.description, lora=self.lora)
+            check_dtype(next(p.dtype for p in self.model.parameters() if p.requires_grad or not self.mixed))
 
     @property
     def mixed(self) -> bool:
@@ -115,7 +114,7 @@ class BlockDiffusionModule(Resumable):
     def learners(self) -> list[Learner]:
         """What has an optimizer of its own, the policy first."""
         assert self.model is not None, "`configure_model` builds it"
-        return [Learner("", list(self.model.parameters()), self.optimizer_config)]
+        return [Learner("", [p for p in self.model.parameters() if p.requires_grad], self.optimizer_config)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         steps = self.trainer.estimated_stepping_batches
@@ -238,21 +237,6 @@ class BlockDiffusionModule(Resumable):
     def largest_over_ranks(self, value: int) -> int:
         return int(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="max"))
 
-    def full_weights(self, dtype: torch.dtype | None = None) -> Iterator[Named]:
-        """`ModelFamily.weights` of the backbone, cast to the dtype before they are gathered; call it on all ranks."""
-        assert self.model is not None, "`configure_model` builds it"
-        reshard(self.model)
-        yield from self.description.family.weights(self.model.backbone, dtype)
-
-    def weight_shapes(self) -> dict[str, torch.Size]:
-        """Of `full_weights`, by name."""
-        return weight_shapes(self.description.family, self.model.backbone)
-
-    def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the weights in a checkpoint, by name, without building the model."""
-        backbone = empty_backbone(self.description.family, self.description.config, torch.float32)
-        return {f"model.backbone.{name}": tuple(value.shape) for name, value in backbone.state_dict().items()}
-
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["block_size"] = self.spec.block_size
@@ -263,6 +247,7 @@ class BlockDiffusionModule(Resumable):
             "config": self.run_config,
             FILES: self._model_files,
             "skipped": self.guard.state(),
+            LORA: None if self.lora is None else self.lora.settings(),
         }
 
     @cached_property

@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from dirl.attention.backend import Backend
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.families.weights import empty_backbone
+from dirl.models.lora import LoRAConfig, add_adapters
 from dirl.models.value import ValueModel, with_scalar_head
 from dirl.modules.layers import Checkpointing, cast_weights, compile_layers, recompute_layers
 from dirl.modules.sharding import shard
@@ -36,6 +37,7 @@ def build_model(
     frozen: bool = False,
     on_host: bool = False,
     kind: type[BlockDiffusionLM] = BlockDiffusionLM,
+    lora: LoRAConfig | None = None,
 ) -> BlockDiffusionLM:
     """A model of the description's family; sharded where there is a mesh, then read from files layer by layer.
 
@@ -44,8 +46,9 @@ def build_model(
         frozen: only to be scored with, so its weights have the dtype of compute; unsharded ones are on the host.
         on_host: sharded weights stay in host memory, see `dirl.modules.sharding.shard`.
         kind: a `ValueModel` has a head of its own.
+        lora: adapters that learn on a backbone that is frozen, so it has the dtype of compute too.
     """
-    dtype = torch.bfloat16 if frozen and mixed else None
+    dtype = torch.bfloat16 if (frozen or lora is not None) and mixed else None
     files = source.weight_files(description.config) if mesh is not None else None
     if files is None:
         with torch.device("cpu") if frozen else nullcontext():
@@ -58,6 +61,8 @@ def build_model(
     if issubclass(kind, ValueModel):
         backbone = with_scalar_head(backbone, description.family.parts, next(backbone.parameters()).dtype)
     backbone.train(not frozen).requires_grad_(not frozen)
+    if lora is not None:
+        add_adapters(backbone, description.family, lora, source)
     model = kind(backbone, spec, building.attention, building.head_chunk, description.family.parts)
     recompute_layers(model.layers(), building.activation_checkpointing)
     if building.compile_layers:

@@ -6,7 +6,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from dirl.models import BlockDiffusionLM
+from dirl.batches import PackedBatch
+from dirl.models import BlockDiffusionLM, Scores
+from dirl.models.families.low_rank import adapters_off
+from dirl.models.policy import ScoringPlan
+from dirl.types import DecodingParams, ModelSpec
 
 
 class Reference:
@@ -33,6 +37,30 @@ class Reference:
             return moved_tensors(self.model, move)
         self.model.to(device)
         return nullcontext()
+
+    def scores(self, row: PackedBatch, decoding: DecodingParams, plan: ScoringPlan) -> Scores:
+        """What it says of a row, without entropies."""
+        return self.model(row, decoding, entropy=False, plan=plan)
+
+
+class AdaptersOff(Reference):
+    """The policy itself without its adapters: there is no second model, and nothing to move."""
+
+    def __init__(self, policy: BlockDiffusionLM) -> None:
+        super().__init__(policy, sharded=True, on_host=False)
+
+    def scores(self, row: PackedBatch, decoding: DecodingParams, plan: ScoringPlan) -> Scores:
+        with adapters_off(self.model):
+            return super().scores(row, decoding, plan)
+
+
+def check_same_spec(reference: ModelSpec, policy: ModelSpec) -> None:
+    """ValueError unless both score the same tokens in the same blocks."""
+    if reference != policy:
+        raise ValueError(
+            f"the reference model ({reference}) differs from the policy ({policy}): KL compares the same tokens in the "
+            "same blocks; use a reference of the same family"
+        )
 
 
 @contextmanager

@@ -6,11 +6,13 @@ from contextlib import nullcontext
 from functools import cached_property
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
 from dirl.models import ModelDescription, ModelSource, Scores
+from dirl.models.lora import LoRAConfig
 from dirl.models.policy import ScoringPlan
 from dirl.models.value import ScalarHead, ValueModel
 from dirl.modules import value as of_value
@@ -21,7 +23,7 @@ from dirl.modules.columns import Found, fill_in, has_old
 from dirl.modules.layers import Checkpointing
 from dirl.modules.learners import Learner
 from dirl.modules.optimization import OptimizerConfig
-from dirl.modules.reference import Reference
+from dirl.modules.reference import AdaptersOff, Reference, check_same_spec
 from dirl.modules.sharding import reshard
 from dirl.modules.step_sums import StepSums, divided, trajectories
 from dirl.modules.value import ValueConfig
@@ -37,7 +39,8 @@ class RLModule(BlockDiffusionModule):
     Args:
         decoding: how rollouts sample, which is also the distribution that the trainer scores.
         reference: model of the objective's KL term; None: the one that training starts from. Its weights have the dtype
-            of compute, so with `trainer.precision: bf16-mixed` they are bf16.
+            of compute, so with `trainer.precision: bf16-mixed` they are bf16. With `lora`, None is no second model but
+            the policy with its adapters off.
         reference_on_host: its weights stay in host memory but for the time in which it scores.
         objective: what a step learns from; None: `dirl.objectives.DiPO`. In configs it has a key of its own,
             `objective`.
@@ -61,6 +64,7 @@ class RLModule(BlockDiffusionModule):
         max_skipped_steps: int = 10,
         objective: Objective | None = None,
         value: ValueConfig | None = None,
+        lora: LoRAConfig | None = None,
     ) -> None:
         super().__init__(
             source,
@@ -71,6 +75,7 @@ class RLModule(BlockDiffusionModule):
             compile_layers,
             offload_optimizer,
             max_skipped_steps,
+            lora,
         )
         if decoding.temperature == 0:
             raise ValueError(
@@ -103,17 +108,22 @@ class RLModule(BlockDiffusionModule):
         if self.value is not None and self.value_model is None:
             self.value_model = self._build_value(self.value)
         if self.objective.needs_reference and self._reference is None:
-            source = self.reference_source or self.source
-            description = source.describe()
-            if description.spec != self.spec:
-                raise ValueError(
-                    f"the reference model ({description.spec}) differs from the policy ({self.spec}): KL compares the "
-                    "same tokens in the same blocks; use a reference of the same family"
-                )
-            model = self.build_model(source, description, frozen=True, on_host=self.reference_on_host)
-            self._reference = Reference(model, self.sharding_mesh is not None, self.reference_on_host)
-            if self.trainer.strategy.root_device.type == "cuda":
-                self._reference.pin()
+            self._reference = self._build_reference()
+
+    def _build_reference(self) -> Reference:
+        if self.lora is not None and self.reference_source is None:
+            if self.reference_on_host:
+                rank_zero_info("reference_on_host: not needed, the reference is the policy with its adapters off")
+            assert self.model is not None, "the policy is built first"
+            return AdaptersOff(self.model)
+        source = self.reference_source or self.source
+        description = source.describe()
+        check_same_spec(description.spec, self.spec)
+        model = self.build_model(source, description, frozen=True, on_host=self.reference_on_host)
+        reference = Reference(model, self.sharding_mesh is not None, self.reference_on_host)
+        if self.trainer.strategy.root_device.type == "cuda":
+            reference.pin()
+        return reference
 
     def _build_value(self, value: ValueConfig) -> ValueModel | ScalarHead:
         if not value.shared:
@@ -263,7 +273,7 @@ class RLModule(BlockDiffusionModule):
             if isinstance(self.value_model, ScalarHead):
                 found["values"] = [(scores.positions, self.value_model(scores.hidden))]
         if self._reference is not None:
-            scores = self._reference.model(row, self.decoding, entropy=False, plan=plan.without_factors())
+            scores = self._reference.scores(row, self.decoding, plan.without_factors())
             found["reference_logprobs"] = [(scores.positions, scores.logprobs)]
         return found
 

@@ -44,11 +44,11 @@ def activation_bytes(shape: ModelShape, compute: Compute, checkpointing: Checkpo
     kept_first = checkpointing == "none" or (checkpointing == "selective" and layers % 2 == 0)
     anew = 0 if kept_first else layer - shared  # where the last layer was kept, it is freed before one is recomputed
     last_norm = 20 * shape.hidden_size  # fp32 gradients of its five intermediate results, before any layer is freed
-    at_work = max(anew + _passing_bytes(shape, compute, kept_first), last_norm)
+    at_work = max(anew + passing_bytes(shape, compute, kept_first), last_norm)
     return ActivationBytes(kept, _once(shape, compute), at_work)
 
 
-def _passing_bytes(shape: ModelShape, compute: Compute, kept_first: bool) -> int:
+def passing_bytes(shape: ModelShape, compute: Compute, kept_first: bool) -> int:
     """What a layer's MLP makes on top of what it keeps: gradients of its two wide results in a dense one. Experts, for
     each of a token: their output sorted by expert and by token at the end of the forward; where that is not computed
     anew, the gradients of output and product."""

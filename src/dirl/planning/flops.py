@@ -77,8 +77,14 @@ def forward_flops(shape: ModelShape, work: Work) -> Flops:
     )
 
 
-def training_flops(shape: ModelShape, work: Work, checkpointing: Checkpointing) -> TrainingFlops:
+def training_flops(
+    shape: ModelShape, work: Work, checkpointing: Checkpointing, adapters: int | None = None
+) -> TrainingFlops:
     """Forward, backward (two products for each one of the forward), and what is computed a second time.
+
+    Args:
+        adapters: parameters of the adapters that alone learn: the backward has one product for each one of the forward
+            with a frozen matrix. None: all weights learn.
 
     The head keeps no logits, attention no scores (half of its forward); a checkpointed layer keeps its input alone,
     and is computed anew up to the last product, whose result nothing asks for.
@@ -88,7 +94,11 @@ def training_flops(shape: ModelShape, work: Work, checkpointing: Checkpointing) 
     experts = (shape.shared_expert_size or shape.experts_per_token * shape.expert_size) * shape.sparse_layers
     last = 2 * shape.hidden_size * (shape.intermediate_size * shape.dense_layers + experts) * work.tokens
     again = Flops((forward.dense - last) * layers, forward.attention * (layers + 0.5), forward.head)
-    return TrainingFlops(forward, forward * 2, again)
+    if adapters is None:
+        return TrainingFlops(forward, forward * 2, again)
+    own = Flops(dense=2 * adapters * work.tokens)
+    backward = Flops(forward.dense, 2 * forward.attention, forward.head)
+    return TrainingFlops(forward + own, backward + own * 2, again + own * layers)
 
 
 def recomputed_layers(layers: int, checkpointing: Checkpointing) -> int:

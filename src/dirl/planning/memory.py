@@ -4,7 +4,6 @@ Bytes of tensors. What is no tensor (CUDA context, NCCL's buffers, holes between
 allowance, `reserve`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +18,7 @@ from dirl.planning.activations import (
     residual_bytes,
     routed_bytes,
 )
+from dirl.planning.adapters import AdapterShape, adapter_activation_bytes
 from dirl.planning.flops import recomputed_layers
 from dirl.rollout.memory import EngineMemory
 
@@ -70,6 +70,7 @@ class TrainingSetup:
         reference: where the frozen model of the KL term has its weights.
         offload_optimizer: its state is on the host in rollouts and pushes.
         value: of a value model with a backbone of its own, which has its turn when the policy's backward has ended.
+        adapters: of LoRA: they learn, and all other weights of the policy are frozen, in the precision of compute.
     """
 
     shape: ModelShape
@@ -84,12 +85,25 @@ class TrainingSetup:
     reference: Literal["none", "device", "host"] = "none"
     offload_optimizer: bool = False
     value: ModelShape | None = None
+    adapters: AdapterShape | None = None
 
     @property
     def compute(self) -> Compute:
         if not self.mixed:
             return "fp32"
-        return "fsdp_bf16" if self.strategy == "fsdp2" else "autocast"
+        return "fsdp_bf16" if self.strategy == "fsdp2" or self.adapters is not None else "autocast"
+
+    @property
+    def kept(self) -> ActivationBytes:
+        if self.adapters is None:
+            return activation_bytes(self.shape, self.compute, self.checkpointing)
+        return adapter_activation_bytes(self.shape, self.adapters, self.compute, self.checkpointing)
+
+    @property
+    def of_value(self) -> "TrainingSetup":
+        """With the value model, which has a head of its own and no adapters, in place of the policy."""
+        assert self.value is not None
+        return replace(self, shape=replace(self.value, tie_word_embeddings=False), adapters=None)
 
     @property
     def shards(self) -> int:
@@ -98,10 +112,10 @@ class TrainingSetup:
 
 def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve: float) -> dict[Moment, Parts]:
     """Bytes by part at each moment; the peak of a run is the greatest sum. Engine None: no rollouts (SFT)."""
-    always: Parts = {"weights": _weights(setup), "reference model": _reference(setup), "reserve": reserve}
+    always: Parts = {"weights": policy_bytes(setup), "reference model": _reference(setup), "reserve": reserve}
     always["value model"] = _value_weights(setup)
     moved = 0.0 if setup.offload_optimizer else _optimizer(setup)
-    kept = activation_bytes(setup.shape, setup.compute, setup.checkpointing)
+    kept = setup.kept
     training: Parts = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
     stored: Parts = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
     moments: dict[Moment, Parts] = {
@@ -114,7 +128,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
         },
     }
     if setup.value is not None:
-        moments |= _of_value(training, replace(setup, shape=replace(setup.value, tie_word_embeddings=False)))
+        moments |= _of_value(training, setup.of_value)
     if engine is None:
         return moments
     for parts in moments.values():
@@ -137,14 +151,20 @@ def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Par
         **stored,
         "activations": stored["activations"] - kept.kept / shape.num_hidden_layers * setup.tokens,
         "a layer at work": (kept.at_work - freed) * setup.tokens,
-        "casts, gathered layers": gathered + 4.0 * shape.layer_parameters,
+        "casts, gathered layers": gathered + _layer_gradients(setup),
     }
     return max(last, before, key=lambda parts: sum(parts.values()))
 
 
+def _layer_gradients(setup: TrainingSetup) -> float:
+    """Of one layer, whole, in fp32."""
+    shape = setup.shape
+    return 4.0 * shape.layer_parameters if setup.adapters is None else _adapters(setup) / shape.num_hidden_layers
+
+
 def _of_value(training: Parts, setup: TrainingSetup) -> dict[Moment, Parts]:
     """While the value model, whose shape is the setup's, has its backward pass; its head is one row of numbers."""
-    kept = activation_bytes(setup.shape, setup.compute, setup.checkpointing)
+    kept = setup.kept
     at_work = kept.at_work * setup.tokens
     scored = setup.scored_share * setup.tokens * setup.shape.hidden_size * residual_bytes(setup.compute)
     return {
@@ -162,31 +182,14 @@ def _of_value(training: Parts, setup: TrainingSetup) -> dict[Moment, Parts]:
     }
 
 
-def peak(moments: Mapping[Moment, Parts]) -> tuple[Moment, float]:
-    """The moment of the greatest sum, and that sum."""
-    moment = max(moments, key=lambda name: sum(moments[name].values()))
-    return moment, sum(moments[moment].values())
+def policy_bytes(setup: TrainingSetup) -> float:
+    """Of its weights, those that are frozen included."""
+    frozen = 2.0 if setup.adapters is not None and setup.mixed else 4.0
+    return (frozen * setup.shape.parameters + _adapters(setup)) / setup.shards
 
 
-def largest_budget(setup: TrainingSetup, engine: EngineMemory | None, reserve: float, memory: float) -> int:
-    """The most tokens of a row, in multiples of `TILE`, with which every moment fits; 0 if none does."""
-
-    def fits(tiles: int) -> bool:
-        return peak(memory_by_moment(replace(setup, tokens=tiles * TILE), engine, reserve))[1] <= memory
-
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while fits(high) and high * TILE < 2**30:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * TILE
-
-
-def _weights(setup: TrainingSetup) -> float:
-    return 4.0 * setup.shape.parameters / setup.shards
+def _adapters(setup: TrainingSetup) -> float:
+    return 0.0 if setup.adapters is None else 4.0 * setup.adapters.parameters(setup.shape)
 
 
 def _value_weights(setup: TrainingSetup) -> float:
@@ -197,12 +200,14 @@ def _value_weights(setup: TrainingSetup) -> float:
 
 def _trained(setup: TrainingSetup) -> float:
     """Bytes of all weights that learn."""
-    return _weights(setup) + _value_weights(setup)
+    policy = policy_bytes(setup) if setup.adapters is None else _adapters(setup) / setup.shards
+    return policy + _value_weights(setup)
 
 
 def _reference(setup: TrainingSetup) -> float:
     """Frozen, in the precision of compute."""
-    return _weights(setup) * (0.5 if setup.mixed else 1.0) if setup.reference == "device" else 0.0
+    size = 2.0 if setup.mixed else 4.0
+    return size * setup.shape.parameters / setup.shards if setup.reference == "device" else 0.0
 
 
 def _gradients(setup: TrainingSetup) -> float:
@@ -224,6 +229,8 @@ def _head(setup: TrainingSetup) -> float:
     logits = BYTES_PER_LOGIT * min(rows, scored) * shape.vocab_size
     hidden = scored * shape.hidden_size * (element_bytes(compute) + residual_bytes(compute))
     table = shape.embedding_parameters
+    if setup.adapters is not None:
+        return hidden + logits
     if compute == "fsdp_bf16":
         return hidden + 4 * table + max(logits, 2 * table)
     return hidden + (6 if compute == "autocast" else 4) * table + logits
@@ -233,8 +240,12 @@ def _copies_by_head(setup: TrainingSetup) -> float:
     """FSDP2 has the head gathered. Autograd keeps autocast's bf16 weights of the layers that are not recomputed."""
     shape = setup.shape
     if setup.strategy == "fsdp2":
-        return _gathered_bytes(setup) * shape.embedding_parameters
+        # Without a gradient of the head its forward is the worst: what it was gathered into is there beside it.
+        twice = setup.adapters is not None and setup.shards > 1 and not shape.tie_word_embeddings
+        return _gathered_bytes(setup) * shape.embedding_parameters * (2 if twice else 1)
     kept = 1 - recomputed_layers(shape.num_hidden_layers, setup.checkpointing) / shape.num_hidden_layers
+    if setup.adapters is not None:
+        return _adapters(setup) / 2 * kept if setup.mixed else 0.0
     return 2.0 * kept * (shape.parameters - shape.root_parameters) if setup.mixed else 0.0
 
 
@@ -242,6 +253,9 @@ def _copies_in_layer(setup: TrainingSetup) -> float:
     """FSDP2 holds up to three layers while one is at work; where embedding and head are one, the gradient of the head
     waits for the embedding's. Else the largest weight's gradient, before it is added to the others."""
     shape = setup.shape
+    if setup.adapters is not None:
+        layers = 3 * (shape.layer_parameters + setup.adapters.parameters(shape) / shape.num_hidden_layers)
+        return _gathered_bytes(setup) * layers if setup.strategy == "fsdp2" else _copies_by_head(setup)
     if setup.strategy == "fsdp2":
         waiting = shape.embedding_parameters if shape.tie_word_embeddings else 0
         return _gathered_bytes(setup) * (waiting + 3 * shape.layer_parameters)
@@ -255,6 +269,8 @@ def _copies_at_end(setup: TrainingSetup, at_work: float) -> float:
     """FSDP2: the embedding's gradient in compute precision, and in fp32 on its way into the reduction and out of it.
     Else the table of that gradient, which follows on the first layer's work."""
     table, shards = setup.shape.embedding_parameters, setup.shards
+    if setup.adapters is not None:
+        return 0.0
     if setup.strategy == "fsdp2":
         return table * (8.0 if shards == 1 else _gathered_bytes(setup) + 4.0 + 4.0 / shards)
     return max(0.0, 4.0 * table - at_work) + (2.0 * setup.shape.layer_parameters if setup.mixed else 0.0)
@@ -265,6 +281,10 @@ def _pushed(setup: TrainingSetup, engine: EngineMemory) -> float:
     engine that takes no memory of this device is given the trainer's dtype at worst."""
     shape = setup.shape
     size = engine.weights / shape.parameters or 4.0
+    if setup.adapters is not None:  # summed in fp32 from the product of the factors, then cast
+        merged = (8.0 + size) * setup.adapters.largest_matrix(shape)
+        table = size * shape.embedding_parameters if setup.strategy == "fsdp2" else 0.0
+        return max(merged, table)
     largest = max(shape.embedding_parameters, 2 * shape.experts * shape.expert_size * shape.hidden_size)
     return size * largest if setup.strategy == "fsdp2" or size < 4 else 0.0
 

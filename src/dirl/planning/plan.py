@@ -6,14 +6,14 @@ A step is what a user counts: in RL a rollout with all its updates, in SFT an op
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from dirl.planning.budget import largest_budget, peak
 from dirl.planning.flops import Flops, Work, forward_flops, training_flops
 from dirl.planning.memory import (
     Moment,
     Parts,
     TrainingSetup,
-    largest_budget,
     memory_by_moment,
-    peak,
+    policy_bytes,
 )
 from dirl.planning.settings import Settings
 from dirl.planning.workload import (
@@ -91,6 +91,7 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
         reference=_reference(settings),
         offload_optimizer=bool(settings.model.get("offload_optimizer")),
         value=settings.value,
+        adapters=settings.adapters,
     )
     engine = _engine(settings, setup, memory - reserve)
     largest = largest_budget(setup, engine, reserve, memory)
@@ -139,7 +140,7 @@ def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoa
 
 
 def _reference(settings: Settings) -> Literal["none", "device", "host"]:
-    if not settings.kl:
+    if not settings.kl or (settings.adapters is not None and settings.model.get("reference") is None):
         return "none"
     return "host" if settings.model.get("reference_on_host") else "device"
 
@@ -153,7 +154,7 @@ def _engine(settings: Settings, setup: TrainingSetup, room: float) -> EngineMemo
         longest=data["max_prompt_tokens"] + settings.model["decoding"]["max_response_tokens"],
         block_size=settings.block_size,
         half_weights=settings.half_weights,
-        free=room - 4.0 * settings.shape.parameters / setup.shards,
+        free=room - policy_bytes(setup),
     )
     engine, options = settings.engine
     return engine.memory(options, settings.shape, size)
@@ -165,7 +166,8 @@ def _flops(
     """Of a step, by purpose."""
     work = load.work * groups
     passes = settings.data["passes"] if settings.stage == "rl" else 1
-    training = training_flops(settings.shape, work * passes, settings.checkpointing)
+    adapters = None if settings.adapters is None else settings.adapters.parameters(settings.shape)
+    training = training_flops(settings.shape, work * passes, settings.checkpointing, adapters)
     found = {"forward": training.forward, "backward": training.backward, "recomputed": training.recomputed}
     if settings.stage == "sft":
         return found
@@ -209,6 +211,11 @@ def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, lar
         )
     if 0 < largest < load.longest:
         notes.append(f"a row of {load.longest:,.0f} tokens does not fit: assume shorter responses, or free memory")
+    if settings.adapters is not None:
+        learn = settings.adapters.parameters(settings.shape) / 1e6
+        base = "bf16" if settings.mixed else "fp32"
+        reference = "; the reference is the policy with its adapters off" if settings.kl else ""
+        notes.append(f"LoRA: {learn:,.1f} M parameters learn in fp32, the base is frozen in {base}{reference}")
     if settings.model.get("compile_layers"):
         notes.append("compile_layers keeps fewer activations than the eager layers that are counted here")
     if settings.objective is not None and settings.objective.likelihood == "trajectory":

@@ -14,10 +14,12 @@ from transformers import PreTrainedConfig
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelSource
 from dirl.models.families import family_of
+from dirl.models.lora import LoRAConfig
 from dirl.models.shape import ModelShape
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.value import ValueConfig, check_needed
 from dirl.objectives import DiPO, Objective
+from dirl.planning.adapters import AdapterShape
 from dirl.planning.memory import StrategyName
 from dirl.planning.named_shapes import SHAPES, named_or_file
 from dirl.rollout import RolloutEngine
@@ -53,6 +55,8 @@ class Settings:
     objective: Objective | None
     value: ModelShape | None = None
     """Of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
+    adapters: AdapterShape | None = None
+    """Of LoRA."""
 
     @property
     def checkpointing(self) -> Checkpointing:
@@ -110,6 +114,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         engine=_engine(config["engine"]) if learns else None,
         objective=objective,
         value=_value(model["init_args"]["value"], objective, shape) if learns else None,
+        adapters=_adapters(model["init_args"]["lora"]),
     )
 
 
@@ -163,6 +168,13 @@ def _value(config: Config | None, objective: Objective | None, policy: ModelShap
         return policy
     found = _reachable(value.source)
     return family_of(found).shape(found)
+
+
+def _adapters(config: Config | None) -> AdapterShape | None:
+    if config is None:
+        return None
+    lora = LoRAConfig(**config)
+    return AdapterShape.of(lora.rank, lora.targets)
 
 
 def _reachable(source: ModelSource) -> PreTrainedConfig:

@@ -7,6 +7,7 @@ counted is what a GPU's allocator would hand out, but for attention, whose fused
 import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, LlamaConfig, 
 from dirl.models import BlockDiffusionLM, SDARConfig, SDARMoeConfig, register_models
 from dirl.models.backbones.llada2 import LLaDA2MoeConfig
 from dirl.models.families import Parts, family_of
+from dirl.models.lora import LoRAConfig, add_adapters
 from dirl.models.policy import ScoringPlan
 from dirl.models.value import ValueModel, with_scalar_head
 from dirl.modules.layers import Checkpointing, recompute_layers
@@ -136,8 +138,13 @@ class _Fused(torch.autograd.Function):
 class Whole(BlockDiffusionLM):
     """Backbone and head, without what depends on the values of a packed row."""
 
-    def __init__(self, shape: ModelShape, mode: Checkpointing = "none") -> None:
-        backbone = build(shape)
+    def __init__(
+        self, shape: ModelShape, mode: Checkpointing = "none", lora: LoRAConfig | None = None, mixed: bool = True
+    ) -> None:
+        backbone = build(shape, torch.bfloat16 if lora is not None and mixed else torch.float32)
+        if lora is not None:
+            with patch.object(nn.Module, "to", lambda self, *args, **kwargs: self):  # which fake tensors do not know
+                add_adapters(backbone, family_of(backbone.config), lora)
         recompute_layers(backbone.model.layers, mode)
         parts = family_of(backbone.config).parts if shape.experts else Parts()
         super().__init__(backbone, ModelSpec(4, 0, (1,), 0, shape.vocab_size), parts=parts)

@@ -26,12 +26,8 @@ from dirl.modules.sharding import shard
 from dirl.packing.rows import pack
 from dirl.planning import SHAPES, ModelShape, layout_work
 from dirl.planning.activations import Compute, activation_bytes
-from dirl.planning.memory import (
-    TrainingSetup,
-    largest_budget,
-    memory_by_moment,
-    peak,
-)
+from dirl.planning.budget import largest_budget, peak
+from dirl.planning.memory import TrainingSetup, memory_by_moment
 from dirl.rollout import LMDeployEngine, ReplayEngine, RolloutEngine, ServerEngine, TorchEngine
 from dirl.rollout.memory import EngineMemory, RolloutSize
 from dirl.rollout.torch.slot_cache import SlotCache

@@ -10,9 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from dirl.attention import ATTENTION_NAME
 from dirl.models.families.code import RemoteCode
+from dirl.models.families.low_rank import whole
 from dirl.models.families.parts import Parts, check_full_attention
 from dirl.models.families.plain_decoder import PlainDecoder
-from dirl.models.families.weights import Named, cast, gathered, named_tensors
+from dirl.models.families.weights import Named, base_tensors, cast
 from dirl.models.shape import ModelShape
 
 
@@ -79,7 +80,9 @@ class ModelFamily(ABC):
     def weights(self, backbone: PreTrainedModel, dtype: torch.dtype | None = None) -> Iterator[Named]:
         """All weights and stored buffers as checkpoints and engines know them, whole, one tensor at a time.
 
-        With a dtype, weights are cast before they are gathered from shards; see `cast`. Call it on all ranks.
+        With a dtype, weights are cast before they are gathered from shards; see `cast`. A weight with an adapter comes
+        with the adapter added, and is cast after that. Call it on all ranks.
         """
-        for name, value in named_tensors(backbone):
-            yield from self.split(name, gathered(cast(value, dtype)))
+        for name, value, low_rank in base_tensors(backbone):
+            merged = whole(cast(value, dtype)) if low_rank is None else low_rank.added_to(value, dtype)
+            yield from self.split(name, merged)

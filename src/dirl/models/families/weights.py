@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
+
+from dirl.models.families.low_rank import LowRank, is_adapters, low_ranks, own_name
 
 if TYPE_CHECKING:
     from dirl.models.families.base import ModelFamily
@@ -40,9 +41,12 @@ def cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     return value.detach().to(dtype) if narrower else value.detach()
 
 
-def gathered(value: Tensor) -> Tensor:
-    """The whole of a tensor whose shards lie on several ranks, which all have to call this."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+def base_tensors(backbone: nn.Module) -> Iterator[tuple[str, Tensor, LowRank | None]]:
+    """As `named_tensors` of the model without adapters, each with what its adapter adds to it."""
+    added = low_ranks(backbone)
+    for name, value in named_tensors(backbone):
+        if not is_adapters(name):
+            yield own_name(name), value, added.get(own_name(name))
 
 
 def split_experts(name: str, value: Tensor) -> Iterator[Named]:
@@ -60,7 +64,7 @@ def split_experts(name: str, value: Tensor) -> Iterator[Named]:
 
 def weight_shapes(family: "ModelFamily", backbone: nn.Module) -> dict[str, torch.Size]:
     """Of `family.weights`, by the same names and in the same order; nothing is gathered."""
-    empty = ((name, torch.empty(value.shape, device="meta")) for name, value in named_tensors(backbone))
+    empty = ((name, torch.empty(value.shape, device="meta")) for name, value, _ in base_tensors(backbone))
     return {part: view.shape for name, value in empty for part, view in family.split(name, value)}
 
 
