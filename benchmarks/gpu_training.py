@@ -167,7 +167,7 @@ def _measure_all(
             free(device)
             continue
         found = describe(named_shape(name), batch, timing, mode, rate, device)
-        rows.append({"model": name, "kind": kind, "asked": tokens, **found})
+        record.keep(rows, {"model": name, "kind": kind, "asked": tokens, **found})
     return too_large
 
 

@@ -1,5 +1,6 @@
 """Results: a table for the reader, JSON with commit, hardware, versions and settings for whoever compares later."""
 
+import json
 import os
 import platform
 import subprocess
@@ -15,6 +16,9 @@ from rich.table import Table
 
 from dirl.finite import dumps
 
+ROW = "row: "
+"""Begins a line that holds a row as JSON, printed as soon as it is measured."""
+
 PACKAGES = ("torch", "transformers", "lightning", "numpy", "triton", "lmdeploy")
 
 
@@ -26,6 +30,12 @@ def save(name: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
     record = {"name": name, "settings": settings, "environment": environment(), "rows": list(rows)}
     path.write_text(dumps(record, str(path), indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """Append a row, and print it: it is not lost when the process is ended before it writes its results."""
+    rows.append(row)
+    print(ROW + json.dumps(row), flush=True)
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:

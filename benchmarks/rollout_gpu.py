@@ -83,7 +83,7 @@ _TITLES = {
 
 def measure_speed(part: RolloutPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
     """Tokens per second by engine, block size, number of requests and threshold; the second rollout counts."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in part.engines:
         for size in part.block_sizes:
             engine, spec, weights = start(part, path, size, device)
@@ -93,7 +93,7 @@ def measure_speed(part: RolloutPart, device: str, deadline: Deadline) -> list[di
             for batch in part.batches:
                 for threshold in part.thresholds:
                     if not deadline.passed(f"{path} B {size} batch {batch} threshold {threshold}"):
-                        rows.append(_speed(part, engine, spec, batch, threshold, device, _name(path)))
+                        record.keep(rows, _speed(part, engine, spec, batch, threshold, device, _name(path)))
             engine.close()
             del engine
             free(device)
@@ -125,7 +125,7 @@ def _speed(
 
 def measure_push(part: RolloutPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
     """A push as a trainer makes it, from fp32 weights on the engine's device, beside a plain copy of what is pushed."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in part.engines:
         if deadline.passed(path):
             continue
@@ -135,7 +135,7 @@ def measure_push(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
         copy = timed(partial(_copy, tensors, copies), device)
         del tensors, copies
         row = {"engine": _name(path), **push(engine, weights.float(), device), "plain copy s": copy.seconds}
-        rows.append(row | {"times a copy": row["push s"] / copy.seconds})
+        record.keep(rows, row | {"times a copy": row["push s"] / copy.seconds})
         engine.close()
         del engine, weights
         free(device)
@@ -153,7 +153,7 @@ def measure_step(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
 
     The largest of `batches` is the number of responses, in groups of 8; the second step counts.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in part.engines:
         if deadline.passed(path):
             continue
@@ -164,7 +164,7 @@ def measure_step(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         engine.update_weights(family_of(model.backbone.config).weights(model.backbone, engine.dtype), 0)
         _step(part, engine, model, spec, optimizer, device)
-        rows.append({"engine": _name(path), **_step(part, engine, model, spec, optimizer, device)})
+        record.keep(rows, {"engine": _name(path), **_step(part, engine, model, spec, optimizer, device)})
         engine.close()
         del engine, model, optimizer
         free(device)
