@@ -56,9 +56,9 @@ def show(title: str, results: Sequence[dict[str, Any]]) -> None:
     cells = []
     for result in results:
         found = [f"{name} {record._cell(value)}" for name, value in result["found"].items()]
-        cause = [] if result["status"] == "ok" else [result["cause"]]
-        cells.append((result["part"], result["seconds"], result["status"], "\n".join(found + cause) or "-"))
-    record.show(title, ("part", "s", "status", "found"), cells)
+        said = [result["cause"]] if result["cause"] else []
+        cells.append((result["part"], result["seconds"], result["status"], "\n".join(found + said) or "-"))
+    record.show(title, ("part", "s", "status", "found"), cells, left=("status", "found"))
 
 
 def _run(part: Part, left: float, dry_run: bool, folder: Path) -> dict[str, Any]:
@@ -69,8 +69,9 @@ def _run(part: Part, left: float, dry_run: bool, folder: Path) -> dict[str, Any]
         outcome, cause = Outcome("left out", 0.0, [], []), "no time was left"
     else:
         limit = min(part.limit, left)
-        outcome = run_isolated(part.command(limit, dry_run), limit, folder)
-        cause = "" if outcome.status == "ok" else outcome.cause
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if dry_run else {}
+        outcome = run_isolated(part.command(limit, dry_run), limit, folder, hidden)
+        cause = "" if outcome.status == "ok" and outcome.rows else outcome.cause
     row = {"part": part.name, **dataclasses.asdict(outcome), "cause": cause}
     return row | {"found": _found(part, outcome)}
 

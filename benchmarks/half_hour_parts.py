@@ -18,7 +18,7 @@ class Part:
         arguments: of `python -m`.
         limit: seconds until it is ended, imports and compilation included.
         found: what the table shows of its rows.
-        toy: arguments in place of `arguments` in a dry run on CPU; empty: those with --dry-run.
+        toy: all arguments of a dry run on CPU; empty: `arguments` with --dry-run.
         needs: a module that not every host has.
         timed: whether the command takes --time-limit and so can end by itself.
     """
@@ -108,30 +108,83 @@ def _step(rows: Rows) -> Found:
     }
 
 
-def _train(model: str, limit: float, *more: str) -> Part:
+def _traces(rows: Rows) -> Found:
+    return {f"{row['engine']} batch {row['batch']}:": f"{row['tokens/s']:,.0f} tokens/s" for row in rows}
+
+
+CHECKED = {
+    "equal_tokens": "equal tokens",
+    "chance": "by chance",
+    "logprob_mean": "log-probs off by",
+    "trainer_greedy_mean": "trainer's by",
+    "trainer_drawn_mean": "drawn by",
+    "push_bytes": "bytes",
+    "push_s": "push s",
+    "copy_s": "copy s",
+    "allocated_awake": "bytes awake",
+    "allocated_asleep": "asleep",
+    "sleep_again_s": "sleep s",
+    "wake_again_s": "wake s",
+}
+"""What the table has of the numbers of a check in tests/gpu, and how it calls them."""
+
+
+def _checks(rows: Rows) -> Found:
+    found: Found = {}
+    for row in rows:
+        numbers = [f"{label} {row[key]:.4g}" for key, label in CHECKED.items() if isinstance(row.get(key), float)]
+        broken = [f"BROKEN {', '.join(row['broken'])}"] if "broken" in row else []
+        found[f"{row['check']}:"] = ", ".join(broken + numbers) or "-"
+    return found
+
+
+def _train(name: str, model: str, limit: float, *more: str) -> Part:
+    """One row length, all activations but the layers' inputs computed anew."""
     arguments = ("benchmarks.gpu", "train", "--models", model, "--tokens", "16384", "--recompute", "full", *more)
-    toy = ("benchmarks.gpu", "train", "--dry-run", "--tokens", "96", "--recompute", "full")
-    return Part(f"train-{model}", arguments, limit, _training, toy)
+    toy = ("benchmarks.gpu", "train", "--dry-run", "--tokens", "96", "--recompute", "full", *more)
+    return Part(name, arguments, limit, _training, toy)
+
+
+def _tests(name: str, limit: float, tests: Sequence[str], needs: str = "") -> Part:
+    """Of tests/gpu; without a GPU they are collected, and skip."""
+    arguments = ("pytest", "-v", "-s", "-p", "no:cacheprovider", *tests)
+    return Part(name, arguments, limit, _checks, toy=arguments, needs=needs, timed=False)
 
 
 LMDEPLOY, TORCH = "dirl.rollout.LMDeployEngine", "dirl.rollout.TorchEngine"
-ROLLOUT = "benchmarks.rollout_gpu"
+ROLLOUT, SIZES = "benchmarks.rollout_gpu", ("--block-sizes", "4", "--batches", "64", "256")
+ATTENTION = ("benchmarks.gpu", "attention")
+LMDEPLOY_TESTS = "tests/gpu/test_lmdeploy_gpu.py"
+
+
+def _rollout(name: str, part: str, engine: str, limit: float, found: Callable[[Rows], Found]) -> Part:
+    """LMDeploy is not there on every host; a dry run takes the torch engine."""
+    arguments = (ROLLOUT, part, "--engines", engine, *SIZES)
+    needs = "lmdeploy" if engine == LMDEPLOY else ""
+    return Part(name, arguments, limit, found, toy=(ROLLOUT, part, "--dry-run"), needs=needs)
+
 
 TARGETS: dict[int, tuple[Part, ...]] = {
     1: (
-        Part("rates", ("benchmarks.gpu", "rates"), 50, _rates),
-        _train("sdar-8b", 150, "--no-compiled"),
-        _train("sdar-4b", 110, "--no-compiled"),
-        Part("attention", ("benchmarks.gpu", "attention", "--tokens", "4096", "16384"), 100, _attention),
-        Part("layouts", ("benchmarks.gpu", "layouts"), 120, _layouts),
+        Part("rates", ("benchmarks.gpu", "rates"), 45, _rates),
+        _train("train-8b", "sdar-8b", 150, "--no-compiled"),
+        _train("train-4b", "sdar-4b", 105, "--no-compiled"),
+        Part("attention", (*ATTENTION, "--tokens", "4096", "16384"), 100, _attention, toy=(*ATTENTION, "--dry-run")),
+        Part("layouts", ("benchmarks.gpu", "layouts"), 125, _layouts),
     ),
     2: (
-        Part("speed", (ROLLOUT, "speed", "--engines", LMDEPLOY), 150, _speed, needs="lmdeploy"),
-        Part("step", (ROLLOUT, "step", "--engines", LMDEPLOY), 110, _step, needs="lmdeploy"),
-        Part("push", (ROLLOUT, "push", "--engines", LMDEPLOY), 60, _push, needs="lmdeploy"),
+        _tests("parity", 100, (LMDEPLOY_TESTS, "-k", "greedy_parity"), needs="lmdeploy"),
+        _rollout("speed", "speed", LMDEPLOY, 130, _speed),
+        _rollout("step", "step", LMDEPLOY, 100, _step),
+        _rollout("push", "push", LMDEPLOY, 50, _push),
+        _tests("sleep", 60, (LMDEPLOY_TESTS, "-k", "sleep_gives"), needs="lmdeploy"),
+        Part("traces", ("benchmarks.untraced",), 90, _traces, needs="lmdeploy"),
     ),
     3: (
-        Part("torch-step", (ROLLOUT, "step", "--engines", TORCH), 110, _step),
-        Part("torch-speed", (ROLLOUT, "speed", "--engines", TORCH), 110, _speed),
+        _tests("tests", 140, ("tests/gpu", "--ignore", LMDEPLOY_TESTS)),
+        _rollout("torch-step", "step", TORCH, 100, _step),
+        _rollout("torch-speed", "speed", TORCH, 90, _speed),
+        _train("optimizer-8b", "sdar-8b", 90, "--no-compiled", "--layers", "12", "--optimizer"),
+        _train("compiled-4b", "sdar-4b", 110, "--compiled"),
     ),
 }

@@ -38,11 +38,17 @@ def keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
     print(ROW + json.dumps(row), flush=True)
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
-    """Print a table; floats get three significant digits, large numbers separators."""
+def show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "", left: Sequence[str] = ()
+) -> None:
+    """Print a table; floats get three significant digits, large numbers separators.
+
+    Args:
+        left: columns of text, which begin at one place; the first one always does.
+    """
     table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 or column in left else "right")
     for row in rows:
         table.add_row(*map(_cell, row))
     console = Console()

@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     device = pick_device(options.dry_run)
     part = RolloutPart.toy() if options.dry_run else RolloutPart()
-    given = {name: getattr(options, name) for name in ("engines", "model", "engine_args", "response")}
+    given = {
+        name: getattr(options, name)
+        for name in ("engines", "model", "engine_args", "response", "batches", "block_sizes")
+    }
     part = dataclasses.replace(
         part, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
     )
@@ -231,7 +234,7 @@ def start(part: RolloutPart, path: str, block_size: int, device: str) -> tuple[R
     weights = random_backbone(config, getattr(torch, dtype), device).requires_grad_(False)
     module, name = path.rsplit(".", 1)
     options = {"max_batch_size": max(part.batches), "dtype": dtype}
-    if name == "LMDeployEngine":  # by default its KV cache takes the memory that the trainer needs
+    if name in ("LMDeployEngine", "UntracedEngine"):  # by default its KV cache takes the memory that the trainer needs
         options["kv_blocks"] = _pages(part, block_size)
     engine = getattr(importlib.import_module(module), name)(**options | part.engine_args)
     engine.setup(config, new_tokenizer(), spec, device)
@@ -258,6 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", nargs="+", help="class paths")
     parser.add_argument("--engine-args", type=json.loads, help="JSON, e.g. '{\"kv_memory_share\": 0.3}'")
     parser.add_argument("--model", help="shape of benchmarks/shapes.py")
+    parser.add_argument("--batches", nargs="+", type=int, help="numbers of requests")
+    parser.add_argument("--block-sizes", nargs="+", type=int)
     parser.add_argument("--response", type=int, help="tokens")
     parser.add_argument("--time-limit", type=float, default=540, help="seconds after which a part starts nothing new")
     parser.add_argument("--dry-run", action="store_true", help="the torch engine at toy size on CPU")

@@ -1,5 +1,6 @@
 """The half hour of GPU, as far as a CPU can show it: parts at toy size, time limits, what is kept of failed ones."""
 
+import importlib
 import json
 import os
 import time
@@ -9,6 +10,7 @@ import pytest
 from benchmarks import half_hour, isolated, record
 from benchmarks.half_hour_parts import TARGETS, Part
 from benchmarks.isolated import run_isolated
+from benchmarks.shapes import named_shape
 
 
 @pytest.mark.parametrize("number", TARGETS)
@@ -16,6 +18,40 @@ def test_a_target_takes_less_than_nine_minutes_and_names_its_parts_once(number: 
     assert sum(part.limit for part in TARGETS[number]) <= half_hour.TARGET_SECONDS < 540
     names = [part.name for part in TARGETS[number]]
     assert len(set(names)) == len(names)
+
+
+EVERY_PART = [pytest.param(part, id=part.name) for parts in TARGETS.values() for part in parts]
+
+
+@pytest.mark.parametrize("part", EVERY_PART)
+def test_what_a_gpu_is_asked_for_is_understood(part: Part) -> None:
+    """The arguments of the real commands, which no dry run sees."""
+    flag, name, *arguments = part.command(part.limit, dry_run=False)
+    assert flag == "-m"
+    if name == "pytest":
+        files = [isolated.ROOT / word for word in arguments if word.startswith("tests/")]
+        assert all(file.exists() for file in files)
+        if "-k" in arguments:
+            assert f"def test_{arguments[arguments.index('-k') + 1]}" in files[0].read_text()
+        return
+    options = importlib.import_module(name)._parser().parse_args(arguments)
+    assert options.time_limit < part.limit
+    for model in getattr(options, "models", None) or []:
+        named_shape(model)
+    for path in getattr(options, "engines", None) or []:
+        module, kind = path.rsplit(".", 1)
+        assert hasattr(importlib.import_module(module), kind)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("number", TARGETS)
+def test_the_dry_run_of_a_target_runs_every_part(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path))
+    half_hour.main([str(number), "--dry-run"])
+    rows = json.loads((tmp_path / f"gpu-{number}.json").read_text())["rows"]
+    assert [(row["part"], row["status"]) for row in rows] == [(part.name, "ok") for part in TARGETS[number]]
+    assert all(row["found"] or "skipped" in row["cause"] for row in rows)
+    assert not any("no summary:" in row["found"] for row in rows)
 
 
 def test_a_command_that_fails_leaves_what_it_printed_and_measured(tmp_path: Path) -> None:
@@ -59,7 +95,8 @@ def test_results_from_before_are_not_taken_for_those_of_a_failed_command(tmp_pat
 
 
 def test_a_row_cut_off_in_the_middle_is_left_out() -> None:
-    assert isolated._rows(Path("nowhere"), [f'{record.ROW}{{"a": NaN}}', f'{record.ROW}{{"b": 2']) == [{"a": "NaN"}]
+    lines = [f'..{record.ROW}{{"a": NaN}}', f'{record.ROW}{{"b": 2']
+    assert isolated._rows(Path("nowhere"), lines) == [{"a": "NaN"}]
 
 
 def test_parts_that_fail_or_are_not_here_leave_the_others(
@@ -105,9 +142,30 @@ def test_a_dry_run_of_a_part_from_the_command_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
-    half_hour.main(["1", "--dry-run", "--parts", "train-sdar-8b"])
+    half_hour.main(["1", "--dry-run", "--parts", "train-8b"])
     (row,) = json.loads((tmp_path / "gpu-1.json").read_text())["rows"]
     assert (row["status"], row["cause"]) == ("ok", "")
     assert {measured["recompute"] for measured in row["rows"]} == {"full"}
     assert "MFU" in capsys.readouterr().out
-    assert (tmp_path / "gpu-1" / "train-sdar-8b" / "output.txt").exists()
+    assert (tmp_path / "gpu-1" / "train-8b" / "output.txt").exists()
+
+
+def test_without_an_installation_the_package_is_laid_out_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated.importlib.util, "find_spec", lambda name: None)
+    code = "import dirl, importlib.util as u; print(u.find_spec('dirl.callbacks').origin, dirl.__file__)"
+    outcome = run_isolated(["-c", code], 60, tmp_path)
+    assert outcome.status == "ok", outcome.last_lines
+    callbacks, package = outcome.cause.split()
+    assert Path(callbacks).resolve() == isolated.ROOT / "callbacks" / "__init__.py"
+    assert Path(package).resolve() == isolated.ROOT / "src" / "dirl" / "__init__.py"
+
+
+def test_checks_of_tests_gpu_are_shown_with_what_they_measured() -> None:
+    parity = next(part for part in TARGETS[2] if part.name == "parity")
+    rows = [
+        {"check": "push", "seconds": 1.0, "push_s": 0.25},
+        {"check": "parity", "broken": ["logprobs"], "chance": 0.5},
+    ]
+    assert parity.found(rows) == {"push:": "push s 0.25", "parity:": "BROKEN logprobs, by chance 0.5"}
