@@ -173,12 +173,12 @@ TARGETS: dict[int, tuple[Part, ...]] = {
         Part("layouts", ("benchmarks.gpu", "layouts"), 125, _layouts),
     ),
     2: (
-        _tests("parity", 100, (LMDEPLOY_TESTS, "-k", "greedy_parity"), needs="lmdeploy"),
-        _rollout("speed", "speed", LMDEPLOY, 130, _speed),
-        _rollout("step", "step", LMDEPLOY, 100, _step),
+        _tests("parity", 130, (LMDEPLOY_TESTS, "-k", "greedy_parity"), needs="lmdeploy"),
+        _rollout("speed", "speed", LMDEPLOY, 120, _speed),
+        _rollout("step", "step", LMDEPLOY, 90, _step),
         _rollout("push", "push", LMDEPLOY, 50, _push),
         _tests("sleep", 60, (LMDEPLOY_TESTS, "-k", "sleep_gives"), needs="lmdeploy"),
-        Part("traces", ("benchmarks.untraced",), 90, _traces, needs="lmdeploy"),
+        Part("traces", ("benchmarks.untraced",), 80, _traces, needs="lmdeploy"),
     ),
     3: (
         _tests("tests", 140, ("tests/gpu", "--ignore", LMDEPLOY_TESTS)),
