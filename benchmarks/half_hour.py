@@ -7,6 +7,8 @@ python -m benchmarks.half_hour 1 2 3 --dry-run
 import argparse
 import dataclasses
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,4 +109,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends this ends the part that is running, too
     main()

@@ -186,5 +186,9 @@ TARGETS: dict[int, tuple[Part, ...]] = {
         _rollout("torch-speed", "speed", TORCH, 90, _speed),
         _train("optimizer-8b", "sdar-8b", 90, "--no-compiled", "--layers", "12", "--optimizer"),
         _train("compiled-4b", "sdar-4b", 110, "--compiled"),
+        # In what the others leave of their time.
+        _tests(
+            "lmdeploy-tests", 240, (LMDEPLOY_TESTS, "-k", "not greedy_parity and not sleep_gives"), needs="lmdeploy"
+        ),
     ),
 }

@@ -15,7 +15,8 @@ from benchmarks.shapes import named_shape
 
 @pytest.mark.parametrize("number", TARGETS)
 def test_a_target_takes_less_than_nine_minutes_and_names_its_parts_once(number: int) -> None:
-    assert sum(part.limit for part in TARGETS[number]) <= half_hour.TARGET_SECONDS < 540
+    """The last part may have what the others leave."""
+    assert sum(part.limit for part in TARGETS[number][:-1]) <= half_hour.TARGET_SECONDS < 540
     names = [part.name for part in TARGETS[number]]
     assert len(set(names)) == len(names)
 
@@ -32,7 +33,8 @@ def test_what_a_gpu_is_asked_for_is_understood(part: Part) -> None:
         files = [isolated.ROOT / word for word in arguments if word.startswith("tests/")]
         assert all(file.exists() for file in files)
         if "-k" in arguments:
-            assert f"def test_{arguments[arguments.index('-k') + 1]}" in files[0].read_text()
+            names = arguments[arguments.index("-k") + 1].replace("not ", "").split(" and ")
+            assert all(f"def test_{name}" in files[0].read_text() for name in names)
         return
     options = importlib.import_module(name)._parser().parse_args(arguments)
     assert options.time_limit < part.limit
