@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.device_clock import device_name, pick_device
+from benchmarks.device_clock import LEFT_OUT, device_name, pick_device
 from benchmarks.half_hour_parts import TARGETS, Part
 from benchmarks.isolated import Outcome, run_isolated
 
@@ -73,9 +73,15 @@ def _run(part: Part, left: float, dry_run: bool, folder: Path) -> dict[str, Any]
         limit = min(part.limit, left)
         hidden = {"CUDA_VISIBLE_DEVICES": ""} if dry_run else {}
         outcome = run_isolated(part.command(limit, dry_run), limit, folder, hidden)
-        cause = "" if outcome.status == "ok" and outcome.rows else outcome.cause
+        cause = _left_out(outcome.last_lines) if outcome.status == "ok" and outcome.rows else outcome.cause
     row = {"part": part.name, **dataclasses.asdict(outcome), "cause": cause}
     return row | {"found": _found(part, outcome)}
+
+
+def _left_out(lines: Sequence[str]) -> str:
+    """What a part that ended by itself had no time for, from the note under its table."""
+    text = " ".join(line.strip() for line in lines)
+    return LEFT_OUT + text.split(LEFT_OUT, 1)[1].partition(" written to")[0] if LEFT_OUT in text else ""
 
 
 def _found(part: Part, outcome: Outcome) -> dict[str, Any]:

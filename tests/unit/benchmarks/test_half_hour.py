@@ -171,3 +171,14 @@ def test_checks_of_tests_gpu_are_shown_with_what_they_measured() -> None:
         {"check": "parity", "broken": ["logprobs"], "chance": 0.5},
     ]
     assert parity.found(rows) == {"push:": "push s 0.25", "parity:": "BROKEN logprobs, by chance 0.5"}
+
+
+def test_what_a_part_had_no_time_for_stands_in_the_table() -> None:
+    lines = [
+        "└───┘",
+        "MFU: of the rate. Left out for lack of time: sdar-8b policy",
+        "16384, sdar-8b sft 16384.  ",
+        "written to x",
+    ]
+    assert half_hour._left_out(lines) == "Left out for lack of time: sdar-8b policy 16384, sdar-8b sft 16384."
+    assert half_hour._left_out(["└───┘", "written to x"]) == ""
