@@ -17,10 +17,10 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties thorough torture test-lmdeploy test-gpu bench bench-gpu study demo help-texts lint wheel clean force
+.PHONY: help venv install test properties thorough torture test-lmdeploy test-gpu bench bench-gpu gpu-1 gpu-2 gpu-3 study demo help-texts lint wheel clean force
 
 help:  ## List the targets
-	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 venv: install  ## The same as install
 
@@ -77,6 +77,18 @@ bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minute
 	for part in rates attention layouts; do $(BIN)/python -m benchmarks.gpu $$part || exit; done
 	for model in sdar-1.7b sdar-4b sdar-8b; do $(BIN)/python -m benchmarks.gpu train --models $$model || exit; done
 	for part in speed push step; do $(BIN)/python -m benchmarks.rollout_gpu $$part $(ROLLOUT_ARGS) || exit; done
+
+# Nothing is installed for these: they are for hosts without a network, too, with the Python that has torch.
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+
+gpu-1:  ## Half an hour of GPU, part 1, under 9 minutes: utilisation of training, attention, layouts (OUT=folder)
+	PYTHONPATH="$$PYTHONPATH:src" $(GPU_PYTHON) -m benchmarks.half_hour 1 $(GPU_ARGS)
+
+gpu-2:  ## Part 2, under 9 minutes: rollouts, pushes, sleep and an RL step with LMDeploy
+	PYTHONPATH="$$PYTHONPATH:src" $(GPU_PYTHON) -m benchmarks.half_hour 2 $(GPU_ARGS)
+
+gpu-3:  ## Part 3, under 9 minutes: the torch engine, other training set-ups, tests/gpu
+	PYTHONPATH="$$PYTHONPATH:src" $(GPU_PYTHON) -m benchmarks.half_hour 3 $(GPU_ARGS)
 
 demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
 	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)

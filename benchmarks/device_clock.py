@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+LEFT_OUT = "Left out for lack of time:"
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -88,7 +90,7 @@ class Deadline:
         return late
 
     def note(self) -> str:
-        return f"Left out for lack of time: {', '.join(self.left_out)}." if self.left_out else ""
+        return f"{LEFT_OUT} {', '.join(self.left_out)}." if self.left_out else ""
 
 
 def _once(call: Callable[[], object], device: str) -> float:

@@ -58,6 +58,8 @@ def _part(name: str, options: argparse.Namespace) -> AttentionPart | LayoutsPart
         "modes": options.recompute,
         "recompute": options.recompute and options.recompute[0],
         "compiled": options.compiled,
+        "layers": options.layers,
+        "optimizer": options.optimizer,
     }
     names = {field.name for field in dataclasses.fields(part)}
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in asked.items() if v is not None and key in names}
@@ -86,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kinds", nargs="+", choices=("policy", "sft"))
     parser.add_argument("--recompute", nargs="+", choices=gpu_training.MODES, help="modes to try (layouts: the first)")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, help="torch.compile of the layers")
+    parser.add_argument("--layers", type=int, help="of the models of train, in place of their own number")
+    parser.add_argument("--optimizer", action="store_true", default=None, help="train: fp32 weights, and AdamW's step")
     parser.add_argument("--time-limit", type=float, default=540, help="seconds after which a part starts nothing new")
     parser.add_argument("--dry-run", action="store_true", help="toy size on CPU")
     return parser

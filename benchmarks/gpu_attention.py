@@ -36,7 +36,7 @@ class AttentionPart:
 
 
 def run(part: AttentionPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for tokens in part.tokens:
         if deadline.passed(f"{tokens} tokens"):
             continue
@@ -49,7 +49,7 @@ def run(part: AttentionPart, device: str, deadline: Deadline) -> list[dict[str, 
             _compare_with_dense(row, layout, inputs, device, ours)
         del ours, inputs
         free(device)
-        rows.append(row)
+        record.keep(rows, row)
     return rows
 
 

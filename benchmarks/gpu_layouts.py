@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import record
 from benchmarks.baselines import LAYOUTS, Limits
 from benchmarks.device_clock import Deadline, timed
 from benchmarks.gpu_training import build, free
@@ -34,11 +35,11 @@ class LayoutsPart:
 
 def run(part: LayoutsPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
     """A row per layout and attention; ours first, for the others are compared with it."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, candidate in reversed(CANDIDATES.items()):
         if deadline.passed(name):
             continue
-        rows.append({"case": "GPU", "candidate": name, **_measure(part, candidate, device)})
+        record.keep(rows, {"case": "GPU", "candidate": name, **_measure(part, candidate, device)})
         free(device)
     for row in rows:
         ours = rows[0]

@@ -1,7 +1,9 @@
 """Forward and backward of SFT and of the policy update on one GPU: tokens/s, utilisation, memory, compilation.
 
 Weights and gradients are bf16, what FSDP2 computes with; there is no optimizer, for AdamW's fp32 state of 8B does not
-fit one GPU. Each row is kept in as many activations as fit: recomputation is tried in the order none, selective, full.
+fit one GPU. With `optimizer`, weights and gradients are fp32 under autocast and each row ends with a step of AdamW; of
+8B, `layers` then says how many layers there are. Each row is kept in as many activations as fit: recomputation is tried
+in the order none, selective, full.
 """
 
 import dataclasses
@@ -48,6 +50,17 @@ class TrainingPart:
     tokens: tuple[int, ...] = (16384, 32768, 8192, 4096, 2048)
     compiled: bool = True
     modes: tuple[Checkpointing, ...] = MODES
+    layers: int = 0
+    """Of every model; 0: as many as it has."""
+    optimizer: bool = False
+
+    def shape(self, model: str) -> ModelShape:
+        shape = named_shape(model)
+        return (
+            dataclasses.replace(shape, num_hidden_layers=self.layers, dense_layers=self.layers)
+            if self.layers
+            else shape
+        )
 
     @classmethod
     def toy(cls) -> "TrainingPart":
@@ -63,8 +76,8 @@ def run(part: TrainingPart, device: str, deadline: Deadline) -> list[dict[str, A
         for mode in part.modes:
             if not waiting:
                 break
-            model = build(named_shape(name), mode, part.compiled, device)
-            waiting = _measure_all(model, name, mode, waiting, rate, device, deadline, rows)
+            model = build(part.shape(name), mode, part.compiled, device)
+            waiting = _measure_all(part, model, name, mode, waiting, rate, device, deadline, rows)
             del model
             free(device)
         rows += [{"model": name, "kind": kind, "asked": tokens} for kind, tokens in waiting]
@@ -144,7 +157,21 @@ def backward_pass(model: BlockDiffusionLM, kind: Kind, batch: PackedBatch) -> Ca
     return policy if kind == "policy" else sft
 
 
+def with_optimizer(model: BlockDiffusionLM, call: Callable[[], object], device: str) -> Callable[[], None]:
+    """The pass and a step of AdamW on fp32 weights, as one GPU or DDP trains."""
+    optimizer = torch.optim.AdamW(model.float().parameters(), lr=1e-6, fused=True)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            call()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
 def _measure_all(
+    part: TrainingPart,
     model: BlockDiffusionLM,
     name: str,
     mode: Checkpointing,
@@ -160,14 +187,17 @@ def _measure_all(
         if deadline.passed(f"{name} {kind} {tokens}"):
             continue
         batch = make_row(kind, model.spec, tokens).to(device)
-        timing = _time(backward_pass(model, kind, batch), device)
+        call = backward_pass(model, kind, batch)
+        timing = _time(with_optimizer(model, call, device) if part.optimizer else call, device)
+        del call
         if timing is None:
             too_large.append((kind, tokens))
             model.zero_grad()
             free(device)
             continue
-        found = describe(named_shape(name), batch, timing, mode, rate, device)
-        rows.append({"model": name, "kind": kind, "asked": tokens, **found})
+        found = describe(part.shape(name), batch, timing, mode, rate, device)
+        about = {"layers": part.shape(name).num_hidden_layers, "optimizer": part.optimizer}
+        record.keep(rows, {"model": name, "kind": kind, "asked": tokens, **about, **found})
     return too_large
 
 

@@ -1,5 +1,6 @@
 """Results: a table for the reader, JSON with commit, hardware, versions and settings for whoever compares later."""
 
+import json
 import os
 import platform
 import subprocess
@@ -15,6 +16,9 @@ from rich.table import Table
 
 from dirl.finite import dumps
 
+ROW = "row: "
+"""Begins a line that holds a row as JSON, printed as soon as it is measured."""
+
 PACKAGES = ("torch", "transformers", "lightning", "numpy", "triton", "lmdeploy")
 
 
@@ -28,11 +32,23 @@ def save(name: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
     return path
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "") -> None:
-    """Print a table; floats get three significant digits, large numbers separators."""
+def keep(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
+    """Append a row, and print it: it is not lost when the process is ended before it writes its results."""
+    rows.append(row)
+    print(ROW + json.dumps(row), flush=True)
+
+
+def show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], note: str = "", left: Sequence[str] = ()
+) -> None:
+    """Print a table; floats get three significant digits, large numbers separators.
+
+    Args:
+        left: columns of text, which begin at one place; the first one always does.
+    """
     table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 or column in left else "right")
     for row in rows:
         table.add_row(*map(_cell, row))
     console = Console()

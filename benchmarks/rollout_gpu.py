@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     device = pick_device(options.dry_run)
     part = RolloutPart.toy() if options.dry_run else RolloutPart()
-    given = {name: getattr(options, name) for name in ("engines", "model", "engine_args", "response")}
+    given = {
+        name: getattr(options, name)
+        for name in ("engines", "model", "engine_args", "response", "batches", "block_sizes")
+    }
     part = dataclasses.replace(
         part, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if v is not None}
     )
@@ -83,7 +86,7 @@ _TITLES = {
 
 def measure_speed(part: RolloutPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
     """Tokens per second by engine, block size, number of requests and threshold; the second rollout counts."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in part.engines:
         for size in part.block_sizes:
             engine, spec, weights = start(part, path, size, device)
@@ -93,7 +96,7 @@ def measure_speed(part: RolloutPart, device: str, deadline: Deadline) -> list[di
             for batch in part.batches:
                 for threshold in part.thresholds:
                     if not deadline.passed(f"{path} B {size} batch {batch} threshold {threshold}"):
-                        rows.append(_speed(part, engine, spec, batch, threshold, device, _name(path)))
+                        record.keep(rows, _speed(part, engine, spec, batch, threshold, device, _name(path)))
             engine.close()
             del engine
             free(device)
@@ -125,7 +128,7 @@ def _speed(
 
 def measure_push(part: RolloutPart, device: str, deadline: Deadline) -> list[dict[str, Any]]:
     """A push as a trainer makes it, from fp32 weights on the engine's device, beside a plain copy of what is pushed."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in part.engines:
         if deadline.passed(path):
             continue
@@ -135,7 +138,7 @@ def measure_push(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
         copy = timed(partial(_copy, tensors, copies), device)
         del tensors, copies
         row = {"engine": _name(path), **push(engine, weights.float(), device), "plain copy s": copy.seconds}
-        rows.append(row | {"times a copy": row["push s"] / copy.seconds})
+        record.keep(rows, row | {"times a copy": row["push s"] / copy.seconds})
         engine.close()
         del engine, weights
         free(device)
@@ -153,7 +156,7 @@ def measure_step(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
 
     The largest of `batches` is the number of responses, in groups of 8; the second step counts.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in part.engines:
         if deadline.passed(path):
             continue
@@ -164,7 +167,7 @@ def measure_step(part: RolloutPart, device: str, deadline: Deadline) -> list[dic
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         engine.update_weights(family_of(model.backbone.config).weights(model.backbone, engine.dtype), 0)
         _step(part, engine, model, spec, optimizer, device)
-        rows.append({"engine": _name(path), **_step(part, engine, model, spec, optimizer, device)})
+        record.keep(rows, {"engine": _name(path), **_step(part, engine, model, spec, optimizer, device)})
         engine.close()
         del engine, model, optimizer
         free(device)
@@ -231,7 +234,7 @@ def start(part: RolloutPart, path: str, block_size: int, device: str) -> tuple[R
     weights = random_backbone(config, getattr(torch, dtype), device).requires_grad_(False)
     module, name = path.rsplit(".", 1)
     options = {"max_batch_size": max(part.batches), "dtype": dtype}
-    if name == "LMDeployEngine":  # by default its KV cache takes the memory that the trainer needs
+    if name in ("LMDeployEngine", "UntracedEngine"):  # by default its KV cache takes the memory that the trainer needs
         options["kv_blocks"] = _pages(part, block_size)
     engine = getattr(importlib.import_module(module), name)(**options | part.engine_args)
     engine.setup(config, new_tokenizer(), spec, device)
@@ -258,6 +261,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", nargs="+", help="class paths")
     parser.add_argument("--engine-args", type=json.loads, help="JSON, e.g. '{\"kv_memory_share\": 0.3}'")
     parser.add_argument("--model", help="shape of benchmarks/shapes.py")
+    parser.add_argument("--batches", nargs="+", type=int, help="numbers of requests")
+    parser.add_argument("--block-sizes", nargs="+", type=int)
     parser.add_argument("--response", type=int, help="tokens")
     parser.add_argument("--time-limit", type=float, default=540, help="seconds after which a part starts nothing new")
     parser.add_argument("--dry-run", action="store_true", help="the torch engine at toy size on CPU")

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks import record
 from tests.gpu import lmdeploy_checks as checks
 from tests.gpu.bounds import Broken, Numbers
 from tests.gpu.engine_pair import SDAR_0_6B, SDAR_1_7B, Shape
@@ -88,8 +89,9 @@ def run(request: pytest.FixtureRequest, measured: dict[str, dict[str, Any]]) -> 
             numbers = broken.numbers | {"broken": broken.conditions}
             raise
         finally:
-            seconds = time.perf_counter() - started
-            measured[request.node.name.removeprefix("test_")] = {"seconds": seconds} | numbers
+            name, seconds = request.node.name.removeprefix("test_"), time.perf_counter() - started
+            measured[name] = {"seconds": seconds} | numbers
+            record.keep([], {"check": name} | measured[name])
         return numbers
 
     return call
