@@ -103,6 +103,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_equal_one(kind: str, strategy: str, runs: Path) -> None:
@@ -119,6 +120,7 @@ def test_two_processes_equal_one(kind: str, strategy: str, runs: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_sharded_processes_resumed_in_mid_epoch_equal_one_go(kind: str, runs: Path) -> None:
     whole, resumed = runs / f"{kind}-fsdp", runs / f"{kind}-resumed"

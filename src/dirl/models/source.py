@@ -285,8 +285,7 @@ class NewModel(ModelSource):
             **self.shape,
         )
         family.check(config, "new")
-        spec = resolve_spec(config, tokenizer, self.block_size, None, self.stop_tokens)
-        return ModelDescription(config, tokenizer, spec)
+        return ModelDescription(config, tokenizer, resolve_spec(config, tokenizer, self.block_size, None, self.stop_tokens))
 
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         with torch.random.fork_rng(devices=[]):
