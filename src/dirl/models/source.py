@@ -160,8 +160,7 @@ class PretrainedModel(ModelSource):
         choose_experts(config, self.experts, self.path, bool(family.shape(config).experts))
         tokenizer = AutoTokenizer.from_pretrained(path)
         spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)
-        if config.dtype is None:
-            config.dtype = stored_dtype(Path(path))
+        config.dtype = config.dtype or stored_dtype(Path(path))
         carried = files_to_carry(path, config)
         refuse_code(config.model_type, carried, self.path)
         return ModelDescription(config, tokenizer, spec, carried)
@@ -285,7 +284,8 @@ class NewModel(ModelSource):
             **self.shape,
         )
         family.check(config, "new")
-        return ModelDescription(config, tokenizer, resolve_spec(config, tokenizer, self.block_size, None, self.stop_tokens))
+        spec = resolve_spec(config, tokenizer, self.block_size, None, self.stop_tokens)
+        return ModelDescription(config, tokenizer, spec)
 
     def build(self, config: PreTrainedConfig) -> PreTrainedModel:
         with torch.random.fork_rng(devices=[]):
