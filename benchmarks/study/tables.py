@@ -14,8 +14,8 @@ COLUMNS = (
     *("sampled", "gain", "over DiPO", "greedy", "tokens per step", "entropy"),
     *("train s", "rollout s", "gain in 100 s", "Mtokens", "lr"),
 )
-"""Accuracies in per cent on held-out questions, sampled at temperature 1 and greedy; the gain is of the sampled one, and
-its difference from DiPO's is taken seed by seed."""
+"""Accuracies in per cent on held-out questions, sampled at temperature 1 and greedy; the gain is of the sampled one,
+and its difference from that of DiPO is taken seed by seed."""
 
 
 def best_rates(results: Sequence[dict[str, Any]]) -> dict[str, float]:
