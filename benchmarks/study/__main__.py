@@ -22,7 +22,8 @@ def main() -> None:
     rows = []
     for task in args.tasks:
         of_task = {objective: found[task, objective] for objective in args.objectives}
-        summaries = {objective: tables.summary(results) for objective, results in of_task.items()}
+        baseline = of_task.get(tables.BASELINE, [])
+        summaries = {objective: tables.summary(results, baseline) for objective, results in of_task.items()}
         before = tables.summary([result for results in of_task.values() for result in results])["before"][0]
         title = f"{task}: {scale.rollouts} rollouts from SFT models that are right in {before:.1f} % of samples"
         note = f"mean and Student's 95 % interval over seeds {args.seeds}; seconds of one core"

@@ -9,8 +9,13 @@ from benchmarks.study.cases import Case
 
 STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Values -> the 97.5 % quantile of Student's distribution with one degree of freedom less."""
-COLUMNS = ("sampled", "gain", "greedy", "tokens per step", "entropy", "train s", "rollout s", "Mtokens", "lr")
-"""Accuracies in per cent on held-out questions, sampled at temperature 1 and greedy; gain is of the sampled one."""
+BASELINE = "DiPO"
+COLUMNS = (
+    *("sampled", "gain", "over DiPO", "greedy", "tokens per step", "entropy"),
+    *("train s", "rollout s", "gain in 100 s", "Mtokens", "lr"),
+)
+"""Accuracies in per cent on held-out questions, sampled at temperature 1 and greedy; the gain is of the sampled one,
+and its difference from that of DiPO is taken seed by seed."""
 
 
 def best_rates(results: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -28,21 +33,30 @@ def last(result: dict[str, Any]) -> dict[str, float]:
     return result["evaluations"][-1]
 
 
-def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of the runs of one objective on one task, one a seed: mean, and half of Student's 95 % interval over seeds."""
+def summary(results: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Of the runs of one objective on one task, one a seed: mean, and half of Student's 95 % interval over seeds.
+
+    Args:
+        baseline: runs of another one from the same models, with which those of each seed are compared.
+    """
     first = [result["evaluations"][0] for result in results]
     end = [last(result) for result in results]
 
     def of(values: Sequence[float]) -> tuple[float, float | None]:
         return statistics.fmean(values), half_interval(values)
 
+    gains = [100 * (b["eval/sampled/accuracy"] - a["eval/sampled/accuracy"]) for a, b in zip(first, end, strict=True)]
+    others = {result["seed"]: 100 * last(result)["eval/sampled/accuracy"] for result in baseline}
+    both = [result for result in results if result["seed"] in others]
+    spent = [result["train_s"] + result["rollout_s"] for result in results]
+    over = [100 * last(result)["eval/sampled/accuracy"] - others[result["seed"]] for result in both]
     return {
         "runs": len(results),
+        "over DiPO": of(over) if over and any(over) else None,
+        "gain in 100 s": of([100 * gain / seconds for gain, seconds in zip(gains, spent, strict=True)]),
         "before": of([100 * row["eval/sampled/accuracy"] for row in first]),
         "sampled": of([100 * row["eval/sampled/accuracy"] for row in end]),
-        "gain": of(
-            [100 * (b["eval/sampled/accuracy"] - a["eval/sampled/accuracy"]) for a, b in zip(first, end, strict=True)]
-        ),
+        "gain": of(gains),
         "greedy": of([100 * row["eval/greedy/accuracy"] for row in end]),
         "tokens per step": of([row["eval/sampled/tokens_per_step"] for row in end]),
         "entropy": of([result["entropy"]["last"] for result in results]),
@@ -66,6 +80,8 @@ def row(objective: str, numbers: dict[str, Any]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     if not isinstance(value, tuple):
         return f"{value:g}"
     mean, half = value
