@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks import record
 from benchmarks.study import cases, runs, tables
@@ -24,7 +25,7 @@ def main() -> None:
         of_task = {objective: found[task, objective] for objective in args.objectives}
         baseline = of_task.get(tables.BASELINE, [])
         summaries = {objective: tables.summary(results, baseline) for objective, results in of_task.items()}
-        before = tables.summary([result for results in of_task.values() for result in results])["before"][0]
+        before = fmean(numbers["before"][0] for numbers in summaries.values())
         title = f"{task}: {scale.rollouts} rollouts from SFT models that are right in {before:.1f} % of samples"
         note = f"mean and Student's 95 % interval over seeds {args.seeds}; seconds of one core"
         record.show(title, ["objective", *tables.COLUMNS], [tables.row(*pair) for pair in summaries.items()], note)
