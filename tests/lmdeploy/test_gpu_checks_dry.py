@@ -17,6 +17,7 @@ from tests.lmdeploy.cpu import lmdeploy_on_cpu
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.diffusion import drawing
 from dirl.rollout import LMDeployEngine
 from dirl.types import ModelSpec
 
@@ -127,12 +128,8 @@ def test_an_engine_that_does_not_sleep_is_noticed() -> None:
 
 
 def test_seeds_that_do_not_reproduce_are_noticed() -> None:
-    from dirl.rollout.lmdeploy import changes as lmdeploy_changes
-
     with (
-        patch.object(
-            lmdeploy_changes, "uniform", lambda seeds, positions, forwards: torch.rand(positions.shape).double()
-        ),
+        patch.object(drawing, "uniform", lambda seeds, positions, forwards: torch.rand(positions.shape).double()),
         pytest.raises(Broken) as broken,
     ):
         checks.groups(*HERE)
