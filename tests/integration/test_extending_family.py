@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from tests.integration.toy import rl_overlay, write_rl, write_sft
-from tests.tiny import TinyModel, prompt, sample_groups
-from tests.unit.models.test_parity import World, assert_same, packed, scored
+from tests.tiny import TinyModel
+from tests.unit.models.test_parity import assert_engine_and_trainer_agree
 from transformers import MistralForCausalLM
 
 from dirl.cli.main import main
 from dirl.cli.plan import read_plan
 from dirl.models import ModelFamily, PretrainedModel
 from dirl.models.families import families, registry
-from dirl.types import DecodingParams
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -69,17 +68,7 @@ def test_it_is_trained_sampled_and_exported_in_both_stages(family: ModelFamily, 
 def test_trainer_and_engine_give_its_tokens_the_same_log_probabilities(family: ModelFamily) -> None:
     source = TinyModel(4)
     source.family = family
-    backbone, spec = source.make()
-    decoding = DecodingParams(threshold=0.4, max_response_tokens=13)
-    groups = sample_groups(source, [prompt(n) for n in (3, 4, 6)], 2, decoding)
-    numbered = [
-        [dataclasses.replace(t, advantage=float(2 * g + i)) for i, t in enumerate(group)]
-        for g, group in enumerate(groups)
-    ]
-    world = World(backbone, spec, decoding, numbered, {}, {})
-    found, _ = scored(world, packed(world))
-    assert len(found) > 40
-    assert_same(found, world.reported)
+    assert_engine_and_trainer_agree(source)
 
 
 def test_its_plan_counts_its_parameters(family: ModelFamily, tmp_path: Path) -> None:

@@ -292,3 +292,18 @@ def test_greedy_engine_tokens_are_those_of_a_naive_decoder() -> None:
         naive = naive_decode(hf_logits(this.backbone), group[0].prompt_ids, this.spec, this.decoding)
         for t in group:
             assert (t.response_ids, t.step_map) == (naive.response_ids, naive.step_map)
+
+
+def assert_engine_and_trainer_agree(source: TinyModel) -> None:
+    """The torch engine reports for what it samples what the trainer then finds; for tests of families too."""
+    backbone, spec = source.make()
+    decoding = DecodingParams(threshold=0.4, max_response_tokens=13)
+    groups = sample_groups(source, [prompt(n) for n in (3, 4, 6)], 2, decoding)
+    numbered = [
+        [dataclasses.replace(t, advantage=float(2 * g + i)) for i, t in enumerate(group)]
+        for g, group in enumerate(groups)
+    ]
+    world = World(backbone, spec, decoding, numbered, {}, {})
+    found, _ = scored(world, packed(world))
+    assert len(found) > 40
+    assert_same(found, world.reported)

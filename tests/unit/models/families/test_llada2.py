@@ -1,6 +1,5 @@
 """LLaDA2 against its equations, in trainer, engine and files; its router in fp32; what is no LLaDA2.0 is refused."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from tests.llada2_oracle import Sizes, llada2_logits, route
 from tests.reference import block_causal_mask, hf_logits
-from tests.tiny import TinyModel, prompt, sample_groups
-from tests.unit.models.test_parity import World, assert_same, packed, scored
+from tests.tiny import TinyModel
+from tests.unit.models.test_parity import assert_engine_and_trainer_agree
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -18,7 +17,6 @@ from dirl.models import PretrainedModel, export_model, save_model
 from dirl.models.backbones.llada2 import LLaDA2MoeConfig, LLaDA2MoeGate
 from dirl.models.families.llada2 import LLaDA2Family
 from dirl.models.families.weights import empty_backbone, weight_shapes
-from dirl.types import DecodingParams
 
 
 class TinyLLaDA2(TinyModel):
@@ -89,17 +87,7 @@ def test_the_router_computes_in_fp32_under_autocast() -> None:
 
 def test_trainer_and_engine_give_its_tokens_the_same_log_probabilities() -> None:
     source = TinyLLaDA2()
-    backbone, spec = source.make()
-    decoding = DecodingParams(threshold=0.4, max_response_tokens=13)
-    groups = sample_groups(source, [prompt(n) for n in (3, 4, 6)], 2, decoding)
-    numbered = [
-        [dataclasses.replace(t, advantage=float(2 * g + i)) for i, t in enumerate(group)]
-        for g, group in enumerate(groups)
-    ]
-    world = World(backbone, spec, decoding, numbered, {}, {})
-    found, _ = scored(world, packed(world))
-    assert len(found) > 40
-    assert_same(found, world.reported)
+    assert_engine_and_trainer_agree(source)
 
 
 # --------------------------------------------------------------------------------------------------------- files

@@ -1,6 +1,5 @@
 """Llama's and Qwen3's layers against their equations, and what becomes of the types and names of such checkpoints."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from tests.llama_oracle import Sizes, llama_logits
 from tests.reference import block_causal_mask, hf_logits
-from tests.tiny import TinyModel, prompt, sample_groups
-from tests.unit.models.test_parity import World, assert_same, packed, scored
+from tests.tiny import TinyModel
+from tests.unit.models.test_parity import assert_engine_and_trainer_agree
 from transformers import LlamaConfig, PreTrainedModel
 
 from dirl.models import ModelFamily, PretrainedModel, export_model
@@ -19,7 +18,6 @@ from dirl.models.families.dream_reasoner import DreamReasonerConfig, DreamReason
 from dirl.models.families.llama import BlockLlamaFamily
 from dirl.models.families.qwen3 import Qwen3Family
 from dirl.models.families.weights import weight_shapes
-from dirl.types import DecodingParams
 
 FAMILIES = (BlockLlamaFamily, DreamReasonerFamily, Qwen3Family)
 
@@ -49,17 +47,7 @@ def test_logits_are_those_of_the_published_equations(family: type[ModelFamily]) 
 @pytest.mark.parametrize("family", FAMILIES[:2])
 def test_trainer_and_engine_give_tokens_the_same_log_probabilities(family: type[ModelFamily]) -> None:
     source = tiny(family)
-    backbone, spec = source.make()
-    decoding = DecodingParams(threshold=0.4, max_response_tokens=13)
-    groups = sample_groups(source, [prompt(n) for n in (3, 4, 6)], 2, decoding)
-    numbered = [
-        [dataclasses.replace(t, advantage=float(2 * g + i)) for i, t in enumerate(group)]
-        for g, group in enumerate(groups)
-    ]
-    world = World(backbone, spec, decoding, numbered, {}, {})
-    found, _ = scored(world, packed(world))
-    assert len(found) > 40
-    assert_same(found, world.reported)
+    assert_engine_and_trainer_agree(source)
 
 
 @pytest.mark.parametrize(
