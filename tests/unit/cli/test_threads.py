@@ -16,7 +16,7 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_command_bounds_how_long_threads_wait_awake(capsys: pytest.CaptureFixture[str]) -> None:
     assert entry(["--version"]) == 0
-    assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    assert os.environ["GOMP_SPINCOUNT"] == "30000"
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "1000")])
