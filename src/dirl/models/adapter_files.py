@@ -56,7 +56,7 @@ def _write(folder: Path, adapters: Iterator[tuple[str, Tensor]], config: LoRACon
     leaves = sorted({name.split(".")[-3] for name in tensors})
     options = LoraConfig(
         r=config.rank,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]  # it is divided by the rank
+        lora_alpha=config.alpha,
         target_modules=leaves if config.targets is None else sorted(config.targets),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
