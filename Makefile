@@ -13,6 +13,9 @@ SEED ?= 0
 # Two processes that share two cores, whatever the machine: the tests use one thread each.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
+# Python compiles what it imports, at the first time, a tenth of what pip would compile.
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile -c requirements/constraints.txt
+
 STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
@@ -33,8 +36,9 @@ endif
 
 $(STAMP): pyproject.toml setup.py requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c requirements/constraints.txt $(TORCH)
-	$(BIN)/python -m pip install -c requirements/constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP_INSTALL) --upgrade pip || echo "pip is not renewed: an old one takes half a minute longer"
+	$(PIP_INSTALL) $(TORCH)
+	$(PIP_INSTALL) -e '.[$(EXTRAS)]'
 	touch $@
 
 test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile ...")
@@ -42,9 +46,9 @@ test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist
 
 # What needs a compiler, or much else: where it cannot be installed, their tests skip and say so.
 $(VENV)/.extras-tried: $(STAMP)
-	$(BIN)/python -m pip install -c requirements/constraints.txt reasoning-gym || echo "no reasoning-gym: its tests will skip"
-	$(BIN)/python -m pip install -c requirements/constraints.txt peft || echo "no peft: the tests of LoRA will skip"
-	$(BIN)/python -m pip install -c requirements/constraints.txt lm-eval || echo "no lm-eval: its tests will skip"
+	$(PIP_INSTALL) reasoning-gym || echo "no reasoning-gym: its tests will skip"
+	$(PIP_INSTALL) peft || echo "no peft: the tests of LoRA will skip"
+	$(PIP_INSTALL) lm-eval || echo "no lm-eval: its tests will skip"
 	touch $@
 
 properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)
@@ -60,8 +64,8 @@ test-lmdeploy: $(LMDEPLOY_STAMP)  ## Run the tests of LMDeploy's engine, on a CP
 	OMP_NUM_THREADS=1 LMDEPLOY_ENABLE_CHECK_ENV=0 $(BIN)/python -m pytest $(PYTEST_ARGS) tests/lmdeploy
 
 $(LMDEPLOY_STAMP): $(STAMP) requirements/lmdeploy.txt
-	$(BIN)/python -m pip install -c requirements/constraints.txt -r requirements/lmdeploy.txt
-	$(BIN)/python -m pip install --no-deps lmdeploy==0.18.0
+	$(PIP_INSTALL) -r requirements/lmdeploy.txt
+	$(PIP_INSTALL) --no-deps lmdeploy==0.18.0
 	touch $@
 
 test-gpu: $(LMDEPLOY_STAMP)  ## Run the tests that need a CUDA device (they skip without one)
