@@ -10,7 +10,7 @@ import yaml
 
 from dirl.cli import help as texts
 from dirl.cli.short_names import HARNESS, HARNESS_TASK
-from dirl.cli.signatures import MissingError, parameters
+from dirl.cli.signatures import MissingError, parameters, takers
 from dirl.cli.text import UsageError
 
 RENAMED = {
@@ -202,7 +202,7 @@ class _Classes:
         known = parameters(self.chosen[name]) if name in self.chosen else None
         for option in (option.removesuffix("+") for option in options):
             if known is not None and option not in known and re.fullmatch(r"\w+", option):
-                nearest = _nearest(option, known, "")
+                nearest = _nearest(option, known, "") or _takers(self.chosen[name], option)
                 raise usage_error(f"{where}{name}: {self.chosen[name]} takes no {option!r}{nearest}")
 
 
@@ -213,6 +213,12 @@ def _items(node: yaml.Node | None) -> list[tuple[str, yaml.Node]]:
     merged = [value for key, value in found if key == "<<"]
     parts = [part for value in merged for part in (value.value if isinstance(value, yaml.SequenceNode) else [value])]
     return [*(item for part in parts for item in _items(part)), *(item for item in found if item[0] != "<<")]
+
+
+def _takers(path: str, option: str) -> str:
+    """An objective's own options are no other's."""
+    names = takers(path, option)
+    return f"; it is an option of {', '.join(names)}" if names else ""
 
 
 def _nearest(name: str, known: Collection[str], dashes: str) -> str:

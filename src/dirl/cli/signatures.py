@@ -28,6 +28,23 @@ def parameters(path: str) -> set[str] | None:
     return None if found is ... else _parameters(*found)
 
 
+def takers(path: str, option: str) -> list[str]:
+    """The classes beside the one at `dirl.x.Name`, in `dirl.x`, that take an option."""
+    module = path.rpartition(".")[0]
+    tree = _tree(module)
+    listed = (
+        [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names] if tree else []
+    )
+    return [name for name in listed if option in (_known(f"{module}.{name}") or ())]
+
+
+def _known(path: str) -> set[str] | None:
+    try:
+        return parameters(path)
+    except MissingError:
+        return None
+
+
 Found = tuple[str, ast.ClassDef] | EllipsisType | None
 """A class and the module that it is written in; `...`: something else, or elsewhere; None: there is nothing."""
 

@@ -144,6 +144,10 @@ WRONG_CLASSES = [
         "rollout.rewards[0]: dirl.rewards.Boxed takes no 'x'",
     ),
     (
+        "objective: {class_path: dirl.objectives.BlockELBO, init_args: {shrink: 1}}",
+        "objective: dirl.objectives.BlockELBO takes no 'shrink'; it is an option of TraceRL",
+    ),
+    (
         "model: {class_path: dirl.modules.RLModule, init_args: {source: {class_path: dirl.models.Nope}}}",
         "model.init_args.source: dirl.models.Nope: module 'dirl.models' has no attribute 'Nope'",
     ),
