@@ -55,8 +55,14 @@ class Chain(NamedTuple):
 pytestmark = pytest.mark.slow
 
 NAMES = ["sft-ddp", "sft-fsdp", "rl-ddp", "rl-fsdp", "overlap", "surplus"]
-EQUAL = NAMES[:-1]
-"""With surplus, which prompts meet in one rollout depends on the number of processes."""
+ALWAYS = ["sft-fsdp", "overlap"]
+"""What `make test` runs: both stages, with DDP, FSDP2 and one process; `make thorough`: all."""
+
+
+def each(*names: str) -> pytest.MarkDecorator:
+    """A test of these chains of runs."""
+    marks = {name: [] if name in ALWAYS else [pytest.mark.thorough] for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks[name]) for name in names])
 
 
 def cases(folder: Path) -> list[Case]:
@@ -98,12 +104,15 @@ def rl_args(folder: Path, name: str, prompts: int, rollout: str = "") -> list[ob
 
 
 @pytest.fixture(scope="module")
-def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chain]:
-    """The runs of all cases; those of one number of processes are made by the same ones."""
+def chains(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Chain]:
+    """The runs of all cases that are asked for; those of one number of processes are made by the same ones."""
     folder = tmp_path_factory.mktemp("world_size")
+    here = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
+    asked = {item.callspec.params["name"] for item in here}
     made = {
         name: Chain(case, folder / "whole" / name, folder / "one" / name, folder / "two" / name)
         for name, case in zip(NAMES, cases(folder), strict=True)
+        if name in asked
     }
 
     def goes_on(name: str, number: int, before: Path) -> list[object]:
@@ -117,7 +126,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chain]:
     return made
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each(*NAMES)
 def test_weights_optimizer_schedule_and_counts_arrive_to_the_bit(name: str, chains: dict[str, Chain]) -> None:
     for before, after, step in chains[name].changes:
         left, arrived = (whole_state(path) for path in (checkpoint(before, step), after / "resumed.ckpt"))
@@ -133,7 +142,7 @@ def test_weights_optimizer_schedule_and_counts_arrive_to_the_bit(name: str, chai
         assert not differences(left, arrived)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("sft")])
+@each("rl-ddp", "rl-fsdp", "overlap", "surplus")
 def test_prompts_surplus_buffer_and_the_prefetched_rollout_are_given_out_whole(
     name: str, chains: dict[str, Chain]
 ) -> None:
@@ -154,7 +163,7 @@ def test_prompts_surplus_buffer_and_the_prefetched_rollout_are_given_out_whole(
         assert bool(left["prefetched"]) == (name == "overlap")
 
 
-@pytest.mark.parametrize("name", ["sft-ddp", "sft-fsdp"])
+@each("sft-ddp", "sft-fsdp")
 def test_every_step_has_the_conversations_of_one_go_and_every_epoch_each_of_them_once(
     name: str, chains: dict[str, Chain]
 ) -> None:
@@ -174,7 +183,7 @@ def test_every_step_has_the_conversations_of_one_go_and_every_epoch_each_of_them
         assert sorted(joined(*ranks)) == list(range(32))
 
 
-@pytest.mark.parametrize("name", ["rl-ddp", "rl-fsdp", "overlap"])
+@each("rl-ddp", "rl-fsdp", "overlap")
 def test_every_rollout_has_the_prompts_of_one_go(name: str, chains: dict[str, Chain]) -> None:
     chain = chains[name]
     whole, one, two = map(prompts, (chain.whole, chain.one, chain.two))
@@ -185,8 +194,9 @@ def test_every_rollout_has_the_prompts_of_one_go(name: str, chains: dict[str, Ch
     assert two == {}, "its checkpoint holds the last rollout"
 
 
-def test_surplus_is_used_and_no_prompt_is_taken_twice(chains: dict[str, Chain]) -> None:
-    chain = chains["surplus"]
+@each("surplus")
+def test_surplus_is_used_and_no_prompt_is_taken_twice(name: str, chains: dict[str, Chain]) -> None:
+    chain = chains[name]
     before, after = prompts(chain.whole), prompts(chain.one)
     (held,) = whole_state(chain.one / "resumed.ckpt")["RLDataModule"]["ranks"]
     kept = [group[0]["prompt_id"] for group in held["surplus"]]
@@ -195,7 +205,7 @@ def test_surplus_is_used_and_no_prompt_is_taken_twice(chains: dict[str, Chain]) 
     assert max(Counter(joined(before[0], before[1], after[2])).values()) == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each(*NAMES)
 def test_steps_epochs_and_schedule_end_as_in_one_go(name: str, chains: dict[str, Chain]) -> None:
     chain = chains[name]
     last = whole_state(checkpoint(chain.whole, LAST))
@@ -207,10 +217,10 @@ def test_steps_epochs_and_schedule_end_as_in_one_go(name: str, chains: dict[str,
             assert not differences(last[count], ended[count]), count
 
 
-@pytest.mark.parametrize("name", EQUAL)
+@each("sft-ddp", "sft-fsdp", "rl-ddp", "rl-fsdp", "overlap")
 def test_losses_and_weights_are_those_of_one_go(name: str, chains: dict[str, Chain]) -> None:
     """A step is normalised over all processes, so only the order of its sums depends on their number: fp32 has seven
-    digits, of which twelve steps of rounding may cost one or two.
+    digits, of which twelve steps of rounding may cost one or two. With surplus, which prompts meet depends on it too.
     """
     chain = chains[name]
     for root, done in zip((chain.one, chain.two), chain.case.points, strict=True):
