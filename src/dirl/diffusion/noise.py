@@ -1,7 +1,7 @@
 """Noising for SFT: which response tokens of each block a noised view masks, and their loss weights.
 
 Block diffusion's training bound (DiRL, eq. 3): t ~ U(low, high) per block, each response token masked with
-probability t, weight 1/t on the masked ones. Of a block of one token that is, over all t, the token's -log p: it is masked
+probability t, weight 1/t on the masked ones. Of a block of one token that is, over all t, -log p of it: it is masked
 once, with weight 1, and nothing is left to chance.
 """
 
