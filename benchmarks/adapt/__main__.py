@@ -5,10 +5,11 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from benchmarks import record
 from benchmarks.adapt import autoregressive, runs, tables
-from benchmarks.adapt.cases import ARMS, BLOCK_SIZE, SEEDS, Scale
+from benchmarks.adapt.cases import ARMS, BLOCK_SIZE, SEEDS, Scale, held_out
 from dirl.models.tokenizer import new_tokenizer
 from dirl.tasks import Countdown
 
@@ -22,7 +23,7 @@ def main() -> None:
         pairs = [(arm, seed) for seed in args.seeds for arm in ARMS]
         results = list(pool.map(lambda pair: runs.made(args.root, scale, *pair), pairs))
     arms = {arm.name: [result for result in results if result["arm"] == arm.name] for arm in ARMS}
-    per_step, own = tokens_per_step(scale), fmean(likelihood_per_token(seed, told) for seed, told in enumerate(learned))
+    per_step, own = tokens_per_step(scale), fmean(likelihood_per_token(told) for told in learned)
     baseline = {run["seed"]: run["curve"][-1]["nelbo"] for run in arms[ARMS[-1].name]}
     rows = {name: tables.row(found, baseline, per_step) for name, found in arms.items()}
     record.show(
@@ -44,11 +45,10 @@ def tokens_per_step(scale: Scale) -> float:
     return scale.batch * fmean(len(autoregressive.encoded(tokenizer, row).input_ids) for row in rows)
 
 
-def likelihood_per_token(seed: int, told: dict[str, float]) -> float:
+def likelihood_per_token(told: dict[str, Any]) -> float:
     """Over as many tokens as the bound is: those that fill up last blocks are certain."""
     tokenizer = new_tokenizer(Countdown.alphabet)
-    rows = Countdown(seed=seed).conversations("val")
-    fill = sum(-len(autoregressive.encoded(tokenizer, row).input_ids) % BLOCK_SIZE for row in rows)
+    fill = sum(-len(autoregressive.encoded(tokenizer, row).input_ids) % BLOCK_SIZE for row in held_out(told["seed"]))
     return told["response_nll"] / (told["response_tokens"] + fill)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.adapt.cases import SHAPE, Scale
+from benchmarks.adapt.cases import SHAPE, Scale, held_out
 from dirl.finite import dumps
 from dirl.models.special_tokens import stop_token_ids
 from dirl.models.tokenizer import new_tokenizer
@@ -40,7 +40,7 @@ def train(folder: Path, scale: Scale, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     tokenizer = new_tokenizer(Countdown.alphabet, mask=False)
-    texts, held_out = of_task(tokenizer, scale, seed)
+    texts, others = of_task(tokenizer, scale, seed)
     model = new_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=scale.lr, weight_decay=0.01)
     read = 0
@@ -55,18 +55,18 @@ def train(folder: Path, scale: Scale, seed: int) -> dict[str, Any]:
         optimizer.zero_grad()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    lost = likelihood(model, held_out, tokenizer.pad_token_id)
+    lost = likelihood(model, others, tokenizer.pad_token_id)
     return {"seed": seed, "tokens": read, "processor_s": time.process_time() - started, **lost}
 
 
 def of_task(tokenizer: PreTrainedTokenizerBase, scale: Scale, seed: int) -> tuple[list[Encoded], list[Encoded]]:
     """What it reads, without a question of the held-out ones, and these."""
-    others = Countdown(seed=seed).conversations("val")
-    asked = {row["messages"][0]["content"] for row in others}  # type: ignore[index]
-    own = Countdown(seed=OTHER_TEXTS + seed, solutions=2 * scale.ar_steps * scale.batch).conversations("train")
-    kept = [row for row in own if row["messages"][0]["content"] not in asked]  # type: ignore[index]
-    wanted = kept[: scale.ar_steps * scale.batch]
-    assert len(wanted) == scale.ar_steps * scale.batch, "the held-out questions are few among all"
+    others = held_out(seed)
+    asked = {row["messages"][0]["content"] for row in others}
+    count = scale.ar_steps * scale.batch
+    own: list[Any] = Countdown(seed=OTHER_TEXTS + seed, solutions=2 * count).conversations("train")
+    wanted = [row for row in own if row["messages"][0]["content"] not in asked][:count]
+    assert len(wanted) == count, "the held-out questions are few among all"
     return [encoded(tokenizer, row) for row in wanted], [encoded(tokenizer, row) for row in others]
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from dirl.tasks import Countdown
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BLOCK_SIZE = 4
@@ -18,6 +21,13 @@ SHAPE: dict[str, object] = {
 }
 """Of all models, 0.6 M parameters."""
 SEEDS = (0, 1, 2)
+HELD_OUT = 192
+"""Conversations on which the bound is measured."""
+
+
+def held_out(seed: int) -> list[dict[str, Any]]:
+    """Those of SFT's validation."""
+    return Countdown(seed=seed, val_solutions=HELD_OUT).conversations("val")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adapt import autoregressive
-from benchmarks.adapt.cases import BLOCK_SIZE, CONFIGS, SHAPE, Arm, Scale
+from benchmarks.adapt.cases import BLOCK_SIZE, CONFIGS, HELD_OUT, SHAPE, Arm, Scale
 from benchmarks.study.runs import dirl
 from dirl.finite import dumps
 from dirl.report.run_logs import columns
@@ -47,6 +47,7 @@ def options(root: Path, scale: Scale, arm: Arm, seed: int) -> list[object]:
     """Of `dirl fit`: the demo's first stage with another task, other sizes, and the arm's own."""
     args: list[object] = ["--config", CONFIGS / "demo" / "sft.yaml", f"--seed_everything={seed}"]
     args += ["--task=dirl.tasks.Countdown", f"--task.init_args.seed={seed}", f"--trainer.max_steps={scale.steps}"]
+    args += [f"--task.init_args.solutions={scale.steps * scale.batch}", f"--task.init_args.val_solutions={HELD_OUT}"]
     args += [f"--trainer.val_check_interval={scale.steps // scale.evaluations}"]
     args += [f"--data.init_args.global_batch_size={scale.batch}", "--data.init_args.token_budget=4096"]
     args += [f"--model.init_args.optimizer.lr={scale.lr}"]
