@@ -42,11 +42,11 @@ class Scale:
         evaluations: of an SFT run, at equal distances.
     """
 
-    ar_steps: int = 800
-    steps: int = 400
+    ar_steps: int = 600
+    steps: int = 240
     batch: int = 32
     lr: float = 2e-3
-    evaluations: int = 10
+    evaluations: int = 8
 
 
 @dataclass(frozen=True)
