@@ -2,7 +2,9 @@
 
 import argparse
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,8 +20,11 @@ def main() -> None:
     args = parsed()
     os.nice(args.nice)
     scale = Scale(args.ar_steps, args.steps, args.batch, args.lr)
-    learned = [autoregressive.made(args.root, scale, seed) for seed in args.seeds]
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        count = len(args.seeds)
+        learned = list(pool.map(autoregressive.made, [args.root] * count, [scale] * count, args.seeds))
     with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda pair: runs.at_start(args.root, scale, *pair), product((True, False), args.seeds)))
         pairs = [(arm, seed) for seed in args.seeds for arm in ARMS]
         results = list(pool.map(lambda pair: runs.made(args.root, scale, *pair), pairs))
     arms = {arm.name: [result for result in results if result["arm"] == arm.name] for arm in ARMS}

@@ -21,7 +21,7 @@ def made(root: Path, scale: Scale, arm: Arm, seed: int) -> dict[str, Any]:
     done = folder / "done.json"
     if not done.exists():
         args = options(root, scale, arm, seed)
-        begun = at_start(root, scale, arm, seed)
+        begun = at_start(root, scale, arm.adapted, seed)
         result = dirl(root, folder, "fit", args)
         found = columns(folder, BOUND | {"train/packed_tokens": "packed"})
         curve = [{"step": row["step"] + 1, "nelbo": row["nelbo"]} for row in found if "nelbo" in row]
@@ -32,12 +32,12 @@ def made(root: Path, scale: Scale, arm: Arm, seed: int) -> dict[str, Any]:
     return json.loads(done.read_text(encoding="utf-8"))
 
 
-def at_start(root: Path, scale: Scale, arm: Arm, seed: int) -> float:
+def at_start(root: Path, scale: Scale, adapted: bool, seed: int) -> float:
     """The bound before the first step, which the schedule does not change."""
-    folder = root / f"start-{'ar' if arm.adapted else 'scratch'}-seed{seed}"
+    folder = root / f"start-{'ar' if adapted else 'scratch'}-seed{seed}"
     done = folder / "done.json"
     if not done.exists():
-        dirl(root, folder, "validate", options(root, scale, Arm("", arm.adapted, scheduled=False), seed))
+        dirl(root, folder, "validate", options(root, scale, Arm("", adapted, scheduled=False), seed))
         (row,) = columns(folder, BOUND)
         done.write_text(dumps({"nelbo": row["nelbo"]}, str(done)), encoding="utf-8")
     return json.loads(done.read_text(encoding="utf-8"))["nelbo"]
