@@ -120,6 +120,8 @@ class SFTDataModule(L.LightningDataModule):
         """The first process of each host encodes for all of them; the others wait."""
         assert self.trainer is not None
         check_sampler(self.trainer)
+        if self.block_schedule is not None and self.trainer.state.fn == "fit":
+            self.block_schedule.check(self._spec.block_size, None)  # before anything is encoded
         quiet = not bars_shown(self.trainer)
         for split in self._wanted(self.trainer.state.fn):
             if (source := self.sources[split]) is not None:
