@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,13 +21,13 @@ def main() -> None:
     args = parsed()
     os.nice(args.nice)
     scale = Scale(args.ar_steps, args.steps, args.batch, args.lr)
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of the processes that make the runs
+    pairs = [(arm, seed) for seed in args.seeds for arm in ARMS]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        count = len(args.seeds)
-        learned = list(pool.map(autoregressive.made, [args.root] * count, [scale] * count, args.seeds))
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda pair: runs.at_start(args.root, scale, *pair), product((True, False), args.seeds)))
-        pairs = [(arm, seed) for seed in args.seeds for arm in ARMS]
-        results = list(pool.map(lambda pair: runs.made(args.root, scale, *pair), pairs))
+        learned = list(pool.map(partial(autoregressive.made, args.root, scale), args.seeds))
+        starts = list(product((True, False), args.seeds))
+        list(pool.map(partial(runs.at_start, args.root, scale), *zip(*starts, strict=True)))
+        results = list(pool.map(partial(runs.made, args.root, scale), *zip(*pairs, strict=True)))
     arms = {arm.name: [result for result in results if result["arm"] == arm.name] for arm in ARMS}
     per_step, own = tokens_per_step(scale), fmean(likelihood_per_token(told) for told in learned)
     baseline = {run["seed"]: run["curve"][-1]["nelbo"] for run in arms[ARMS[-1].name]}

@@ -43,7 +43,7 @@ class Scale:
     """
 
     ar_steps: int = 600
-    steps: int = 240
+    steps: int = 160
     batch: int = 32
     lr: float = 2e-3
     evaluations: int = 8

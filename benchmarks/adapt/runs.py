@@ -1,13 +1,15 @@
-"""SFT runs of the comparison, each in a process of its own on one thread; what is there is not made again."""
+"""SFT runs of the comparison, each by `dirl fit` within the calling process; what is there is not made again."""
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.adapt import autoregressive
 from benchmarks.adapt.cases import BLOCK_SIZE, CONFIGS, HELD_OUT, SHAPE, Arm, Scale
-from benchmarks.study.runs import dirl
+from benchmarks.record import environment
+from dirl.cli.main import main
 from dirl.finite import dumps
 from dirl.report.run_logs import columns
 from dirl.tasks import Countdown
@@ -22,7 +24,7 @@ def made(root: Path, scale: Scale, arm: Arm, seed: int) -> dict[str, Any]:
     if not done.exists():
         args = options(root, scale, arm, seed)
         begun = at_start(root, scale, arm.adapted, seed)
-        result = dirl(root, folder, "fit", args)
+        result = run(root, folder, "fit", args)
         found = columns(folder, BOUND | {"train/packed_tokens": "packed"})
         curve = [{"step": row["step"] + 1, "nelbo": row["nelbo"]} for row in found if "nelbo" in row]
         result |= {"arm": arm.name, "seed": seed, "curve": [{"step": 0, "nelbo": begun}, *curve]}
@@ -37,10 +39,21 @@ def at_start(root: Path, scale: Scale, adapted: bool, seed: int) -> float:
     folder = root / f"start-{'ar' if adapted else 'scratch'}-seed{seed}"
     done = folder / "done.json"
     if not done.exists():
-        dirl(root, folder, "validate", options(root, scale, Arm("", adapted, scheduled=False), seed))
+        run(root, folder, "validate", options(root, scale, Arm("", adapted, scheduled=False), seed))
         (row,) = columns(folder, BOUND)
         done.write_text(dumps({"nelbo": row["nelbo"]}, str(done)), encoding="utf-8")
     return json.loads(done.read_text(encoding="utf-8"))["nelbo"]
+
+
+def run(root: Path, folder: Path, command: str, args: list[object]) -> dict[str, Any]:
+    """A command into a folder; what a run cut off had left is removed. In what is kept, paths begin at the root."""
+    shutil.rmtree(folder, ignore_errors=True)
+    words = [command, *map(str, args), "--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}"]
+    started, wall = time.process_time(), time.perf_counter()
+    main(words)
+    told = [word.replace(f"{CONFIGS}/", "configs/").replace(f"{root}/", "") for word in words]
+    spent = {"processor_s": time.process_time() - started, "wall_s": time.perf_counter() - wall}
+    return {"command": told, **spent} | {each: environment()[each] for each in ("date", "commit", "cpu")}
 
 
 def options(root: Path, scale: Scale, arm: Arm, seed: int) -> list[object]:

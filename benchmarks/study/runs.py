@@ -74,20 +74,14 @@ def of_task(task: str, seed: int) -> list[object]:
 
 
 def fit(root: Path, folder: Path, args: list[object]) -> dict[str, Any]:
-    """See `dirl`."""
-    return dirl(root, folder, "fit", args)
-
-
-def dirl(root: Path, folder: Path, name: str, args: list[object]) -> dict[str, Any]:
-    """`dirl fit` or `validate` into a folder, where what a run cut off had left is removed; RuntimeError with its last
-    lines.
+    """`dirl fit` into a folder, where what a run cut off had left is removed; RuntimeError with its last lines.
 
     In the command that is kept, paths begin at the root of the study.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     quiet = ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}"]
-    command = [sys.executable, "-m", "dirl.cli", name, *map(str, args), *quiet]
+    command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, args), *quiet]
     started = time.perf_counter()
     with (folder / "output.txt").open("w") as output:
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -97,7 +91,7 @@ def dirl(root: Path, folder: Path, name: str, args: list[object]) -> dict[str, A
         said = (folder / "output.txt").read_text(encoding="utf-8", errors="replace")
         raise RuntimeError(f"{' '.join(command)}\nended with status {status}:\n{said[-2000:]}")
     processor = usage.ru_utime + usage.ru_stime
-    environs = {each: environment()[each] for each in ("date", "commit", "cpu")}
+    environs = {name: environment()[name] for name in ("date", "commit", "cpu")}
     told = [word.replace(f"{CONFIGS}/", "configs/").replace(f"{root}/", "") for word in command[1:]]
     return {"command": told, "wall_s": time.perf_counter() - started, "processor_s": processor} | environs
 
