@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How SFT noises a block.
+    """How SFT noises a block. One of a single token is masked as it is, whatever is said here.
 
     Args:
         views_per_block: noised views of each block that share one clean copy; the loss is their mean.

@@ -164,17 +164,14 @@ def check_autoregressive(config: PreTrainedConfig, name: str) -> None:
         )
 
 
-def check_fills_masks(source: ModelSource, name: str) -> None:
-    """Raise ValueError for a source from which nothing can be sampled yet.
-
-    Args:
-        name: of the option.
-    """
-    if not source.fills_masks:
-        raise ValueError(
-            f"{name}={type(source).__name__}: it has never filled in a mask, so there is nothing to sample from it; "
-            "train it by SFT first (docs/adapting.md), and name the exported folder as dirl.models.PretrainedModel"
-        )
+def check_fills_masks(**sources: ModelSource | None) -> None:
+    """Raise ValueError for a source, by the name of its option, from which nothing can be sampled yet."""
+    for name, source in sources.items():
+        if source is not None and not source.fills_masks:
+            raise ValueError(
+                f"{name}={type(source).__name__}: it has never filled in a mask, so there is nothing to sample from it; "
+                "train it by SFT first (docs/adapting.md), and name the exported folder as dirl.models.PretrainedModel"
+            )
 
 
 def _read_template(path: str) -> str:

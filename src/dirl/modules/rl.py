@@ -67,7 +67,7 @@ class RLModule(BlockDiffusionModule):
         value: ValueConfig | None = None,
         lora: LoRAConfig | None = None,
     ) -> None:
-        check_fills_masks(source, "model.source")
+        check_fills_masks(source=source, reference=reference)
         super().__init__(
             source,
             optimizer,

@@ -228,5 +228,8 @@ def test_read_as_any_other_model_it_is_refused_with_the_way_that_there_is(
 
 
 def test_there_is_nothing_to_sample_from_it_yet(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.source=AutoregressiveModel: it has never filled in a mask"):
-        RLModule(AutoregressiveModel(str(tmp_path)))
+    source = AutoregressiveModel(str(tmp_path))
+    with pytest.raises(ValueError, match="source=AutoregressiveModel: it has never filled in a mask"):
+        RLModule(source)
+    with pytest.raises(ValueError, match="reference=AutoregressiveModel: it has never filled in a mask"):
+        RLModule(PretrainedModel(str(tmp_path)), reference=source)
