@@ -169,7 +169,7 @@ def check_fills_masks(**sources: ModelSource | None) -> None:
     for name, source in sources.items():
         if source is not None and not source.fills_masks:
             raise ValueError(
-                f"{name}={type(source).__name__}: it has never filled in a mask, so there is nothing to sample from it; "
+                f"{name}={type(source).__name__}: it has never filled in a mask, so there is nothing to sample from; "
                 "train it by SFT first (docs/adapting.md), and name the exported folder as dirl.models.PretrainedModel"
             )
 
