@@ -99,6 +99,8 @@ class StepBatch:
     """Tokens that a row was filled to; only one view that no such row holds makes a longer one."""
     response_tokens: int
     """That this rank learns from, each counted once, however often it is scored."""
+    block_size: int | None = None
+    """Of this step, where a schedule decides it; None: the model's."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepBatch":
         moved = [batch.to(device, non_blocking) for batch in self.micro_batches]

@@ -30,6 +30,7 @@ WHOLE = sorted([ROOT / "sft.yaml", ROOT / "rl.yaml", *(p for d in FOLDERS for p 
 RECIPES = {config: "rl" if "\nengine:" in config.read_text() else "sft" for config in WHOLE}
 ON_TOP = {
     "model": ("sft", "rl"),
+    "adapt": ("sft",),
     "engine": ("rl",),
     "objective": ("rl",),
     "lora": ("sft", "rl"),
@@ -98,8 +99,10 @@ def correct_by(callback: Callback) -> dict[str, object]:
 
 
 def is_alike(part: Path, recipe: Path) -> bool:
-    """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones."""
-    return part.parent.name == "model" and part.stem not in ("new_tiny", "sdar_8b") and recipe.parent != ROOT
+    """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones. Recipes that
+    differ from another in their source and schedule have the parts of that one."""
+    source = part.parent.name == "adapt" or (part.parent.name == "model" and part.stem not in ("new_tiny", "sdar_8b"))
+    return (source and recipe.parent != ROOT) or recipe.stem in ("adapt", "sdar_8b_from_qwen3_sft")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
     assert (type(after.model), type(after.datamodule)) == (type(before.model), type(before.datamodule))
     if part.parent.name == "strategy" and "class_path" in text:
         assert type(after.trainer.strategy).__name__ in text
-    if part.parent.name == "model":
+    if part.parent.name in ("model", "adapt"):
         assert type(after.model.source).__name__ in text
     if part.parent.name == "lora":
         named = ["q_proj", "k_proj", "v_proj", "o_proj"] if part.stem == "attention" else None

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.models.test_source import new_model, qwen_folder
+from tests.autoregressive import causal_folder
+from tests.unit.models.test_source import ALPHABET, new_model, qwen_folder
 
-from dirl.models import PretrainedModel, save_model
+from dirl.models import AutoregressiveModel, PretrainedModel, save_model
 from dirl.models.families import BlockLlamaFamily, DreamReasonerFamily, LLaDA2Family
 from dirl.rollout.lmdeploy.model import check_served
 
@@ -38,13 +39,17 @@ torch.save({
 """
 
 
-@pytest.mark.parametrize("kind", ["dense", "experts", "dreamreasoner"])
+@pytest.mark.parametrize("kind", ["dense", "experts", "dreamreasoner", "adapted"])
 def test_lmdeploy_reads_config_tokenizer_and_weights(kind: str, tmp_path: Path) -> None:
     moe, source = kind == "experts", new_model(block_size=4, rope_theta=1e6)
     source.family = DreamReasonerFamily() if kind == "dreamreasoner" else None
     if moe:
         qwen_folder(tmp_path / "qwen", moe=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6})
         source = PretrainedModel(str(tmp_path / "qwen"), block_size=4)
+    if kind == "adapted":
+        rope = {"rope_type": "default", "rope_theta": 1e6}
+        causal_folder(tmp_path / "causal", alphabet=ALPHABET, rope_parameters=rope)
+        source = AutoregressiveModel(str(tmp_path / "causal"))
     description = source.describe()
     backbone = source.build(description.config)
     save_model(tmp_path / "model", backbone, description.tokenizer)
@@ -58,7 +63,8 @@ def test_lmdeploy_reads_config_tokenizer_and_weights(kind: str, tmp_path: Path) 
     )
     assert (seen["paradigm"], seen["window"], seen["experts"]) == ("dllm", -1, 4 if moe else None)
     assert seen["rope"] == {"rope_type": "default", "rope_theta": 1e6}
-    assert seen["sizes"] == [16, 2, 8, description.config.vocab_size]
+    config = description.config
+    assert seen["sizes"] == [config.hidden_size, 2, 8, config.vocab_size]
     assert seen["ids"] == description.tokenizer("1+2=", add_special_tokens=False)["input_ids"]
     expected = dict(description.family.weights(backbone))
     assert seen["weights"].keys() == expected.keys()

@@ -3,6 +3,7 @@
 import torch
 
 from dirl.models import ModelDescription, ModelSource
+from dirl.models.autoregressive import check_fills_masks
 from dirl.rollout import RolloutEngine
 
 
@@ -10,6 +11,7 @@ def load_engine(
     engine: RolloutEngine, source: ModelSource, description: ModelDescription | None = None
 ) -> ModelDescription:
     """Set the engine up for a model and give it the model's weights, as version 0."""
+    check_fills_masks(source=source)
     description = description or source.describe()
     engine.setup(description.config, description.tokenizer, description.spec, default_device())
     backbone = source.build(description.config)

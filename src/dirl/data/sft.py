@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from dirl.checkpoints.settings import check_same
 from dirl.data.sft_steps import SFTSteps
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
+from dirl.diffusion.block_schedule import BlockSchedule
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelDescription
 from dirl.packing.pieces import Encoded
@@ -58,6 +59,8 @@ class SFTDataModule(L.LightningDataModule):
         column: with the conversation, where it has another name.
         on_bad_row: a row that cannot be used is an error, or is skipped and counted.
         task: what is learned. In configs it has a key of its own, `task`.
+        block_schedule: block sizes that training goes through, see `dirl.diffusion.block_schedule.BlockSchedule`; None:
+            the model's from the first step on. Validation always has the model's.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class SFTDataModule(L.LightningDataModule):
         column: str | None = None,
         on_bad_row: OnBadRow = "error",
         task: Task | None = None,
+        block_schedule: BlockSchedule | None = None,
     ) -> None:
         super().__init__()
         check_on_bad_row(on_bad_row)
@@ -97,6 +101,7 @@ class SFTDataModule(L.LightningDataModule):
         self.num_workers, self.encode_workers = num_workers, encode_workers
         self.seed = run_seed(seed, "data.seed")
         self.row_schema, self.column, self.on_bad_row = row_schema, column, on_bad_row
+        self.block_schedule = block_schedule
         self.sources: dict[Split, str | list[str] | None] = {"train": train, "val": val}
         self.task: Task | None = None
         if task is not None or train is not None:
@@ -115,6 +120,8 @@ class SFTDataModule(L.LightningDataModule):
         """The first process of each host encodes for all of them; the others wait."""
         assert self.trainer is not None
         check_sampler(self.trainer)
+        if self.block_schedule is not None and self.trainer.state.fn == "fit":
+            self.block_schedule.check(self._spec.block_size, None)  # before anything is encoded
         quiet = not bars_shown(self.trainer)
         for split in self._wanted(self.trainer.state.fn):
             if (source := self.sources[split]) is not None:
@@ -128,6 +135,8 @@ class SFTDataModule(L.LightningDataModule):
             examples = self._load(split)
             if examples is not None:
                 self.examples[split] = examples
+        if stage == "fit" and self.block_schedule is not None:
+            self.block_schedule.check(self._spec.block_size, self._steps_of_run())
         if stage == "validate" and "val" not in self.examples:
             raise ValueError(
                 f"{self._origin('val')}: no conversations, and validate needs some; name them, e.g. --data.val "
@@ -157,6 +166,7 @@ class SFTDataModule(L.LightningDataModule):
         """What a resumed run must have like the one before: the order of the conversations, noise, size of a step."""
         noise = dataclasses.asdict(self.noise)
         values = {"global_batch_size": self.global_batch_size, "seed": self.seed, "noise": noise}
+        values["block_schedule"] = None if self.block_schedule is None else dataclasses.asdict(self.block_schedule)
         return values | {"train": self._train_digest}
 
     @cached_property
@@ -178,11 +188,9 @@ class SFTDataModule(L.LightningDataModule):
                 f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use another "
                 f"number of processes or, in a new run, a multiple of {trainer.world_size}"
             )
-        spec = trainer.lightning_module.spec
-        assert isinstance(spec, ModelSpec)
         return SFTSteps(
             examples,
-            spec,
+            self._spec,
             self.noise,
             size,
             budget,
@@ -190,7 +198,28 @@ class SFTDataModule(L.LightningDataModule):
             self.seed,
             trainer.global_rank,
             trainer.world_size,
+            *((self.block_schedule, self._steps_of_epoch()) if shuffle else ()),
         )
+
+    @property
+    def _spec(self) -> ModelSpec:
+        spec = self.trainer.lightning_module.spec
+        assert isinstance(spec, ModelSpec)
+        return spec
+
+    def _steps_of_epoch(self) -> int:
+        """That the trainer takes."""
+        steps, limit = len(self.examples["train"]) // self.global_batch_size, self.trainer.limit_train_batches
+        return min(steps, limit if isinstance(limit, int) else int(steps * limit))
+
+    def _steps_of_run(self) -> int | None:
+        """None: without end, or a few to see that it runs."""
+        trainer = self.trainer
+        if trainer.fast_dev_run:
+            return None
+        ends = [trainer.max_steps] if trainer.max_steps != -1 else []
+        ends += [trainer.max_epochs * self._steps_of_epoch()] if trainer.max_epochs not in (None, -1) else []
+        return min(ends, default=None)
 
     def _wanted(self, stage: str | None) -> list[Split]:
         """What the stage needs and is not loaded yet."""

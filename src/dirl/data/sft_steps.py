@@ -1,11 +1,13 @@
 """Conversations cut into optimizer steps, noised and packed when they are asked for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from dirl.batches import StepBatch
+from dirl.diffusion.block_schedule import BlockSchedule
 from dirl.diffusion.noise import NoiseConfig
 from dirl.packing.pieces import Encoded, Piece, alone, conversation
 from dirl.packing.rows import empty_batch, pack
@@ -20,6 +22,10 @@ class SFTSteps(Dataset):
 
     A remainder of conversations that does not fill a step waits for another epoch's order in training; in
     validation it makes a smaller last step.
+
+    Args:
+        schedule: of block sizes; None: every step has the model's.
+        epoch_steps: steps that are taken of each epoch, by which the schedule counts; None: all.
     """
 
     def __init__(
@@ -33,10 +39,13 @@ class SFTSteps(Dataset):
         seed: int,
         rank: int,
         world_size: int,
+        schedule: BlockSchedule | None = None,
+        epoch_steps: int | None = None,
     ) -> None:
         self.examples, self.spec, self.noise = examples, spec, noise
         self.global_batch_size, self.token_budget, self.shuffle = global_batch_size, token_budget, shuffle
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.schedule, self.epoch_steps = schedule, epoch_steps
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.examples), self.global_batch_size)
@@ -44,18 +53,26 @@ class SFTSteps(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> StepBatch:
         epoch, step = key
+        size = self._block_size(epoch, step)
+        spec = self.spec if size is None else replace(self.spec, block_size=size)
         chosen = self._order(epoch)[step * self.global_batch_size : (step + 1) * self.global_batch_size]
         pieces: list[Piece] = []
         tokens = 0
         noise_epoch = epoch if self.shuffle else VALIDATION_EPOCH
         for index in chosen[self.rank :: self.world_size].tolist():
             rng = np.random.default_rng([self.seed, noise_epoch, index])
-            piece, count = conversation(self.examples[index], self.spec, self.noise, rng, number=len(pieces))
+            piece, count = conversation(self.examples[index], spec, self.noise, rng, number=len(pieces))
             pieces.append(piece)
             tokens += count
         batches = pack(map(alone, pieces), self.token_budget)
-        rows = batches or [empty_batch(self.spec)]
-        return StepBatch(rows, float(tokens), len(pieces), self.token_budget, tokens)
+        rows = batches or [empty_batch(spec)]
+        return StepBatch(rows, float(tokens), len(pieces), self.token_budget, tokens, size)
+
+    def _block_size(self, epoch: int, step: int) -> int | None:
+        """Of a step, if it is not simply the model's."""
+        if self.schedule is None:
+            return None
+        return self.schedule.size_at(epoch * (len(self) if self.epoch_steps is None else self.epoch_steps) + step)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.shuffle:

@@ -1,7 +1,8 @@
 """Noising for SFT: which response tokens of each block a noised view masks, and their loss weights.
 
 Block diffusion's training bound (DiRL, eq. 3): t ~ U(low, high) per block, each response token masked with
-probability t, weight 1/t on the masked ones.
+probability t, weight 1/t on the masked ones. Of a block of one token that is, over all t, -log p of it: it is masked
+once, with weight 1, and nothing is left to chance.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Float
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How SFT noises a block.
+    """How SFT noises a block. One of a single token is masked as it is, whatever is said here.
 
     Args:
         views_per_block: noised views of each block that share one clean copy; the loss is their mean.
@@ -55,7 +56,10 @@ def noise(
     Returns:
         masked and weights (1 / (t * views) where masked, 0 elsewhere), so
         that the weighted sum of -log p over all views estimates the bound of eq. 3.
+        Blocks of one token have one view, and the sum is -log p itself.
     """
+    if maskable.shape[1] == 1:
+        return maskable[None], maskable[None].astype(np.float64)
     views = config.views_per_block
     independent = views // 2 if config.complementary else views
     rates = 1 if config.noise_scope == "sequence" else len(maskable)

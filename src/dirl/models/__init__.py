@@ -1,5 +1,6 @@
 """The model: a backbone of transformers under a block mask, scored at chosen positions."""
 
+from dirl.models.autoregressive import AutoregressiveModel
 from dirl.models.export import export_model, save_model
 from dirl.models.families import ModelFamily, family_of, register_family, register_models
 from dirl.models.families.qwen3 import SDARConfig, SDARForCausalLM
@@ -9,6 +10,7 @@ from dirl.models.shape import ModelShape
 from dirl.models.source import ModelDescription, ModelSource, NewModel, PretrainedModel
 
 __all__ = [
+    "AutoregressiveModel",
     "BlockDiffusionLM",
     "ModelDescription",
     "ModelFamily",

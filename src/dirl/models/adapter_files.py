@@ -31,6 +31,11 @@ def base_name(source: ModelSource) -> str:
             f"{'a checkpoint' if isinstance(source, PretrainedModel) else type(source).__name__}: train from an "
             "exported folder, or use export.form=merged"
         )
+    if not source.fills_masks:
+        raise ValueError(
+            f"export.form=adapter: the base {source.path!r} has no row for the mask token, so an adapter would not fit "
+            "it; use export.form=merged"
+        )
     folder = Path(source.path).expanduser()
     return str(folder.resolve()) if folder.is_dir() else source.path
 

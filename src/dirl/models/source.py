@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -62,6 +62,9 @@ class ModelDescription:
 class ModelSource(ABC):
     """Makes a backbone, its tokenizer and the spec that all other parts take from it."""
 
+    fills_masks: ClassVar[bool] = True
+    """Whether there is anything to be sampled from it."""
+
     @abstractmethod
     def describe(self) -> ModelDescription:
         """Config, tokenizer and spec; ValueError if it cannot serve as a block-diffusion model."""
@@ -84,7 +87,7 @@ class PretrainedModel(ModelSource):
 
     Args:
         path: local folder or hub name of a model of a known family (docs/models.md); or a checkpoint, sharded or not.
-        block_size: needed where the model's config has none (plain Qwen3); must agree where it has one.
+        block_size: needed where the model's config has none; must agree where it has one.
         mask_token: mask token or its id, where neither config nor tokenizer names it.
         stop_tokens: further tokens that end a response.
         dtype: of the weights; training wants float32, `auto` keeps the stored one (a checkpoint's: as exported).
@@ -158,12 +161,15 @@ class PretrainedModel(ModelSource):
                 f"does not serve: it names {', '.join(self.family.model_types)}"
             )
         choose_experts(config, self.experts, self.path, bool(family.shape(config).experts))
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = self._tokenizer(path, config)
         spec = resolve_spec(config, tokenizer, self.block_size, self.mask_token, self.stop_tokens)
         config.dtype = config.dtype or stored_dtype(Path(path))
         carried = files_to_carry(path, config)
         refuse_code(config.model_type, carried, self.path)
         return ModelDescription(config, tokenizer, spec, carried)
+
+    def _tokenizer(self, path: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(path)
 
     def _config(self, path: str) -> PreTrainedConfig:
         """Looked at first: transformers asks for leave to run code where it does not know the model type."""
@@ -247,20 +253,13 @@ class NewModel(ModelSource):
         check_block_size(block_size, "block_size")
         sizes = {"hidden_size": hidden_size, "intermediate_size": intermediate_size, "head_dim": head_dim}
         sizes |= {"num_attention_heads": num_attention_heads, "num_key_value_heads": num_key_value_heads}
-        at_least(1, "source", num_hidden_layers=num_hidden_layers, vocab_size=vocab_size, **sizes)
-        at_least(1, "source", max_position_embeddings=max_position_embeddings)
+        sizes |= {"num_hidden_layers": num_hidden_layers, "max_position_embeddings": max_position_embeddings}
+        at_least(1, "source", vocab_size=vocab_size, **sizes)
         positive("source", rope_theta=rope_theta, initializer_range=initializer_range)
         self.block_size, self.dtype, self.stop_tokens = block_size, dtype, stop_tokens or []
         self.seed, self.family = run_seed(seed, "source.seed"), family
         self.alphabet, self.corpus, self.vocab_size, self.tokenizer = alphabet, corpus, vocab_size, tokenizer
-        self.shape = {
-            "hidden_size": hidden_size,
-            "intermediate_size": intermediate_size,
-            "num_hidden_layers": num_hidden_layers,
-            "num_attention_heads": num_attention_heads,
-            "num_key_value_heads": num_key_value_heads,
-            "head_dim": head_dim,
-            "max_position_embeddings": max_position_embeddings,
+        self.shape = sizes | {
             "tie_word_embeddings": tie_word_embeddings,
             "initializer_range": initializer_range,
             "rope_parameters": {"rope_theta": rope_theta, "rope_type": "default"},

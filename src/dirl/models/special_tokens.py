@@ -39,7 +39,8 @@ def mask_token_id(tokenizer: PreTrainedTokenizerBase, configured: int | str | No
     if index is None:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path!r} has no mask token: none declared, none of {MASK_TOKENS} in its "
-            "vocabulary; configure the mask token by name or id"
+            "vocabulary; configure the mask token by name or id, or, for a model that was never trained with one, take "
+            "dirl.models.AutoregressiveModel as the source (docs/adapting.md)"
         )
     return index
 

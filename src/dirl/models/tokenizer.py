@@ -25,7 +25,10 @@ COMPACT_TEMPLATE = (
 
 
 def new_tokenizer(
-    alphabet: str | None = None, corpus: Sequence[str | Path] | None = None, vocab_size: int | None = None
+    alphabet: str | None = None,
+    corpus: Sequence[str | Path] | None = None,
+    vocab_size: int | None = None,
+    mask: bool = True,
 ) -> PreTrainedTokenizerFast:
     """A tokenizer with chat template, end, pad and mask token; decoding gives back the text exactly.
 
@@ -36,14 +39,17 @@ def new_tokenizer(
             which `dirl.reading.chat` refuses. None: byte-level BPE, which knows every text.
         corpus: UTF-8 text files to learn merges from; without it every byte is one token.
         vocab_size: the most tokens to have with a corpus, bytes and special tokens included.
+        mask: whether it has a mask token; that of an autoregressive model has none.
     """
+    masks = (MASK,) if mask else ()
     if alphabet is not None:
         if corpus is not None or vocab_size is not None:
             raise ValueError(
                 "alphabet cannot be combined with corpus or vocab_size: a character tokenizer has no merges"
             )
-        return _wrap(_character_tokenizer(alphabet), (PAD, START, END, MASK, UNKNOWN, *ROLE_TOKENS), COMPACT_TEMPLATE)
-    special = (PAD, START, END, MASK)
+        special = (PAD, START, END, *masks, UNKNOWN, *ROLE_TOKENS)
+        return _wrap(_character_tokenizer(alphabet), special, COMPACT_TEMPLATE)
+    special = (PAD, START, END, *masks)
     return _wrap(_byte_tokenizer(corpus, vocab_size, len(special)), special, CHATML_TEMPLATE)
 
 
@@ -100,7 +106,7 @@ def _wrap(tokenizer: Tokenizer, special: Sequence[str], template: str) -> PreTra
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
-        mask_token=MASK,
+        mask_token=MASK if MASK in special else None,
         unk_token=UNKNOWN if UNKNOWN in special else None,
         extra_special_tokens=[token for token in special if token not in named],
         clean_up_tokenization_spaces=False,

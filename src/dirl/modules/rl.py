@@ -12,6 +12,7 @@ from torch import Tensor
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
 from dirl.models import ModelDescription, ModelSource, Scores
+from dirl.models.autoregressive import check_fills_masks
 from dirl.models.lora import LoRAConfig
 from dirl.models.policy import ScoringPlan
 from dirl.models.value import ScalarHead, ValueModel
@@ -66,6 +67,7 @@ class RLModule(BlockDiffusionModule):
         value: ValueConfig | None = None,
         lora: LoRAConfig | None = None,
     ) -> None:
+        check_fills_masks(source=source, reference=reference)
         super().__init__(
             source,
             optimizer,

@@ -22,6 +22,8 @@ class SFTModule(BlockDiffusionModule):
         self.nelbo = MeanMetric(nan_strategy=math.inf)  # what else it offers leaves a NaN out of the mean
 
     def training_step(self, step: StepBatch, batch_idx: int) -> None:
+        if step.block_size is not None:
+            self.log("train/block_size", float(step.block_size), prog_bar=True)
         self.optimize(step, lambda batch, divisor: {"loss": self.loss(batch, divisor)})
 
     def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:

@@ -71,7 +71,20 @@ class Plan:
 
 
 def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: float) -> Plan:
-    """Args: memory, reserve: bytes of a device, and of it what no tensor takes."""
+    """Of a run through several block sizes, that of the size that needs the most memory.
+
+    Args: memory, reserve: bytes of a device, and of it what no tensor takes.
+    """
+    sizes = settings.block_sizes
+    plans = [_plan(replace(settings, block_size=size), lengths, memory, reserve) for size in dict.fromkeys(sizes)]
+    most = max(plans, key=lambda plan: plan.peak[1])
+    if len(plans) == 1:
+        return most
+    said = f"data.block_schedule goes through the block sizes {sizes}: planned is that which needs the most memory"
+    return replace(most, largest_budget=min(plan.largest_budget for plan in plans), notes=(said, *most.notes))
+
+
+def _plan(settings: Settings, lengths: Lengths, memory: float, reserve: float) -> Plan:
     data, stage = settings.data, settings.stage
     groups = data["prompts_per_rollout"] if stage == "rl" else data["global_batch_size"]
     _check_divisible(settings, groups)

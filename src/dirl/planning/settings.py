@@ -11,6 +11,7 @@ import torch
 from jsonargparse import Namespace
 from transformers import PreTrainedConfig
 
+from dirl.diffusion.block_schedule import BlockSchedule
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelSource
 from dirl.models.families import family_of
@@ -68,6 +69,16 @@ class Settings:
     @property
     def noise(self) -> NoiseConfig:
         return NoiseConfig(**self.data["noise"])
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """That the run goes through; of a schedule, or the model's own."""
+        scheduled = self.data.get("block_schedule") if self.stage == "sft" else None
+        if scheduled is None:
+            return [self.block_size]
+        schedule = BlockSchedule(**scheduled)
+        schedule.check(self.block_size, None)
+        return schedule.sizes
 
     @property
     def kl(self) -> bool:

@@ -83,6 +83,8 @@ def rl_views(lengths: Lengths, block_size: int) -> tuple[float, float]:
 
 def sft_views(lengths: Lengths, block_size: int, noise: NoiseConfig) -> tuple[float, float]:
     """Expected views per block (those that mask nothing are left out) and scored positions of the response."""
+    if block_size == 1:
+        return 1.0, float(lengths.response_tokens)
     low, high = noise.t_min, noise.t_max
     spared = (1 - low) ** block_size  # of a block without a masked position, at t = t_min
     if high > low:

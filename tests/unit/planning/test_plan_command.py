@@ -37,6 +37,19 @@ def test_the_recipe_for_one_gpu_fits_into_it_trainer_and_engine_taking_turns() -
     assert moments["rollout"]["optimizer state"] == 0, "on the host"
 
 
+def test_of_growing_blocks_the_size_that_needs_the_most_is_planned() -> None:
+    """Blocks of one score every response token, blocks of four half of them."""
+    options = [*GPU_8B, "--devices=8", "--model_config=sdar-8b"]
+    own = planned("sft.yaml", *options)
+    (ones,) = (planned("sft.yaml", *options, "--data.init_args.block_schedule={sizes: [1, 2, 4], steps: 100}"),)
+    assert (own.settings.block_size, ones.settings.block_size) == (4, 1)
+    assert ones.setup.scored_share == pytest.approx(0.5 * 7 / 7.5, rel=0.02), "of an eighth of prompt"
+    assert ones.peak[1] > own.peak[1] and ones.largest_budget <= own.largest_budget
+    assert "goes through the block sizes [1, 2, 4]" in ones.notes[0]
+    with pytest.raises(ValueError, match="ends with 2, the model has block_size=4"):
+        planned("sft.yaml", *options, "--data.init_args.block_schedule={sizes: [1, 2], steps: 100}")
+
+
 def test_options_and_several_configs_are_those_of_fit() -> None:
     plan = planned(
         "debug/rl.yaml",

@@ -134,13 +134,14 @@ def test_rows_over_the_budget_are_as_long_and_as_many_as_planned(
         NoiseConfig(noise_scope="sequence", t_min=0.2, t_max=0.8),
     ],
 )
-def test_expected_views_of_a_conversation_are_the_mean_of_drawn_ones(noise: NoiseConfig) -> None:
+@pytest.mark.parametrize("size", [1, 4])
+def test_expected_views_of_a_conversation_are_the_mean_of_drawn_ones(size: int, noise: NoiseConfig) -> None:
     lengths = Lengths(20, 400, 1)
-    load = response_load(lengths, 4, *sft_views(lengths, 4, noise))
+    load = response_load(lengths, size, *sft_views(lengths, size, noise))
     encoded = Encoded(input_ids=[1] * 420, loss_mask=[False] * 20 + [True] * 400, complete=True)
-    draws = 300
+    draws = 300 if size > 1 else 1
     real = [
-        layout_work(one_row(alone(conversation(encoded, spec(4), noise, np.random.default_rng([7, i]))[0])))
+        layout_work(one_row(alone(conversation(encoded, spec(size), noise, np.random.default_rng([7, i]))[0])))
         for i in range(draws)
     ]
     ours = load.prompt + load.response

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from tests.unit.reading.test_chat import assistant, parts, user
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3Config
 
-from dirl.models import NewModel
+from dirl.models import AutoregressiveModel, NewModel
 from dirl.models.special_tokens import check_tokenizer, mask_token_id, stop_token_ids
 from dirl.packing.pieces import Encoded
 from dirl.reading.chat import RewrittenHistoryError, encode_conversation, encode_prompt, encode_turns
@@ -133,3 +133,42 @@ def test_a_new_model_may_have_it_with_a_mask_token_of_its_own(tokenizer, tmp_pat
     spec = NewModel(tokenizer=str(tmp_path), hidden_size=16, num_attention_heads=2, head_dim=8).describe().spec
     assert spec.mask_token_id == len(tokenizer) - 1
     assert tokenizer.convert_ids_to_tokens(list(spec.stop_token_ids)) == ["<|im_end|>", "<|endoftext|>"]
+
+
+def test_a_mask_token_that_is_added_changes_nothing_that_is_read(tokenizer, tmp_path: Path) -> None:
+    """As `AutoregressiveModel` adds it: the next id, which is SDAR's 151669 in the whole vocabulary."""
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8)
+    Qwen3Config(vocab_size=max(tokenizer.get_vocab().values()) + 9, **ids, **sizes).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    description = AutoregressiveModel(str(tmp_path)).describe()
+    assert description.spec.mask_token_id == max(tokenizer.get_vocab().values()) + 1
+    if WHOLE:
+        assert description.spec.mask_token_id == 151669
+    assert description.spec.stop_token_ids == stop_token_ids(tokenizer)
+    assert description.spec.unknown_ids[-1] == description.spec.vocab_size - 1, "padding is never drawn"
+    tools = {"chat_template_kwargs": {"tools": TOOLS}}
+    messages = [user("<|MASK|>?"), CALL, RESULT, {**assistant("2"), "reasoning_content": "done"}]
+    (before,), (after,) = (turns(each, messages, **tools) for each in (tokenizer, description.tokenizer))
+    assert trained(tokenizer, [before]) == trained(description.tokenizer, [after])
+    assert description.spec.mask_token_id not in after.input_ids, "what a user types is text"
+
+
+def test_calls_of_an_earlier_question_are_kept_and_their_thoughts_are_not(tokenizer) -> None:
+    """Tools over several turns: each question's answers stand behind the history that they have at inference."""
+    two = {**CALL, "tool_calls": [*CALL["tool_calls"], *CALL["tool_calls"]]}
+    first = [user("1+1?"), two, RESULT, RESULT, {**assistant("2"), "reasoning_content": "done"}]
+    messages = [*first, user("and 2?"), {**assistant("4"), "reasoning_content": "twice"}]
+    tools = {"chat_template_kwargs": {"tools": TOOLS}}
+    examples = turns(tokenizer, messages, **tools)
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert trained(tokenizer, examples) == [
+        f"<think>\nI need a sum.\n</think>\n\n{call}\n{call}<|im_end|>",
+        "<think>\ndone\n</think>\n\n2<|im_end|>",
+        "<think>\ntwice\n</think>\n\n4<|im_end|>",
+    ]
+    history = tokenizer.decode(examples[-1].input_ids)
+    assert history.count(call) == 2 and history.count("<tool_response>\n2") == 2
+    assert "I need a sum." not in history and "done" not in history
+    prompt = encode_prompt(tokenizer, messages[:-1], **tools)
+    assert examples[-1].input_ids[: len(prompt)] == prompt
