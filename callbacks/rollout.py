@@ -175,7 +175,7 @@ class Rollout(L.Callback):
             with data.making_rollout():
                 collection, times = self._next_collection(trainer, pl_module)
                 stale = torch.tensor(stale_groups(collection.groups, trainer.global_step), dtype=torch.float64)
-                if pl_module.sum_over_ranks(stale):  # also surplus of a checkpoint, though oversample is 1 now
+                if pl_module.sum_over_processes(stale):  # also surplus of a checkpoint, though oversample is 1 now
                     check_stale("this rollout", pl_module.objective, pl_module.decoding)
                 data.surplus = collection.surplus
                 started = time.perf_counter()
@@ -198,7 +198,7 @@ class Rollout(L.Callback):
                 data.share_prompt,
                 (self.seed, epoch),
             )
-            for groups in cut_steps(collection.groups, data.steps_per_rollout)
+            for groups in data.of_share(cut_steps(collection.groups, data.steps_per_rollout))
         ]
 
     def _next_collection(self, trainer: L.Trainer, pl_module: RLModule) -> tuple[Collection, dict[str, float]]:

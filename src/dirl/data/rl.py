@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import lightning as L
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from dirl.checkpoints.settings import check_same
 from dirl.data.prompt_stream import PromptStream, prompts_digest
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
+from dirl.data_ranks import data_rank
 from dirl.models import ModelDescription
 from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
@@ -23,7 +25,7 @@ from dirl.reading.rows import OnBadRow
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
 from dirl.rl.prefetch import RolloutPrefetch
-from dirl.rl.redistribution import redistribute
+from dirl.rl.redistribution import redistribute, redistribute_buffers
 from dirl.seeds import run_seed
 from dirl.tasks import Files, Split, Task
 from dirl.tasks.given import check_given_once, said_of_files
@@ -99,6 +101,7 @@ class RLDataModule(L.LightningDataModule):
         self.buffer = RolloutBuffer(steps_per_rollout, passes)
         self.counts: dict[str, FitCounts] = {}
         self._gloo: torch.distributed.ProcessGroup | None = None
+        self._beside: torch.distributed.ProcessGroup | None = None
         self.val_prompts: list[Prompt] = []
         self.surplus: list[list[Trajectory]] = []
         """Groups that the last rollout made beyond the wanted number."""
@@ -146,7 +149,8 @@ class RLDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Every rank's place in the stream, surplus and, in mid-epoch, buffer. All ranks call it, the first has it."""
         position = self.trainer.lightning_module.position
-        needed = self.buffer.epoch == position.epoch and self._before is None
+        share = data_rank(self.trainer)
+        needed = self.buffer.epoch == position.epoch and self._before is None and share.leads
         stream, surplus, prefetched = self._before or self._rollout_state()
         own = {
             "stream": stream,
@@ -154,7 +158,7 @@ class RLDataModule(L.LightningDataModule):
             "prefetched": None if prefetched is None else collection_state(prefetched),
             "buffer": (self.buffer if needed else RolloutBuffer(1, 1)).state_dict(),
         }
-        return {"settings": self.settings(), "ranks": self.gathered(own)}
+        return {"settings": self.settings(), "ranks": self.gathered(own), "tensor_size": share.tensor_size}
 
     def _rollout_state(self) -> tuple[dict[str, Any], list[list[Trajectory]], Collection | None]:
         prefetched, begun_at = self.prefetch.snapshot()
@@ -168,6 +172,17 @@ class RLDataModule(L.LightningDataModule):
         first = self.trainer.is_global_zero
         torch.distributed.gather_object(own, ranks if first else None, group=self._host_group())
         return ranks
+
+    def of_share(self, steps: list[list[list[Trajectory]]]) -> list[list[list[Trajectory]]]:
+        """The groups of each optimizer step, those of all processes that have this one's share of the data."""
+        share = data_rank(self.trainer)
+        if share.tensor_size == 1:
+            return steps
+        if self._beside is None:
+            self._beside, _ = torch.distributed.new_subgroups(share.tensor_size, backend="gloo")
+        every: list[Any] = [None] * share.tensor_size
+        torch.distributed.all_gather_object(every, steps, group=self._beside)
+        return [list(chain.from_iterable(parts)) for parts in zip(*every, strict=True)]
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must have like the one before: the order of the prompts and the meaning of a step."""
@@ -192,13 +207,15 @@ class RLDataModule(L.LightningDataModule):
                 "the rollouts of the checkpoint are of an older version of dirl, which are not taken up: export its "
                 "model (`lightning run export --ckpt_path ...`) and start a new run from that"
             )
-        if len(ranks) != world_size:
+        share, before = data_rank(self.trainer), state_dict.get("tensor_size", 1)
+        buffers = [rank["buffer"] for rank in ranks[::before]]
+        if (len(ranks), before) != (world_size, share.tensor_size):
             rank_zero_info(f"rollouts of {len(ranks)} processes are given out to {world_size}")
-            ranks = redistribute(ranks, world_size)
+            ranks, buffers = redistribute(ranks, world_size), redistribute_buffers(buffers, share.size)
         own = ranks[self.trainer.global_rank]
         self.stream.load_state_dict(own["stream"])
         self.surplus = [trajectories(rows) for rows in own["surplus"]]
-        self.buffer.load_state_dict(own["buffer"])
+        self.buffer.load_state_dict(buffers[share.rank])
         if own["prefetched"] is not None:
             self.prefetch.put(collection_from_state(own["prefetched"]))
 

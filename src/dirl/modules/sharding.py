@@ -15,7 +15,9 @@ from torch.distributed.fsdp import (
 )
 
 from dirl.models import BlockDiffusionLM
+from dirl.models.families.tensor_plan import TensorPlan
 from dirl.models.families.weights import named_tensors
+from dirl.models.tensor_parallel import cut_layer, keep_whole, place_whole
 from dirl.models.weight_files import WeightFiles
 
 
@@ -25,6 +27,8 @@ def shard(
     mixed: bool,
     files: WeightFiles | None = None,
     on_host: bool = False,
+    tensor: DeviceMesh | None = None,
+    plan: TensorPlan | None = None,
 ) -> None:
     """Shard embedding, every layer, last norm and head, each as a group that is gathered and reduced by itself.
 
@@ -32,6 +36,7 @@ def shard(
         mixed: compute and gathers in bf16, gradients reduced in fp32; the shards keep the model's dtype.
         files: where weights on the meta device come from; no process ever holds more than a layer of them.
         on_host: the shards stay in host memory, from where each layer comes when it is its turn.
+        tensor: the processes that the matrices of a layer are cut over by the plan, before they are sharded.
     """
     options: dict[str, Any] = {
         "mesh": mesh,
@@ -41,12 +46,17 @@ def shard(
     for index, layer in enumerate(model.layers()):
         if files is not None:
             files.fill(layer, f"{model.parts.layers}.{index}.")
+        if tensor is not None:
+            assert plan is not None, "who builds the model looks"
+            cut_layer(layer, plan, tensor)
         fully_shard(layer, **options)
     if files is not None:
         files.fill(model.backbone)
         model.backbone.tie_weights()
         left = [name for name, value in named_tensors(model) if value.is_meta]
         assert not left, f"weights without values: {left}"
+    if tensor is not None:
+        _keep_whole(model, tensor)
     # By itself: its reduction comes next after the head's, whose buffer FSDP2 keeps until the next reduction.
     fully_shard(model.part("norm"), reshard_after_forward=False, **options)
     if model.part("head").weight is model.part("embedding").weight:
@@ -54,6 +64,18 @@ def shard(
     else:
         _shard_untied(model, options)
     fully_shard(model, **options)
+
+
+def _keep_whole(model: BlockDiffusionLM, tensor: DeviceMesh) -> None:
+    """What is not cut, in each process of a tensor-parallel group; of one table for embedding and head, one."""
+    embedding, head = model.part("embedding"), model.part("head")
+    tied = head.weight is embedding.weight
+    for module in (embedding, model.part("norm")):
+        keep_whole(module, tensor)
+    if tied:
+        head.weight = embedding.weight
+    else:
+        place_whole(head, tensor)
 
 
 def reshard(model: nn.Module) -> None:

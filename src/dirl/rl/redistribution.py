@@ -1,8 +1,8 @@
 """What the processes of a run hold of a rollout, given out anew to another number of them: nothing lost, nothing twice.
 
 The state of one process is a dict of plain containers, see `dirl.data.rl.RLDataModule.state_dict`:
-`stream` (its place in the order of the prompts), `surplus` (groups), `prefetched` (the next epoch's rollout) and
-`buffer` (optimizer steps).
+`stream` (its place in the order of the prompts), `surplus` (groups) and `prefetched` (the next epoch's rollout). Its
+`buffer` (optimizer steps) is given out apart, to those that have different data.
 """
 
 from collections import Counter
@@ -18,14 +18,13 @@ _NOTHING: Any = object()
 
 
 def redistribute(states: Sequence[State], world_size: int) -> list[State]:
-    """The states of `world_size` processes from those of any number. Prompts keep their order, steps their contents."""
+    """The states of `world_size` processes from those of any number, without buffers. Prompts keep their order."""
     return [
-        {"stream": stream, "surplus": surplus, "prefetched": prefetched, "buffer": buffer}
-        for stream, surplus, prefetched, buffer in zip(
+        {"stream": stream, "surplus": surplus, "prefetched": prefetched}
+        for stream, surplus, prefetched in zip(
             _streams([s["stream"] for s in states], world_size),
             deal([s["surplus"] for s in states], world_size),
             _collections([s["prefetched"] for s in states], world_size),
-            _buffers([s["buffer"] for s in states], world_size),
             strict=True,
         )
     ]
@@ -54,8 +53,8 @@ def _streams(streams: Sequence[State], world_size: int) -> list[State]:
     ]
 
 
-def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
-    """The micro-batches of each optimizer step; divisors and counts are sums over the processes.
+def redistribute_buffers(buffers: Sequence[State], world_size: int) -> list[State]:
+    """Those of `world_size` processes: the micro-batches of each optimizer step; divisors and counts are sums.
 
     Trajectories keep numbers of their own, and what holds parts of one trajectory stays together.
     """

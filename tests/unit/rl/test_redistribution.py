@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dirl.data.prompt_stream import PromptStream
-from dirl.rl.redistribution import deal, redistribute
+from dirl.rl.redistribution import deal, redistribute, redistribute_buffers
 from dirl.types import Prompt
 
 PROMPTS = [Prompt(str(i), (i,), str(i), str(i)) for i in range(7)]
@@ -76,7 +76,7 @@ def held(steps: list[tuple[str, float, int]], ids: dict[str, list[int]] | None =
         }
         for rows, divisor, count in steps
     ]
-    return state({"place": 0, "skip": []}, buffer={"epoch": 3, "steps": made})
+    return {"epoch": 3, "steps": made}
 
 
 def names(step: dict) -> str:
@@ -89,36 +89,34 @@ def numbers(step: dict) -> dict[str, list[int]]:
 
 def test_trajectories_of_different_processes_keep_different_numbers() -> None:
     two = [held([("ac", 5.0, 3)], {"a": [0, 2], "c": [1]}), held([("b", 2.0, 1)], {"b": [0]})]
-    two[1]["stream"]["place"] = 1
-    (one,) = redistribute(two, 1)
-    assert numbers(one["buffer"]["steps"][0]) == {"a": [-1, 0, 2], "b": [-1, 3], "c": [-1, 1]}
+    (one,) = redistribute_buffers(two, 1)
+    assert numbers(one["steps"][0]) == {"a": [-1, 0, 2], "b": [-1, 3], "c": [-1, 1]}
 
 
 def test_rows_with_parts_of_one_trajectory_go_to_one_process() -> None:
     """Of a and d there are parts in c, and of d in e; b and f stand alone."""
     ids = {"a": [0], "b": [1], "c": [0, 2], "d": [2, 3], "e": [3], "f": [4]}
-    two = redistribute([held([("abcdef", 6.0, 5)], ids)], 2)
-    assert [names(rank["buffer"]["steps"][0]) for rank in two] == ["acdef", "b"]
+    two = redistribute_buffers([held([("abcdef", 6.0, 5)], ids)], 2)
+    assert [names(rank["steps"][0]) for rank in two] == ["acdef", "b"]
 
 
 def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
     two = [held([("ac", 5.0, 3), ("", 0.0, 0)]), held([("b", 2.0, 1), ("d", 4.0, 2)])]
-    two[1]["stream"]["place"] = 1
-    (one,) = redistribute(two, 1)
-    steps = one["buffer"]["steps"]
+    (one,) = redistribute_buffers(two, 1)
+    steps = one["steps"]
     assert [(names(step), step["loss_divisor"], step["sequences"]) for step in steps] == [
         ("abc", 7.0, 4),
         ("d", 4.0, 2),
     ]
     assert {step["token_budget"] for step in steps} == {100}
-    three = redistribute(two, 3)
-    assert [[list(names(step)) for step in rank["buffer"]["steps"]] for rank in three] == [
+    three = redistribute_buffers(two, 3)
+    assert [[list(names(step)) for step in rank["steps"]] for rank in three] == [
         [["a"], ["d"]],
         [["b"], []],
         [["c"], []],
     ]
     for step, (divisor, sequences) in enumerate([(7.0, 4), (4.0, 2)]):
-        parts = [rank["buffer"]["steps"][step] for rank in three]
+        parts = [rank["steps"][step] for rank in three]
         assert sum(p["loss_divisor"] for p in parts) == divisor
         assert sum(p["sequences"] for p in parts) == sequences
         assert sum(p["response_tokens"] for p in parts) == 10 * sequences
