@@ -7,7 +7,7 @@ attention and MLP in the forward pass, of the gradients of their inputs in the b
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,9 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 
 from dirl.models.families.tensor_plan import TensorPlan
 from dirl.models.shape import ModelShape
+
+Kind = Literal["whole", "cut", "own heads"]
+"""What a module computes with: all of its weights; its part of them; all of them, but for its part of the heads."""
 
 
 def check_tensor_parallel(size: int, plan: TensorPlan | None, shape: ModelShape, kind: str, lora: bool) -> None:
@@ -50,63 +53,70 @@ def cut_layer(layer: nn.Module, plan: TensorPlan, mesh: DeviceMesh) -> None:
         _cut(layer.get_submodule(name), mesh, weight=Shard(0), bias=Shard(0))
     for name in plan.rows:
         _cut(layer.get_submodule(name), mesh, weight=Shard(1), bias=Replicate())
-        _run(layer.get_submodule(name), mesh, ends=True)
+        _run(layer.get_submodule(name), mesh, "cut", ends=True)
     for name in (*plan.entries, *plan.head_norms):
         _cut(layer.get_submodule(name), mesh, weight=Replicate())
-    for name in (*plan.columns, *plan.head_norms):
-        _run(layer.get_submodule(name), mesh, own=name in plan.head_norms)
+    for name in plan.columns:
+        _run(layer.get_submodule(name), mesh, "cut")
+    for name in plan.head_norms:
+        _run(layer.get_submodule(name), mesh, "own heads")
     for name in plan.entries:
         _run(layer.get_submodule(name), mesh, begins=True)
 
 
-def keep_whole(module: nn.Module, mesh: DeviceMesh) -> None:
-    """A module outside of the layers, which every process of the group computes with whole."""
-    place_whole(module, mesh)
-    _run(module, mesh)
+def keep_whole(module: nn.Module, mesh: DeviceMesh, called: bool = True) -> None:
+    """A module outside of the layers, which every process of the group computes with whole.
 
+    A table is cut over the group all the same where it can be, and gathered for its use.
 
-def place_whole(module: nn.Module, mesh: DeviceMesh) -> None:
-    """The same of one whose `forward` is not called: who uses its weight asks for `local_weight`."""
-    _cut(module, mesh, weight=Replicate())
+    Args:
+        called: its `forward` is; who uses the weight itself asks for `local_weight`.
+    """
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    even = weight.dim() == 2 and len(weight) % mesh.size() == 0
+    _cut(module, mesh, weight=Shard(0) if even else Replicate())
+    if called:
+        _run(module, mesh)
 
 
 def local_weight(weight: Tensor) -> Tensor:
-    """What a weight that is whole on every process of a group is computed with; any other is what it is.
+    """The whole of a weight that every process of a group computes with; of any other what it is.
 
     Each process has the same gradient of it, up to the last bits where kernels add in no fixed order: the mean of them
     is what all learn from, so that the copies stay one.
     """
     if not isinstance(weight, DTensor):
         return weight
-    return _ScaledGradient.apply(weight.to_local(grad_placements=[Partial()]), 1 / weight.device_mesh.size())
+    gathered = weight.redistribute(placements=[Replicate()])
+    return _ScaledGradient.apply(gathered.to_local(grad_placements=[Partial()]), 1 / weight.device_mesh.size())
 
 
 def _cut(module: nn.Module, mesh: DeviceMesh, **placements: Placement) -> None:
-    """The parameters in the place of those that are whole; a process needs no other for it."""
+    """This process's part of the parameters in the place of those that are whole; no other process is asked."""
     for name, value in list(module.named_parameters(recurse=False)):
-        placement = placements[name]
-        part = value.detach()
+        placement, part = placements[name], value.detach()
         if isinstance(placement, Shard):
             part = part.chunk(mesh.size(), placement.dim)[mesh.get_local_rank()]
-        part = part.contiguous().to(torch.device(mesh.device_type), copy=True)
-        made = DTensor.from_local(part, mesh, [placement], run_check=False)
-        setattr(module, name, nn.Parameter(made, value.requires_grad))
+        own = torch.empty(part.shape, dtype=part.dtype, device=mesh.device_type).copy_(part)
+        setattr(
+            module, name, nn.Parameter(DTensor.from_local(own, mesh, [placement], run_check=False), value.requires_grad)
+        )
 
 
-def _run(module: nn.Module, mesh: DeviceMesh, begins: bool = False, ends: bool = False, own: bool = False) -> None:
-    """Have the module compute with its part of the parameters; its `forward` is replaced on the instance.
+def _run(module: nn.Module, mesh: DeviceMesh, kind: Kind = "whole", begins: bool = False, ends: bool = False) -> None:
+    """Have the module compute with plain tensors in the place of its parameters; `forward` is replaced on the instance.
 
     Args:
         begins, ends: the stream, which is whole, goes into what is cut, or what is cut into the stream.
-        own: of a weight that is whole, but used on this process's heads alone.
     """
     forward, group = module.forward, mesh.get_group()
 
     def run(value: Tensor) -> Tensor:
-        with _own_part(module, own) as part:
-            bias = part.pop("bias", None) if ends else None
+        with _plain(module, kind) as parts:
+            bias = parts.get("bias") if ends else None
             if bias is not None:
-                module._parameters["bias"] = None
+                module._parameters["bias"] = None  # once for all parts of the sum
             out = forward(value)
         if begins:
             out = _Begin.apply(out, group)
@@ -118,10 +128,10 @@ def _run(module: nn.Module, mesh: DeviceMesh, begins: bool = False, ends: bool =
 
 
 @contextmanager
-def _own_part(module: nn.Module, own: bool) -> Iterator[dict[str, Tensor]]:
-    """Within the block the module's parameters are plain tensors, this process's parts."""
+def _plain(module: nn.Module, kind: Kind) -> Iterator[dict[str, Tensor]]:
+    """Within the block the module's parameters are plain tensors."""
     whole = dict(module._parameters)
-    parts = {name: _part(value, own) for name, value in whole.items() if value is not None}
+    parts = {name: _part(value, kind) for name, value in whole.items() if value is not None}
     module._parameters.update(parts)  # type: ignore[arg-type]
     try:
         yield parts
@@ -129,11 +139,11 @@ def _own_part(module: nn.Module, own: bool) -> Iterator[dict[str, Tensor]]:
         module._parameters.update(whole)
 
 
-def _part(value: Tensor, own: bool) -> Tensor:
+def _part(value: Tensor, kind: Kind) -> Tensor:
     assert isinstance(value, DTensor), "FSDP2 has it here in full, but for what tensor parallelism cuts"
-    if not value.placements[0].is_replicate():
-        return value.to_local()
-    return value.to_local(grad_placements=[Partial()]) if own else local_weight(value)
+    if kind == "own heads":
+        return value.to_local(grad_placements=[Partial()])
+    return value.to_local() if kind == "cut" and not value.placements[0].is_replicate() else local_weight(value)
 
 
 class _Begin(torch.autograd.Function):

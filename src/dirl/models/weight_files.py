@@ -42,9 +42,7 @@ class WeightFiles:
         Raises:
             ValueError: a tensor is not there, of another shape, or holds numbers that are not finite.
         """
-        for name, empty in list(named_tensors(module)):
-            if not empty.is_meta:
-                continue
+        for name, empty in [each for each in named_tensors(module) if each[1].is_meta]:
             known = own_name(prefix + name)
             weight = isinstance(empty, nn.Parameter)
             value = self.read(known, empty.shape, self.dtype if weight else empty.dtype)
@@ -52,6 +50,11 @@ class WeightFiles:
             self._check_shape(known, value.shape, empty.shape)
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, nn.Parameter(value, empty.requires_grad) if weight else value)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the files: what is read is a view of their pages, which stay resident as long as they are open."""
+        self.open.cache_clear()
 
     def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor of the backbone, put together where the files keep it in parts.
