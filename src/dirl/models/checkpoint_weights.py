@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dirl.checkpoints.reading import Contents, read
 from dirl.models.families.low_rank import LowRank, names_with_adapter
-from dirl.models.weight_files import WeightFiles
+from dirl.models.weight_files import WeightFiles, give_back
 
 FILES = "model_files"
 """Where, under the checkpoint's own key, the files beside the weights are: name -> content."""
@@ -49,6 +49,7 @@ class CheckpointWeights(WeightFiles):
 
     def forget(self) -> None:
         self._opened = None
+        give_back()
 
     def _find(self, name: str) -> Tensor | None:
         if self.folder.is_dir():

@@ -3,6 +3,7 @@
 A process that keeps a shard of the model then never holds more of it than the layer at hand.
 """
 
+import ctypes
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -53,8 +54,9 @@ class WeightFiles:
         self.forget()
 
     def forget(self) -> None:
-        """Let go of the files: what is read is a view of their pages, which stay resident as long as they are open."""
+        """Let go of the files, whose pages stay resident as long as they are open, and of what the allocator keeps."""
         self.open.cache_clear()
+        give_back()
 
     def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor of the backbone, put together where the files keep it in parts.
@@ -85,6 +87,13 @@ class WeightFiles:
                 f"{self.folder}: {name} has shape {tuple(found)}, the model's config says {tuple(wanted)}; the files "
                 "belong to another config.json"
             )
+
+
+def give_back() -> None:
+    """Have the C library give freed memory to the system, where it can: it keeps what is below 32 MiB for itself."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def holds_weight_files(folder: Path) -> bool:
