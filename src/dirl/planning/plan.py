@@ -79,24 +79,7 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
     sequence, load = _loads(settings, lengths)
     per_update = groups / settings.shares / (data["steps_per_rollout"] if stage == "rl" else 1)
     row_count = rows(load, per_update, data["token_budget"])
-    setup = TrainingSetup(
-        shape=settings.shape,
-        strategy=settings.strategy,
-        devices=settings.devices,
-        mixed=settings.mixed,
-        checkpointing=settings.checkpointing,
-        tokens=max(data["token_budget"], round(load.longest)),
-        scored_share=load.work.scored / load.work.tokens,
-        head_chunk=settings.model["head_chunk"],
-        bucket_view=settings.bucket_view,
-        reference=_reference(settings),
-        offload_optimizer=bool(settings.model.get("offload_optimizer")),
-        value=settings.value,
-        adapters=settings.adapters,
-        shard_size=settings.mesh.shards if settings.mesh is not None and settings.mesh.hybrid else None,
-        tensor=1 if settings.mesh is None else settings.mesh.tensor,
-        cpu_offload=settings.cpu_offload,
-    )
+    setup = _setup(settings, load)
     engine = _engine(settings, setup, memory - reserve)
     largest = largest_budget(setup, engine, reserve, memory)
     flops = _flops(settings, lengths, sequence, load, groups)
@@ -117,6 +100,27 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
         notes=_notes(settings, setup, load, engine, largest),
         files=file_sizes(setup, settings.half_weights, settings.adapter_export),
         hours=None if rates is None else hours(flops, settings.devices, rates, responses, settings.steps),
+    )
+
+
+def _setup(settings: Settings, load: GroupLoad) -> TrainingSetup:
+    return TrainingSetup(
+        shape=settings.shape,
+        strategy=settings.strategy,
+        devices=settings.devices,
+        mixed=settings.mixed,
+        checkpointing=settings.checkpointing,
+        tokens=max(settings.data["token_budget"], round(load.longest)),
+        scored_share=load.work.scored / load.work.tokens,
+        head_chunk=settings.model["head_chunk"],
+        bucket_view=settings.bucket_view,
+        reference=_reference(settings),
+        offload_optimizer=bool(settings.model.get("offload_optimizer")),
+        value=settings.value,
+        adapters=settings.adapters,
+        shard_size=settings.mesh.shards if settings.mesh is not None and settings.mesh.hybrid else None,
+        tensor=1 if settings.mesh is None else settings.mesh.tensor,
+        cpu_offload=settings.cpu_offload,
     )
 
 

@@ -38,19 +38,13 @@ def deal(held: Sequence[Sequence[T]], world_size: int) -> list[list[T]]:
 
 
 def _streams(streams: Sequence[State], world_size: int) -> list[State]:
-    """Processes need not have taken equally many: what lies behind the first that is left, and is taken, is skipped."""
-    first = min(stream["place"] for stream in streams)
-    taken = set(chain.from_iterable(stream["skip"] for stream in streams))
-    for stream in streams:
-        own = stream["place"]  # it has looked at every `len(streams)`-th place before this one
-        taken.update(range(own - (own - first) // len(streams) * len(streams), own, len(streams)))
-    return [
-        {
-            "place": first + rank,
-            "skip": sorted(place for place in taken if place >= first and (place - first) % world_size == rank),
-        }
-        for rank in range(world_size)
-    ]
+    """All have settled alike; what each has taken since is known to all now."""
+    place, skip = streams[0]["place"], set(streams[0]["skip"])
+    skip.update(chain.from_iterable(stream["taken"] for stream in streams))
+    while place in skip:
+        skip.remove(place)
+        place += 1
+    return [{"place": place, "skip": sorted(skip), "taken": []} for _ in range(world_size)]
 
 
 def redistribute_buffers(buffers: Sequence[State], world_size: int) -> list[State]:
@@ -106,7 +100,7 @@ def _collections(collections: Sequence[State | None], world_size: int) -> list[S
     surplus = deal([c["surplus"] for c in made], world_size)
     sampled = deal([c["sampled"] for c in made], world_size)
     totals: State = {name: dict(sum((Counter(c[name]) for c in made), Counter())) for name in ("counts", "lost")}
-    times = {name: max(c[name] for c in made) for name in ("generate_s", "reward_s")}
+    times: State = {name: max(c[name] for c in made) for name in ("generate_s", "reward_s")} | {"steps": []}
     return [
         {"groups": g, "surplus": left, "sampled": every, "counts": {}, "lost": {}, **times} | ({} if rank else totals)
         for rank, (g, left, every) in enumerate(zip(groups, surplus, sampled, strict=True))

@@ -19,6 +19,10 @@ def state(stream: dict, **held: object) -> dict:
     return {"stream": stream, "surplus": [], "prefetched": None, "buffer": buffer} | held
 
 
+def streamed(*taken: int) -> dict:
+    return {"place": 0, "skip": [], "taken": list(taken)}
+
+
 def streams(states: list[dict]) -> list[PromptStream]:
     made = [PromptStream(PROMPTS, 5, rank, len(states)) for rank in range(len(states))]
     for stream, saved in zip(made, states, strict=True):
@@ -38,8 +42,8 @@ def test_no_prompt_is_lost_or_taken_twice_whatever_each_process_took(phases: lis
             taken += [next(stream) for _ in range(count)]
         states = [state(stream.state_dict()) for stream in ranks]
     (last,) = streams(redistribute(states, 1))
-    while last.skip:  # up to the furthest place that any process reached
-        taken.append(next(last))
+    furthest = max(last.skip, default=last.place - 1)  # that any process reached
+    taken += [next(last) for _ in range(furthest - last.place + 1 - len(last.skip))]
     alone = PromptStream(PROMPTS, 5)
     order = [next(alone) for _ in taken]
     assert Counter(taken) == Counter(order), "one process takes the same prompts"
@@ -127,11 +131,14 @@ def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> No
         counts = {"dropped_uniform": dropped}
         times = {"generate_s": seconds, "reward_s": 0.0}
         lost = {"p0": dropped}
-        return {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, "lost": lost, **times}
+        made = {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, "lost": lost, **times}
+        return made | {"steps": []}
 
     states = [
-        state({"place": 4, "skip": []}, prefetched=collection(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]),
-        state({"place": 5, "skip": []}, prefetched=collection(["p1", "p3"], 2, 3.0), surplus=["s1"]),
+        state(
+            {"place": 0, "skip": [], "taken": [0, 2]}, prefetched=collection(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]
+        ),
+        state(streamed(1, 3), prefetched=collection(["p1", "p3"], 2, 3.0), surplus=["s1"]),
     ]
     (one,) = redistribute(states, 1)
     assert (one["prefetched"], one["surplus"]) == (collection(["p0", "p1", "p2", "p3"], 3, 3.0), ["s0", "s1", "s2"])
