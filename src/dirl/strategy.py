@@ -1,5 +1,6 @@
 """FSDP2 by config: Lightning's ModelParallelStrategy with a mesh made of the trainer's devices and hosts."""
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -123,7 +124,12 @@ class MeshShape(NamedTuple):
         """Of all processes; a collective."""
         if self.hybrid:
             return init_device_mesh(device, self[:3], mesh_dim_names=(REPLICATE, SHARD, TENSOR))
-        return init_device_mesh(device, (self.shards, self.tensor), mesh_dim_names=(DATA, TENSOR))
+        made = init_device_mesh(device, (self.shards, self.tensor), mesh_dim_names=(DATA, TENSOR))
+        if self.tensor > 1:
+            made[DATA, TENSOR]._flatten("all")  # the norm of the gradient is then one sum over all processes
+            # That a gather over both takes two collectives is said once a run, and cannot be helped.
+            logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+        return made
 
 
 def mesh_shape(hosts: int, per_host: int, shard_size: ShardSize, tensor: int) -> MeshShape:
