@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Guard(L.Callback):
     """Ends a run that a signal asks to end after the step, forward or validation batch under way.
 
-    `dirl fit` adds it. SIGTERM and Ctrl-C leave `stopped.ckpt` in `trainer.default_root_dir`, other errors
+    `dirl fit` adds it. SIGTERM, SIGUSR1 and Ctrl-C leave `stopped.ckpt` in `trainer.default_root_dir`, other errors
     `error.ckpt`: always on one process, on several where all of them end at the same place (signals, lost engines,
     what fails in a rollout). Nothing is written where nothing was trained since the start.
     """
@@ -85,9 +85,8 @@ class Guard(L.Callback):
 
 
 class OwnSignals(_SignalConnector):
-    """Lightning's handlers (SLURM's requeueing) without the one for SIGTERM.
-
-    That one calls a collective wherever its process happens to be.
+    """None of Lightning's handlers acts, for SIGTERM and for SLURM's requeueing: they call collectives wherever their
+    process happens to be.
     """
 
     def register_signal_handlers(self) -> None:

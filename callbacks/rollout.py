@@ -175,7 +175,7 @@ class Rollout(L.Callback):
             with data.making_rollout():
                 collection, times = self._next_collection(trainer, pl_module)
                 stale = torch.tensor(stale_groups(collection.groups, trainer.global_step), dtype=torch.float64)
-                if pl_module.sum_over_ranks(stale):  # also surplus of a checkpoint, though oversample is 1 now
+                if pl_module.sum_over_processes(stale):  # also surplus of a checkpoint, though oversample is 1 now
                     check_stale("this rollout", pl_module.objective, pl_module.decoding)
                 data.surplus = collection.surplus
                 started = time.perf_counter()
@@ -198,7 +198,7 @@ class Rollout(L.Callback):
                 data.share_prompt,
                 (self.seed, epoch),
             )
-            for groups in cut_steps(collection.groups, data.steps_per_rollout)
+            for groups in data.of_share(cut_steps(collection.groups, data.steps_per_rollout, collection.steps))
         ]
 
     def _next_collection(self, trainer: L.Trainer, pl_module: RLModule) -> tuple[Collection, dict[str, float]]:
@@ -211,33 +211,37 @@ class Rollout(L.Callback):
             collection = data.prefetch.take(epoch)
         if collection is None:
             push_s += push_weights(self.engine, trainer, pl_module)
+            dealt = data.deal_prompts()
             with ended_together(trainer, pl_module):
-                collection = self._collect(trainer, pl_module, epoch)
+                collection = self._collect(trainer, pl_module, epoch, dealt)
+        data.lengths.take(collection.sampled)
         waited = time.perf_counter() - started - push_s
         if self.overlap and epoch + 1 != trainer.max_epochs:
             push_s += push_weights(self.engine, trainer, pl_module)
-            begun_at = data.stream.state_dict()
+            begun_at, dealt = data.stream.state_dict(), data.deal_prompts()
             data.prefetch.start(
-                epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, prefetched=True), begun_at
+                epoch + 1, lambda: self._collect(trainer, pl_module, epoch + 1, dealt, prefetched=True), begun_at
             )
         else:
             self.engine.sleep()
         return collection, {"push_s": push_s, "rollout_s": waited}
 
-    def _collect(self, trainer: L.Trainer, pl_module: RLModule, epoch: int, prefetched: bool = False) -> Collection:
+    def _collect(
+        self, trainer: L.Trainer, pl_module: RLModule, epoch: int, dealt: list[int], prefetched: bool = False
+    ) -> Collection:
         data: RLDataModule = trainer.datamodule
-        wanted = data.groups_per_rank(trainer.world_size)
         shown = bars_shown(trainer) and not prefetched
         with bar(total=0, desc=f"rollout {epoch}", shown=shown, leave=False) as progress_bar:
             collection = self.collector.collect(
                 data.stream,
-                wanted,
+                sum(dealt),
                 pl_module.decoding,
                 () if self.overlap else data.surplus,
                 epoch=epoch,
                 finished=progress_bar.update,
                 asked=lambda count: expect(progress_bar, count),
             )
+        collection.steps = dealt
         if self.overlap:
             collection.counts["dropped_stale"] += len(collection.surplus)
             collection.surplus = []

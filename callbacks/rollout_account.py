@@ -42,10 +42,11 @@ class RolloutAccount:
         self.metrics.update(collection.sampled, collection.lost)
         values = {f"rollout/{name}": value for name, value in self.metrics.compute().items()}
         times = times | {"generate_s": collection.generate_s, "reward_s": collection.reward_s}
-        mean_s = pl_module.sum_over_ranks(torch.tensor(list(times.values()), dtype=torch.float64)) / trainer.world_size
-        values |= {f"time/{name}": value for name, value in zip(times, mean_s.tolist(), strict=True)}
+        summed_s = pl_module.sum_over_processes(torch.tensor(list(times.values()), dtype=torch.float64))
+        mean_s = (summed_s / trainer.world_size).tolist()
+        values |= {f"time/{name}": value for name, value in zip(times, mean_s, strict=True)}
         counts = counts_of(collection, trainer.global_step)
-        summed = pl_module.sum_over_ranks(torch.tensor(list(counts.values()), dtype=torch.float64))
+        summed = pl_module.sum_over_processes(torch.tensor(list(counts.values()), dtype=torch.float64))
         sums = dict(zip(counts, summed.tolist(), strict=True))
         sums["staleness"] /= max(sums["groups"], 1)  # optimizer steps that the policy has moved since it sampled
         self._count_empty(sums)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: SIGTERM (clusters send it before they take a host back) and SIGINT (Ctrl-C).
+"""Signals that ask a run to end: SIGTERM and SIGUSR1 (clusters send them before they take a host back), and Ctrl-C.
 
 While a run trains, such a signal is a request. It is looked at where the run can end well: after an optimizer step,
 between two forwards of a rollout, after a validation batch. Before and after training it ends the process where it is.
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-TOLD_BY = (signal.SIGTERM, signal.SIGINT)
+TOLD_BY = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 WORKER_WAITS_S = 20
 """How long a worker of a dataloader goes on after SIGTERM."""
 AGAIN_S = 1.0
 """A signal within this time after the first is the same request, which reached this process on two ways."""
-EXIT = {signal.SIGTERM: 143, signal.SIGINT: 130}
+EXIT = {signal.SIGTERM: 143, signal.SIGUSR1: 138, signal.SIGINT: 130}
 """Exit codes as shells have them: 128 plus the signal's number."""
 
 
@@ -94,7 +94,7 @@ class StopRequest:
     def interrupts_by(self, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         """Within, SIGINT is this handler's, for a command that goes on after Ctrl-C; SIGTERM ends it as ever."""
         before = signal.signal(signal.SIGINT, handler)
-        self._heard = (signal.SIGTERM,)
+        self._heard = (signal.SIGTERM, signal.SIGUSR1)
         try:
             yield
         finally:
@@ -139,6 +139,7 @@ class StopRequest:
         if self._write is not None:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN if self.deferred else signal.default_int_handler)
             self._read = self._write = None
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
@@ -161,4 +162,5 @@ def leave_signals_to_parent(*args: object) -> None:
     that ends this worker. So it is obeyed after a while.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_WAITS_S))

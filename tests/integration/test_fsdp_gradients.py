@@ -1,4 +1,7 @@
-"""Gradients of two FSDP2 processes equal those of the unsharded model on all their micro-batches."""
+"""Gradients of two FSDP2 processes equal those of the unsharded model on all their micro-batches.
+
+So do those of two copies of the model, and of two processes that each have a part of each matrix.
+"""
 
 import itertools
 from pathlib import Path
@@ -13,12 +16,15 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from dirl.batches import PackedBatch
+from dirl.data_ranks import data_mesh, tensor_mesh
 from dirl.models import BlockDiffusionLM
+from dirl.models.families import family_of
 from dirl.models.policy import Likelihood
 from dirl.modules.layers import Checkpointing, recompute_layers
 from dirl.modules.optimization import clip_gradients
 from dirl.modules.sharding import reshard, shard
 from dirl.packing.rows import empty_batch, pack
+from dirl.strategy import mesh_shape
 from dirl.types import DecodingParams
 
 PARAMS = DecodingParams(threshold=0.4, max_response_tokens=9)
@@ -26,6 +32,8 @@ PROCESSES = 2
 CASES: list[tuple[bool, Likelihood, Checkpointing]] = list(
     itertools.product((True, False), ("tokens", "trajectory"), ("none", "full"))
 )
+MESHES = ["hybrid", "fsdp_tp"]
+"""Of two processes that are two copies; or a tensor-parallel group, which has all rows on each."""
 Found = dict[str, Tensor]
 
 
@@ -79,6 +87,14 @@ def process(rank: int, folder: str) -> None:
         model = build(tied, mode)
         shard(model, mesh, mixed=False)
         found.append(two_steps(model, rows(tied)[rank], likelihood, scale=PROCESSES))  # FSDP2 takes the mean
+    for name in MESHES:
+        model = build(True, "full")
+        copies = mesh_shape(PROCESSES, 1, "host" if name == "hybrid" else "all", 1 if name == "hybrid" else PROCESSES)
+        whole = copies.mesh("cpu")
+        plan = family_of(model.backbone.config).tensor_plan
+        shard(model, data_mesh(whole), mixed=False, tensor=tensor_mesh(whole), plan=plan)
+        batches = rows(True)[rank] if name == "hybrid" else list(itertools.chain(*rows(True)))
+        found.append(two_steps(model, batches, "trajectory", scale=copies.replicas * copies.shards))
     if rank == 0:
         torch.save(found, Path(folder) / "found.pt")
     dist.destroy_process_group()
@@ -100,6 +116,15 @@ def test_two_processes_have_the_gradients_of_one(case: int, sharded: list[Found]
     assert sharded[case].keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(sharded[case][name], value, rtol=0, atol=1e-6 * float(value.norm()))
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_copies_and_parts_of_matrices_have_the_gradients_of_one(name: str, sharded: list[Found]) -> None:
+    """To 3e-6 of a gradient's norm: a product cut in two is a sum of two roundings, in every layer."""
+    found = sharded[len(CASES) + MESHES.index(name)]
+    wanted = two_steps(build(True, "full"), list(itertools.chain(*rows(True))), "trajectory", 1.0)
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=3e-6 * float(value.norm()))
 
 
 def test_likelihoods_differ(sharded: list[Found]) -> None:

@@ -1,4 +1,7 @@
-"""DDP and FSDP2 with two CPU processes give the losses and the weights of one process, in both stages."""
+"""All strategies with two CPU processes give the losses and the weights of one process, in both stages.
+
+`hybrid` has two copies then, and `fsdp_tp` two parts of each matrix; `test_mesh_gradients` has four processes.
+"""
 
 import os
 import subprocess
@@ -12,6 +15,8 @@ from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
+STRATEGIES = ["ddp", "fsdp", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("hybrid", "fsdp_tp"))]
+"""The others have a quick case each in `test_fsdp_gradients`."""
 FAST = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -27,6 +32,7 @@ def start(root: Path, strategy: str, *args: object) -> subprocess.CompletedProce
     devices = 1 if strategy == "single" else 2
     command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, args), *FAST]
     command += ["--config", str(CONFIGS / "strategy" / f"{strategy}.yaml"), f"--trainer.devices={devices}"]
+    command += ["--trainer.strategy.init_args.shard_size=1"] if strategy == "hybrid" else []
     command += [f"--trainer.default_root_dir={root}"]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
@@ -74,19 +80,19 @@ def single_rl(tmp_path_factory: pytest.TempPathFactory, rl_args: list[object]) -
     return run(tmp_path_factory.mktemp("single") / "rl", "single", *rl_args)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_of_sft_equal_one(
     strategy: str, tmp_path: Path, sft_args: list[object], single_sft: Path
 ) -> None:
     assert_equal_runs(single_sft, run(tmp_path / "run", strategy, *sft_args))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_of_rl_equal_one(strategy: str, tmp_path: Path, rl_args: list[object], single_rl: Path) -> None:
     assert_equal_runs(single_rl, run(tmp_path / "run", strategy, *rl_args))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(
     strategy: str, tmp_path: Path, rl_args: list[object], single_rl: Path
 ) -> None:

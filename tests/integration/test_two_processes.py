@@ -86,7 +86,11 @@ def read(terminal: int, seconds: float) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize(("strategy", "tasks"), [("ddp", TASKS), ("fsdp", "")])
+THOROUGH = [pytest.param("hybrid", marks=pytest.mark.thorough), pytest.param("fsdp_tp", marks=pytest.mark.thorough)]
+WITH_TASKS = [("ddp", TASKS), ("fsdp", ""), pytest.param("fsdp_tp", TASKS, marks=pytest.mark.thorough)]
+
+
+@pytest.mark.parametrize(("strategy", "tasks"), WITH_TASKS)
 def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tasks: str, tmp_path: Path) -> None:
     data = write_rl(tmp_path / "rl.jsonl")
     callbacks = CALLBACKS.replace("  every_n_epochs: 1\n", f"  every_n_epochs: 1{tasks or chr(10)}")
@@ -109,7 +113,7 @@ def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tasks: str, tmp_p
     assert (root / "model" / "config.json").exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", *THOROUGH])
 def test_sft_with_validation_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -> None:
     data, callbacks = write_sft(tmp_path / "sft.jsonl"), tmp_path / "callbacks.yaml"
     callbacks.write_text(SFT_CALLBACKS)

@@ -18,6 +18,7 @@ LEVELS = (
         "ranges",
         "outputs",
         "progress_bar",
+        "data_ranks",
         "stopping",
         "checkpoints",
         "__version__",

@@ -1,9 +1,12 @@
 """The command `plan`: the config and the overrides of `fit`, and what they would cost, without a run."""
 
+from jsonargparse._core import ArgumentGroup
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dirl.cli.fit import DirlCLI
+from dirl.planning.hours import read_rates
 from dirl.planning.named_shapes import SHAPES
+from dirl.planning.peaks import PEAKS
 from dirl.planning.plan import Plan, make_plan
 from dirl.planning.report import print_plan
 from dirl.planning.settings import Settings, parse_bytes, read_settings
@@ -12,7 +15,7 @@ from dirl.types import DecodingParams
 
 
 def plan(args: list[str]) -> None:
-    """Print what a run would cost: memory by part, tokens and FLOPs per step."""
+    """Print what a run would cost: memory by part, tokens and FLOPs per step, files, hours."""
     print_plan(read_plan(args))
 
 
@@ -24,11 +27,13 @@ def read_plan(args: list[str]) -> Plan:
     memory, reserve = (parse_bytes(config[name], name) for name in ("memory", "reserve"))
     settings = read_settings(config, config["devices"], config["model_config"])
     lengths = assumed_lengths(settings, config["prompt_tokens"], config["response_tokens"], config["tokens_per_step"])
-    return make_plan(settings, lengths, memory, reserve)
+    rates = read_rates(config["utilisation"], config["device"], config["rollout_tokens_per_s"])
+    return make_plan(settings, lengths, memory, reserve, rates)
 
 
 USAGE = """dirl plan --config CONFIG [--config CONFIG ...] --memory SIZE [--devices N] [--model_config NAME]
                  [--prompt_tokens N] [--response_tokens N] [--tokens_per_step X] [--reserve SIZE]
+                 [--utilisation X] [--rollout_tokens_per_s X] [--device NAME]
                  [any option of dirl fit]"""
 
 
@@ -38,7 +43,7 @@ class PlanCLI(DirlCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         known = ", ".join(SHAPES)
-        parser.usage, parser.description = USAGE, "What `fit` would cost: memory by part, tokens and FLOPs per step."
+        parser.usage, parser.description = USAGE, "What `fit` would cost: memory, tokens, FLOPs, files, hours."
         group = parser.add_argument_group("Options of plan")
         group.add_argument("--memory", type=str | None, default=None, help="Of a device, e.g. 80GB or 79GiB.")
         group.add_argument("--devices", type=int | None, default=None, help="In all hosts; default: as configured.")
@@ -67,6 +72,8 @@ class PlanCLI(DirlCLI):
             help="Assumed mean of a denoising step; default: what the decoding strategy commits, 2 if that varies.",
         )
 
+        _add_rates(group)
+
     def _set_seed(self) -> None:
         """Nothing is drawn."""
 
@@ -75,6 +82,23 @@ class PlanCLI(DirlCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing."""
+
+
+def _add_rates(group: ArgumentGroup) -> None:
+    """What hours are made of."""
+    group.add_argument(
+        "--utilisation",
+        type=str | None,
+        default=None,
+        help="Of training, for hours: a share of the bf16 peak, or a run's metrics.csv with throughput/mfu.",
+    )
+    group.add_argument(
+        "--rollout_tokens_per_s",
+        type=float | None,
+        default=None,
+        help="Response tokens a second that an engine makes on one device, for hours of rollouts.",
+    )
+    group.add_argument("--device", type=str, default="H100", help=f"Whose peak it is: {', '.join(PEAKS)}.")
 
 
 def assumed_lengths(

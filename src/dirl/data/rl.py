@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import Any, Literal
 
 import lightning as L
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from dirl.checkpoints.settings import check_same
 from dirl.data.prompt_stream import PromptStream, prompts_digest
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
+from dirl.data_ranks import data_rank
 from dirl.models import ModelDescription
 from dirl.progress_bar import bars_shown
 from dirl.ranges import at_least
@@ -22,8 +24,9 @@ from dirl.reading.prompts import PromptEncoder
 from dirl.reading.rows import OnBadRow
 from dirl.rl.buffer import RolloutBuffer
 from dirl.rl.collector import Collection, collection_from_state, collection_state, trajectories, trajectory_rows
+from dirl.rl.dealing import ResponseLengths, deal
 from dirl.rl.prefetch import RolloutPrefetch
-from dirl.rl.redistribution import redistribute
+from dirl.rl.redistribution import redistribute, redistribute_buffers
 from dirl.seeds import run_seed
 from dirl.tasks import Files, Split, Task
 from dirl.tasks.given import check_given_once, said_of_files
@@ -99,11 +102,13 @@ class RLDataModule(L.LightningDataModule):
         self.buffer = RolloutBuffer(steps_per_rollout, passes)
         self.counts: dict[str, FitCounts] = {}
         self._gloo: torch.distributed.ProcessGroup | None = None
+        self._beside: torch.distributed.ProcessGroup | None = None
         self.val_prompts: list[Prompt] = []
         self.surplus: list[list[Trajectory]] = []
         """Groups that the last rollout made beyond the wanted number."""
         self.prefetch = RolloutPrefetch()
         """The next epoch's rollout, with `Rollout.overlap`."""
+        self.lengths = ResponseLengths()
         self._before: tuple | None = None
 
     def take(self, task: Task | None) -> None:
@@ -123,12 +128,32 @@ class RLDataModule(L.LightningDataModule):
         if stage == "fit" and not hasattr(self, "stream"):
             prompts = self.prompts_of(self.task, "train", description, "train")
             self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
-            self._check_sizes(len(prompts), trainer.world_size)
+            self._check_size(len(prompts))
         if not self.val_prompts:
             self.val_prompts = self.prompts_of(self.task, "val", description, "val")[: self.max_val_prompts]
 
-    def groups_per_rank(self, world_size: int) -> int:
-        return self.prompts_per_rollout // world_size
+    def deal_prompts(self) -> list[int]:
+        """Of the next rollout's prompts, those for this process, for the stream to give; how many are in each step.
+
+        All processes call it. They are dealt by the tokens that are to be expected, see `dirl.rl.dealing`.
+        """
+        stream, share = self.stream, (self.stream.taken, self.lengths.pending)
+        every = self._of_all(share)
+        stream.settle(chain.from_iterable(taken for taken, _ in every))
+        self.lengths.settle([pending for _, pending in every])
+        places = stream.ahead(self.prompts_per_rollout)
+        prompts = [(prompt.prompt_id, len(prompt.input_ids)) for prompt in map(stream.at, places)]
+        costs = self.lengths.costs(prompts, self.group_size)
+        own = deal(costs, self.steps_per_rollout, stream.world_size)[stream.rank]
+        stream.deal([places[item] for item in own.items], places[-1] + 1)
+        return own.steps
+
+    def _of_all(self, own: Any) -> list[Any]:
+        """What each process has, in their order; a collective."""
+        every: list[Any] = [own] * self.stream.world_size
+        if self.stream.world_size > 1:
+            torch.distributed.all_gather_object(every, own, group=self._host_group())
+        return every
 
     def train_dataloader(self) -> StepLoader:
         return StepLoader(self.buffer, len(self.buffer), steps_done(self.trainer))
@@ -146,19 +171,22 @@ class RLDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Every rank's place in the stream, surplus and, in mid-epoch, buffer. All ranks call it, the first has it."""
         position = self.trainer.lightning_module.position
-        needed = self.buffer.epoch == position.epoch and self._before is None
-        stream, surplus, prefetched = self._before or self._rollout_state()
+        share = data_rank(self.trainer)
+        needed = self.buffer.epoch == position.epoch and self._before is None and share.leads
+        stream, surplus, prefetched, lengths = self._before or self._rollout_state()
         own = {
             "stream": stream,
+            "pending": lengths.pending,
             "surplus": [trajectory_rows(group) for group in surplus],
             "prefetched": None if prefetched is None else collection_state(prefetched),
             "buffer": (self.buffer if needed else RolloutBuffer(1, 1)).state_dict(),
         }
-        return {"settings": self.settings(), "ranks": self.gathered(own)}
+        alike = {"tensor_size": share.tensor_size, "lengths": lengths.known}
+        return {"settings": self.settings(), "ranks": self.gathered(own), **alike}
 
-    def _rollout_state(self) -> tuple[dict[str, Any], list[list[Trajectory]], Collection | None]:
+    def _rollout_state(self) -> tuple[dict[str, Any], list[list[Trajectory]], Collection | None, ResponseLengths]:
         prefetched, begun_at = self.prefetch.snapshot()
-        return begun_at or self.stream.state_dict(), self.surplus, prefetched
+        return begun_at or self.stream.state_dict(), self.surplus, prefetched, self.lengths.copy()
 
     def gathered(self, own: Any) -> list[Any]:
         """What each rank has, for the first; all ranks call it. The others get a list without values."""
@@ -168,6 +196,17 @@ class RLDataModule(L.LightningDataModule):
         first = self.trainer.is_global_zero
         torch.distributed.gather_object(own, ranks if first else None, group=self._host_group())
         return ranks
+
+    def of_share(self, steps: list[list[list[Trajectory]]]) -> list[list[list[Trajectory]]]:
+        """The groups of each optimizer step, those of all processes that have this one's share of the data."""
+        share = data_rank(self.trainer)
+        if share.tensor_size == 1:
+            return steps
+        if self._beside is None:
+            self._beside, _ = torch.distributed.new_subgroups(share.tensor_size, backend="gloo")
+        every: list[Any] = [None] * share.tensor_size
+        torch.distributed.all_gather_object(every, steps, group=self._beside)
+        return [list(chain.from_iterable(parts)) for parts in zip(*every, strict=True)]
 
     def settings(self) -> dict[str, Any]:
         """What a resumed run must have like the one before: the order of the prompts and the meaning of a step."""
@@ -187,28 +226,28 @@ class RLDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         check_same("data", state_dict["settings"], self.settings())
         ranks, world_size = state_dict["ranks"], self.trainer.world_size
-        if "prefetched" not in ranks[0]:
+        if "pending" not in ranks[0]:
             raise ValueError(
                 "the rollouts of the checkpoint are of an older version of dirl, which are not taken up: export its "
                 "model (`lightning run export --ckpt_path ...`) and start a new run from that"
             )
-        if len(ranks) != world_size:
+        share, before = data_rank(self.trainer), state_dict.get("tensor_size", 1)
+        buffers, pending = [rank["buffer"] for rank in ranks[::before]], [rank["pending"] for rank in ranks]
+        if (len(ranks), before) != (world_size, share.tensor_size):
             rank_zero_info(f"rollouts of {len(ranks)} processes are given out to {world_size}")
-            ranks = redistribute(ranks, world_size)
+            ranks, buffers = redistribute(ranks, world_size), redistribute_buffers(buffers, share.size)
+            self.lengths.load(state_dict["lengths"], {})
+            self.lengths.settle(pending)
+        else:
+            self.lengths.load(state_dict["lengths"], pending[self.trainer.global_rank])
         own = ranks[self.trainer.global_rank]
         self.stream.load_state_dict(own["stream"])
         self.surplus = [trajectories(rows) for rows in own["surplus"]]
-        self.buffer.load_state_dict(own["buffer"])
+        self.buffer.load_state_dict(buffers[share.rank])
         if own["prefetched"] is not None:
             self.prefetch.put(collection_from_state(own["prefetched"]))
 
-    def _check_sizes(self, available: int, world_size: int) -> None:
-        if self.prompts_per_rollout % (world_size * self.steps_per_rollout):
-            raise ValueError(
-                f"data.prompts_per_rollout={self.prompts_per_rollout} does not divide among {world_size} processes and "
-                f"{self.steps_per_rollout} optimizer steps: use another number of processes or, in a new run, a "
-                f"multiple of {world_size * self.steps_per_rollout}"
-            )
+    def _check_size(self, available: int) -> None:
         if available < self.prompts_per_rollout:
             raise ValueError(
                 f"data.prompts_per_rollout={self.prompts_per_rollout} exceeds the {available} prompts of "

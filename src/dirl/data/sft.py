@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from dirl.checkpoints.settings import check_same
 from dirl.data.sft_steps import SFTSteps
 from dirl.data.step_loader import StepLoader, check_sampler, steps_done
+from dirl.data_ranks import data_rank
 from dirl.diffusion.block_schedule import BlockSchedule
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelDescription
@@ -183,11 +184,7 @@ class SFTDataModule(L.LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         size = self.global_batch_size
-        if size % trainer.world_size:
-            raise ValueError(
-                f"data.global_batch_size={size} does not divide among {trainer.world_size} processes: use another "
-                f"number of processes or, in a new run, a multiple of {trainer.world_size}"
-            )
+        share = data_rank(trainer)
         return SFTSteps(
             examples,
             self._spec,
@@ -196,8 +193,8 @@ class SFTDataModule(L.LightningDataModule):
             budget,
             shuffle,
             self.seed,
-            trainer.global_rank,
-            trainer.world_size,
+            share.rank,
+            share.size,
             *((self.block_schedule, self._steps_of_epoch()) if shuffle else ()),
         )
 

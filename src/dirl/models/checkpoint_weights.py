@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dirl.checkpoints.reading import Contents, read
 from dirl.models.families.low_rank import LowRank, names_with_adapter
-from dirl.models.weight_files import WeightFiles
+from dirl.models.weight_files import WeightFiles, give_back
 
 FILES = "model_files"
 """Where, under the checkpoint's own key, the files beside the weights are: name -> content."""
@@ -29,7 +29,7 @@ class CheckpointWeights(WeightFiles):
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
         self.folder, self.dtype = path, dtype  # the names are the backbone's own: no family puts them together
-        self._state = None if path.is_dir() else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        self._opened: dict[str, Tensor] | None = None
 
     def read(self, name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor; with its adapter added, where it has one."""
@@ -47,10 +47,16 @@ class CheckpointWeights(WeightFiles):
             )
         return LowRank(down, up, lora["alpha"] / lora["rank"]).added_to(matrix)
 
+    def forget(self) -> None:
+        self._opened = None
+        give_back()
+
     def _find(self, name: str) -> Tensor | None:
-        if self._state is not None:
-            return self._state["state_dict"].get(PREFIX + name)
-        return self._from_shards(f"state_dict.{PREFIX}{name}")
+        if self.folder.is_dir():
+            return self._from_shards(f"state_dict.{PREFIX}{name}")
+        if self._opened is None:
+            self._opened = torch.load(self.folder, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+        return self._opened.get(PREFIX + name)
 
     def _from_shards(self, key: str) -> Tensor | None:
         from torch.distributed.checkpoint import FileSystemReader, load

@@ -13,6 +13,7 @@ from dirl.attention.backend import Backend
 from dirl.batches import IGNORE, PackedBatch
 from dirl.models.families import Parts
 from dirl.models.head import selection_factors, target_scores
+from dirl.models.tensor_parallel import local_weight
 from dirl.types import DecodingParams, Likelihood, ModelSpec
 
 
@@ -133,6 +134,7 @@ class BlockDiffusionLM(nn.Module):
         """
         weight, options = self.part("head").weight, (self.spec.banned, decoding, self.head_chunk)
         assert isinstance(weight, Tensor)
+        weight = local_weight(weight)
         logprobs, entropies, confidence = target_scores(weight, scored, targets, *options, entropy)
         if rejected is None:
             return logprobs, entropies, logprobs.new_zeros(0)

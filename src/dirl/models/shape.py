@@ -1,6 +1,6 @@
 """The sizes of a decoder that decide what it costs, and its numbers of parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig
 
@@ -68,6 +68,15 @@ class ModelShape:
     def dense(cls, config: PreTrainedConfig, head_norms: bool = True) -> "ModelShape":
         """Without experts."""
         return cls.of(config, dense_layers=config.num_hidden_layers, head_norms=head_norms)
+
+    def cut(self, processes: int) -> "ModelShape":
+        """What is left of a layer on each of a tensor-parallel group; of a model without experts."""
+        return replace(
+            self,
+            num_attention_heads=self.num_attention_heads // processes,
+            num_key_value_heads=self.num_key_value_heads // processes,
+            intermediate_size=self.intermediate_size // processes,
+        )
 
     @property
     def query_size(self) -> int:

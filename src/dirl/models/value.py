@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from dirl.batches import PackedBatch
 from dirl.models.families import Parts
 from dirl.models.policy import BlockDiffusionLM
+from dirl.models.tensor_parallel import local_weight
 
 
 class ScalarHead(nn.Linear):
@@ -35,7 +36,7 @@ class ValueModel(BlockDiffusionLM):
     def score_hidden(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.part("head").weight
         assert isinstance(weight, Tensor)
-        return scalars(weight, hidden)
+        return scalars(local_weight(weight), hidden)
 
 
 def scalars(weight: Tensor, hidden: Tensor) -> Tensor:

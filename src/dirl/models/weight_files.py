@@ -3,6 +3,7 @@
 A process that keeps a shard of the model then never holds more of it than the layer at hand.
 """
 
+import ctypes
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -42,9 +43,7 @@ class WeightFiles:
         Raises:
             ValueError: a tensor is not there, of another shape, or holds numbers that are not finite.
         """
-        for name, empty in list(named_tensors(module)):
-            if not empty.is_meta:
-                continue
+        for name, empty in [each for each in named_tensors(module) if each[1].is_meta]:
             known = own_name(prefix + name)
             weight = isinstance(empty, nn.Parameter)
             value = self.read(known, empty.shape, self.dtype if weight else empty.dtype)
@@ -52,6 +51,12 @@ class WeightFiles:
             self._check_shape(known, value.shape, empty.shape)
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, nn.Parameter(value, empty.requires_grad) if weight else value)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of the files, whose pages stay resident as long as they are open, and of what the allocator keeps."""
+        self.open.cache_clear()
+        give_back()
 
     def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
         """One tensor of the backbone, put together where the files keep it in parts.
@@ -82,6 +87,13 @@ class WeightFiles:
                 f"{self.folder}: {name} has shape {tuple(found)}, the model's config says {tuple(wanted)}; the files "
                 "belong to another config.json"
             )
+
+
+def give_back() -> None:
+    """Have the C library give freed memory to the system, where it can: it keeps what is below 32 MiB for itself."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def holds_weight_files(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from dirl.attention.backend import Backend
 from dirl.batches import PackedBatch, StepBatch
 from dirl.checkpoints.files import KEY
+from dirl.data_ranks import DataRank, data_mesh, data_rank, tensor_mesh
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.checkpoint_weights import FILES, LORA, packed
 from dirl.models.lora import LoRAConfig, with_adapters
@@ -94,7 +95,7 @@ class BlockDiffusionModule(WeightAccess):
         if self.model is None:
             if self.lora is not None:
                 with_adapters(self.lora, self.description, self.source)  # fails before weights are read
-            self.model = self.build_model(self.source, self.description, lora=self.lora)
+            self.model = self.build_model(self.source, self.description, lora=self.lora, on_host=self.offloaded)
             check_dtype(next(p.dtype for p in self.model.parameters() if p.requires_grad or not self.mixed))
 
     @property
@@ -102,14 +103,25 @@ class BlockDiffusionModule(WeightAccess):
         """Whether compute is bf16 on fp32 weights."""
         return self.trainer.precision == "bf16-mixed"
 
+    @property
+    def offloaded(self) -> bool:
+        """Whether sharded weights, their gradients and the optimizer's state stay in host memory."""
+        return bool(getattr(self.trainer.strategy, "cpu_offload", False))
+
+    @property
+    def data_rank(self) -> DataRank:
+        """Which share of a step this process has."""
+        return data_rank(self.trainer)
+
     def build_model(self, source: ModelSource, description: ModelDescription, **options: Any) -> BlockDiffusionLM:
         """See `dirl.modules.building.build_model`, of which this has the options."""
         building = Building(self.attention, self.head_chunk, self.activation_checkpointing, self.compile_layers)
-        return build_model(source, description, self.spec, building, self.sharding_mesh, self.mixed, **options)
+        meshes = self.sharding_mesh, tensor_mesh(self.device_mesh)
+        return build_model(source, description, self.spec, building, *meshes, self.mixed, **options)
 
     @property
     def sharding_mesh(self) -> DeviceMesh | None:
-        return None if self.device_mesh is None else self.device_mesh["data_parallel"]
+        return None if self.device_mesh is None else data_mesh(self.device_mesh)
 
     def learners(self) -> list[Learner]:
         """What has an optimizer of its own, the policy first."""
@@ -141,7 +153,7 @@ class BlockDiffusionModule(WeightAccess):
 
     def before_rollout(self) -> None:
         """Leave the device's memory to an engine, as far as the config says; on all ranks, with `after_rollout`."""
-        if self.offload_optimizer and not self._on_host:
+        if self.offload_optimizer and not self.offloaded and not self._on_host:
             optimizers = as_list(self.optimizers(use_pl_optimizer=False))
             self._on_host = [copy for optimizer in optimizers for copy in offload_optimizer_state(optimizer)]
         if self.device.type == "cuda":
@@ -172,7 +184,7 @@ class BlockDiffusionModule(WeightAccess):
             self.log("train/empty_steps", 1.0)
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
-        divisor = (divisor / self.trainer.world_size).float()
+        divisor = (divisor / self.data_rank.size).float()
         say_if_too_long(step.micro_batches, step.token_budget)
         micro_batches = self.equal_micro_batches(step)
         every = backward(self, micro_batches, divisor, loss_fns)
@@ -198,14 +210,14 @@ class BlockDiffusionModule(WeightAccess):
     def _skip(self, step: StepBatch, every: list[dict[str, Tensor]], totals: list[Tensor], norms: list[Tensor]) -> None:
         """Of a step that must not be made: the loss is the sum of all, the norm the first that is not finite."""
         norm = next((norm for norm in norms if not norm.isfinite()), norms[0])
-        loss = float(torch.stack(totals).sum() / self.trainer.world_size)
+        loss = float(torch.stack(totals).sum() / self.data_rank.size)
         losses = [torch.stack([*losses.values()]).sum() for losses in every]
         self.guard.skip(self.trainer, step, losses, loss, float(norm))
         self.log("train/skipped_steps", float(self.guard.in_all))
 
     def _log_learners(self, totals: Mapping[str, Tensor], norms: list[Tensor], rates: list[float]) -> None:
         """What each is told by its loss: losses over all ranks, gradients before they are clipped, learning rates."""
-        shown = {f"train/{name}": total / self.trainer.world_size for name, total in totals.items()}
+        shown = {f"train/{name}": total / self.data_rank.size for name, total in totals.items()}
         for learner, norm, rate in zip(self.learners(), norms, rates, strict=True):
             shown[f"train/{learner.named('grad_norm', '_')}"] = norm
             self.log(f"train/{learner.named('lr', '_')}", rate)
@@ -232,6 +244,11 @@ class BlockDiffusionModule(WeightAccess):
         return step.micro_batches + [empty_batch(self.spec)] * (most - own)
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
+        """Of what each share of a step has; the processes of a tensor-parallel group have the same."""
+        return self.trainer.strategy.reduce(value.to(self.device), group=self.data_rank.group, reduce_op="sum")
+
+    def sum_over_processes(self, value: Tensor) -> Tensor:
+        """Of what each process has made by itself, as of its rollouts."""
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
 
     def largest_over_ranks(self, value: int) -> int:

@@ -10,6 +10,7 @@ from dirl.attention.backend import Backend
 from dirl.models import BlockDiffusionLM, ModelDescription, ModelSource
 from dirl.models.families.weights import empty_backbone
 from dirl.models.lora import LoRAConfig, add_adapters
+from dirl.models.tensor_parallel import check_tensor_parallel
 from dirl.models.value import ValueModel, with_scalar_head
 from dirl.modules.layers import Checkpointing, cast_weights, compile_layers, recompute_layers
 from dirl.modules.sharding import shard
@@ -33,6 +34,7 @@ def build_model(
     spec: ModelSpec,
     building: Building,
     mesh: DeviceMesh | None,
+    tensor: DeviceMesh | None,
     mixed: bool,
     frozen: bool = False,
     on_host: bool = False,
@@ -42,12 +44,17 @@ def build_model(
     """A model of the description's family; sharded where there is a mesh, then read from files layer by layer.
 
     Args:
+        tensor: the processes that a layer's matrices are cut over; None: they are not.
         mixed: compute is bf16 on fp32 weights.
         frozen: only to be scored with, so its weights have the dtype of compute; unsharded ones are on the host.
         on_host: sharded weights stay in host memory, see `dirl.modules.sharding.shard`.
         kind: a `ValueModel` has a head of its own.
         lora: adapters that learn on a backbone that is frozen, so it has the dtype of compute too.
     """
+    family = description.family
+    if tensor is not None:
+        shape, kind_of_config = family.shape(description.config), description.config.model_type
+        check_tensor_parallel(tensor.size(), family.tensor_plan, shape, kind_of_config, lora is not None)
     dtype = torch.bfloat16 if (frozen or lora is not None) and mixed else None
     files = source.weight_files(description.config) if mesh is not None else None
     if files is None:
@@ -57,18 +64,18 @@ def build_model(
             cast_weights(backbone, dtype)
     else:
         files.dtype = dtype or files.dtype
-        backbone = empty_backbone(description.family, description.config, files.dtype or torch.float32)
+        backbone = empty_backbone(family, description.config, files.dtype or torch.float32)
     if issubclass(kind, ValueModel):
-        backbone = with_scalar_head(backbone, description.family.parts, next(backbone.parameters()).dtype)
+        backbone = with_scalar_head(backbone, family.parts, next(backbone.parameters()).dtype)
     backbone.train(not frozen).requires_grad_(not frozen)
     if lora is not None:
-        add_adapters(backbone, description.family, lora, source)
-    model = kind(backbone, spec, building.attention, building.head_chunk, description.family.parts)
+        add_adapters(backbone, family, lora, source)
+    model = kind(backbone, spec, building.attention, building.head_chunk, family.parts)
     recompute_layers(model.layers(), building.activation_checkpointing)
     if building.compile_layers:
         compile_layers(model.layers())
     if mesh is not None:
-        shard(model, mesh, mixed, files, on_host)
+        shard(model, mesh, mixed, files, on_host, tensor, family.tensor_plan)
     return model
 
 

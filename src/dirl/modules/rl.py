@@ -121,7 +121,7 @@ class RLModule(BlockDiffusionModule):
         source = self.reference_source or self.source
         description = source.describe()
         check_same_spec(description.spec, self.spec)
-        model = self.build_model(source, description, frozen=True, on_host=self.reference_on_host)
+        model = self.build_model(source, description, frozen=True, on_host=self.reference_on_host or self.offloaded)
         reference = Reference(model, self.sharding_mesh is not None, self.reference_on_host)
         if self.trainer.strategy.root_device.type == "cuda":
             reference.pin()
@@ -129,7 +129,8 @@ class RLModule(BlockDiffusionModule):
 
     def _build_value(self, value: ValueConfig) -> ValueModel | ScalarHead:
         if not value.shared:
-            model = self.build_model(value.source or self.source, self.value_description, kind=ValueModel)
+            source, options = value.source or self.source, {"kind": ValueModel, "on_host": self.offloaded}
+            model = self.build_model(source, self.value_description, **options)
             assert isinstance(model, ValueModel)
             check_dtype(next(model.parameters()).dtype)
             return model

@@ -4,25 +4,22 @@ Bytes of tensors. What is no tensor (CUDA context, NCCL's buffers, holes between
 allowance, `reserve`.
 """
 
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from dirl.models.chunked_head import CHUNK_BYTES
-from dirl.models.shape import ModelShape
-from dirl.modules.layers import Checkpointing
-from dirl.planning.activations import (
-    ActivationBytes,
-    Compute,
-    activation_bytes,
-    element_bytes,
-    residual_bytes,
-    routed_bytes,
-)
-from dirl.planning.adapters import AdapterShape, adapter_activation_bytes
+from dirl.planning.activations import ActivationBytes, element_bytes, residual_bytes, routed_bytes
 from dirl.planning.flops import recomputed_layers
+from dirl.planning.setup import (
+    TrainingSetup,
+    adapters_bytes,
+    gradients_bytes,
+    optimizer_bytes,
+    policy_bytes,
+    reference_bytes,
+    value_weights_bytes,
+)
 from dirl.rollout.memory import EngineMemory
 
-StrategyName = Literal["single", "ddp", "fsdp2"]
 Part = Literal[
     "weights",
     "reference model",
@@ -56,67 +53,16 @@ TILE = 128
 Parts = dict[Part, float]
 
 
-@dataclass(frozen=True)
-class TrainingSetup:
-    """What the memory of training depends on.
-
-    Args:
-        devices: in all; FSDP2 shards over every one of them.
-        mixed: bf16 compute over fp32 weights.
-        tokens: of the largest row.
-        scored_share: of a row's tokens that meet the vocabulary.
-        head_chunk: rows that meet it at a time; None: what `CHUNK_BYTES` hold.
-        bucket_view: DDP's gradients lie in its buckets, which are a copy of them otherwise.
-        reference: where the frozen model of the KL term has its weights.
-        offload_optimizer: its state is on the host in rollouts and pushes.
-        value: of a value model with a backbone of its own, which has its turn when the policy's backward has ended.
-        adapters: of LoRA: they learn, and all other weights of the policy are frozen, in the precision of compute.
-    """
-
-    shape: ModelShape
-    strategy: StrategyName
-    devices: int
-    mixed: bool
-    checkpointing: Checkpointing
-    tokens: int
-    scored_share: float
-    head_chunk: int | None = None
-    bucket_view: bool = False
-    reference: Literal["none", "device", "host"] = "none"
-    offload_optimizer: bool = False
-    value: ModelShape | None = None
-    adapters: AdapterShape | None = None
-
-    @property
-    def compute(self) -> Compute:
-        if not self.mixed:
-            return "fp32"
-        return "fsdp_bf16" if self.strategy == "fsdp2" or self.adapters is not None else "autocast"
-
-    @property
-    def kept(self) -> ActivationBytes:
-        if self.adapters is None:
-            return activation_bytes(self.shape, self.compute, self.checkpointing)
-        return adapter_activation_bytes(self.shape, self.adapters, self.compute, self.checkpointing)
-
-    @property
-    def of_value(self) -> "TrainingSetup":
-        """With the value model, which has a head of its own and no adapters, in place of the policy."""
-        assert self.value is not None
-        return replace(self, shape=replace(self.value, tie_word_embeddings=False), adapters=None)
-
-    @property
-    def shards(self) -> int:
-        return self.devices if self.strategy == "fsdp2" else 1
-
-
 def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve: float) -> dict[Moment, Parts]:
     """Bytes by part at each moment; the peak of a run is the greatest sum. Engine None: no rollouts (SFT)."""
-    always: Parts = {"weights": policy_bytes(setup), "reference model": _reference(setup), "reserve": reserve}
-    always["value model"] = _value_weights(setup)
-    moved = 0.0 if setup.offload_optimizer else _optimizer(setup)
+    here = 0.0 if setup.cpu_offload else 1.0
+    weights, reference = policy_bytes(setup) * here, reference_bytes(setup) * here
+    always: Parts = {"weights": weights, "reference model": reference, "reserve": reserve}
+    always["value model"] = value_weights_bytes(setup) * here
+    learning: Parts = {"gradients": gradients_bytes(setup) * here, "optimizer state": optimizer_bytes(setup) * here}
+    moved = 0.0 if setup.offload_optimizer else learning["optimizer state"]
     kept = setup.kept
-    training: Parts = {**always, "gradients": _gradients(setup), "optimizer state": _optimizer(setup)}
+    training: Parts = {**always, **learning}
     stored: Parts = {**training, "activations": (kept.kept + kept.once) * setup.tokens}
     moments: dict[Moment, Parts] = {
         "head": {**stored, "head: logits, gradient": _head(setup), "casts, gathered layers": _copies_by_head(setup)},
@@ -142,9 +88,9 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
 def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Parts:
     """In the last layer, or in the one before it: there FSDP2 holds the gradients of the last one in fp32, up to
     the next reduction, beside those of its own, which are whole when its experts' activations have gone."""
-    gathered, shape = _copies_in_layer(setup), setup.shape
+    gathered, shape = _copies_in_layer(setup), setup.part
     last: Parts = {**stored, "a layer at work": kept.at_work * setup.tokens, "casts, gathered layers": gathered}
-    if setup.shards == 1 or shape.sparse_layers < 2:
+    if setup.gathered_over == 1 or shape.sparse_layers < 2:
         return last
     freed = min(kept.at_work, routed_bytes(shape, setup.compute))
     before: Parts = {
@@ -157,9 +103,9 @@ def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Par
 
 
 def _layer_gradients(setup: TrainingSetup) -> float:
-    """Of one layer, whole, in fp32."""
-    shape = setup.shape
-    return 4.0 * shape.layer_parameters if setup.adapters is None else _adapters(setup) / shape.num_hidden_layers
+    """Of one layer, as a device has it, in fp32."""
+    shape = setup.part
+    return 4.0 * shape.layer_parameters if setup.adapters is None else adapters_bytes(setup) / shape.num_hidden_layers
 
 
 def _of_value(training: Parts, setup: TrainingSetup) -> dict[Moment, Parts]:
@@ -182,44 +128,6 @@ def _of_value(training: Parts, setup: TrainingSetup) -> dict[Moment, Parts]:
     }
 
 
-def policy_bytes(setup: TrainingSetup) -> float:
-    """Of its weights, those that are frozen included."""
-    frozen = 2.0 if setup.adapters is not None and setup.mixed else 4.0
-    return (frozen * setup.shape.parameters + _adapters(setup)) / setup.shards
-
-
-def _adapters(setup: TrainingSetup) -> float:
-    return 0.0 if setup.adapters is None else 4.0 * setup.adapters.parameters(setup.shape)
-
-
-def _value_weights(setup: TrainingSetup) -> float:
-    """A backbone without its head, tied or not."""
-    shape = setup.value
-    return 0.0 if shape is None else 4.0 * replace(shape, tie_word_embeddings=True).parameters / setup.shards
-
-
-def _trained(setup: TrainingSetup) -> float:
-    """Bytes of all weights that learn."""
-    policy = policy_bytes(setup) if setup.adapters is None else _adapters(setup) / setup.shards
-    return policy + _value_weights(setup)
-
-
-def _reference(setup: TrainingSetup) -> float:
-    """Frozen, in the precision of compute."""
-    size = 2.0 if setup.mixed else 4.0
-    return size * setup.shape.parameters / setup.shards if setup.reference == "device" else 0.0
-
-
-def _gradients(setup: TrainingSetup) -> float:
-    buckets = setup.strategy == "ddp" and not setup.bucket_view
-    return _trained(setup) * (2 if buckets else 1)
-
-
-def _optimizer(setup: TrainingSetup) -> float:
-    """AdamW's two moments; the fused step makes no tables of its own."""
-    return 2 * _trained(setup)
-
-
 def _head(setup: TrainingSetup) -> float:
     """Scored rows and their gradient, one chunk of logits, and the fp32 gradient of the head's weight. Under autocast a
     copy of that weight in bf16; under FSDP2 its gradient is rounded to bf16 when the last chunk has gone."""
@@ -237,15 +145,17 @@ def _head(setup: TrainingSetup) -> float:
 
 
 def _copies_by_head(setup: TrainingSetup) -> float:
-    """FSDP2 has the head gathered. Autograd keeps autocast's bf16 weights of the layers that are not recomputed."""
+    """FSDP2 has the head gathered, and a tensor-parallel group once more. Autograd keeps autocast's bf16 weights of the
+    layers that are not recomputed."""
     shape = setup.shape
     if setup.strategy == "fsdp2":
         # Without a gradient of the head its forward is the worst: what it was gathered into is there beside it.
-        twice = setup.adapters is not None and setup.shards > 1 and not shape.tie_word_embeddings
-        return _gathered_bytes(setup) * shape.embedding_parameters * (2 if twice else 1)
+        twice = setup.adapters is not None and setup.gathered_over > 1 and not shape.tie_word_embeddings
+        times = (2 if twice else 1) + (1 / setup.tensor if setup.tensor > 1 else 0)
+        return setup.gathered_bytes * shape.embedding_parameters * times + _fetched(setup, shape.embedding_parameters)
     kept = 1 - recomputed_layers(shape.num_hidden_layers, setup.checkpointing) / shape.num_hidden_layers
     if setup.adapters is not None:
-        return _adapters(setup) / 2 * kept if setup.mixed else 0.0
+        return adapters_bytes(setup) / 2 * kept if setup.mixed else 0.0
     return 2.0 * kept * (shape.parameters - shape.root_parameters) if setup.mixed else 0.0
 
 
@@ -255,10 +165,10 @@ def _copies_in_layer(setup: TrainingSetup) -> float:
     shape = setup.shape
     if setup.adapters is not None:
         layers = 3 * (shape.layer_parameters + setup.adapters.parameters(shape) / shape.num_hidden_layers)
-        return _gathered_bytes(setup) * layers if setup.strategy == "fsdp2" else _copies_by_head(setup)
+        return setup.gathered_bytes * layers if setup.strategy == "fsdp2" else _copies_by_head(setup)
     if setup.strategy == "fsdp2":
-        waiting = shape.embedding_parameters if shape.tie_word_embeddings else 0
-        return _gathered_bytes(setup) * (waiting + 3 * shape.layer_parameters)
+        waiting, layer = shape.embedding_parameters if shape.tie_word_embeddings else 0, setup.part.layer_parameters
+        return setup.gathered_bytes * (waiting + 3 * layer) + _fetched(setup, 2 * layer)
     largest = shape.dense_mlp_weights / 3 if shape.dense_layers else shape.experts * shape.expert_weights * 2 / 3
     if not setup.mixed:
         return 4.0 * largest
@@ -268,12 +178,19 @@ def _copies_in_layer(setup: TrainingSetup) -> float:
 def _copies_at_end(setup: TrainingSetup, at_work: float) -> float:
     """FSDP2: the embedding's gradient in compute precision, and in fp32 on its way into the reduction and out of it.
     Else the table of that gradient, which follows on the first layer's work."""
-    table, shards = setup.shape.embedding_parameters, setup.shards
+    table, shards = setup.shape.embedding_parameters, setup.gathered_over
     if setup.adapters is not None:
         return 0.0
     if setup.strategy == "fsdp2":
-        return table * (8.0 if shards == 1 else _gathered_bytes(setup) + 4.0 + 4.0 / shards)
+        if setup.tensor > 1:  # and what the group sums of it, before each has its part
+            return table * (2 * setup.gathered_bytes + (setup.gathered_bytes + 4.0 + 4.0 / shards) / setup.tensor)
+        return table * (8.0 if shards == 1 else setup.gathered_bytes + 4.0 + 4.0 / shards)
     return max(0.0, 4.0 * table - at_work) + (2.0 * setup.shape.layer_parameters if setup.mixed else 0.0)
+
+
+def _fetched(setup: TrainingSetup, parameters: float) -> float:
+    """Shards that come from the host to be gathered, and do not lie on the device otherwise."""
+    return 4.0 * parameters / setup.shards if setup.cpu_offload else 0.0
 
 
 def _pushed(setup: TrainingSetup, engine: EngineMemory) -> float:
@@ -287,7 +204,3 @@ def _pushed(setup: TrainingSetup, engine: EngineMemory) -> float:
         return max(merged, table)
     largest = max(shape.embedding_parameters, 2 * shape.experts * shape.expert_size * shape.hidden_size)
     return size * largest if setup.strategy == "fsdp2" or size < 4 else 0.0
-
-
-def _gathered_bytes(setup: TrainingSetup) -> float:
-    return 2.0 if setup.mixed else 4.0

@@ -7,15 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dirl.planning.budget import largest_budget, peak
+from dirl.planning.files import FileSizes, file_sizes
 from dirl.planning.flops import Flops, Work, forward_flops, training_flops
-from dirl.planning.memory import (
-    Moment,
-    Parts,
-    TrainingSetup,
-    memory_by_moment,
-    policy_bytes,
-)
+from dirl.planning.hours import Hours, Rates, hours
+from dirl.planning.memory import Moment, Parts, memory_by_moment
 from dirl.planning.settings import Settings
+from dirl.planning.setup import TrainingSetup, policy_bytes, reference_bytes, trained_bytes
 from dirl.planning.workload import (
     GroupLoad,
     Lengths,
@@ -28,6 +25,8 @@ from dirl.planning.workload import (
     sft_views,
 )
 from dirl.rollout.memory import EngineMemory, RolloutSize
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,9 @@ class Plan:
     """The most `data.token_budget` with which the run fits; 0: none."""
     memory: float
     notes: tuple[str, ...]
+    files: FileSizes
+    hours: Hours | None
+    """None: no utilisation is given."""
 
     @property
     def peak(self) -> tuple[Moment, float]:
@@ -70,13 +72,15 @@ class Plan:
         return self.clean + self.noised
 
 
-def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: float) -> Plan:
+def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: float, rates: Rates | None = None) -> Plan:
     """Of a run through several block sizes, that of the size that needs the most memory.
 
-    Args: memory, reserve: bytes of a device, and of it what no tensor takes.
+    Args: memory, reserve: bytes of a device, and of it what no tensor takes; rates: for hours.
     """
     sizes = settings.block_sizes
-    plans = [_plan(replace(settings, block_size=size), lengths, memory, reserve) for size in dict.fromkeys(sizes)]
+    plans = [
+        _plan(replace(settings, block_size=size), lengths, memory, reserve, rates) for size in dict.fromkeys(sizes)
+    ]
     most = max(plans, key=lambda plan: plan.peak[1])
     if len(plans) == 1:
         return most
@@ -84,30 +88,17 @@ def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: floa
     return replace(most, largest_budget=min(plan.largest_budget for plan in plans), notes=(said, *most.notes))
 
 
-def _plan(settings: Settings, lengths: Lengths, memory: float, reserve: float) -> Plan:
+def _plan(settings: Settings, lengths: Lengths, memory: float, reserve: float, rates: Rates | None) -> Plan:
     data, stage = settings.data, settings.stage
     groups = data["prompts_per_rollout"] if stage == "rl" else data["global_batch_size"]
-    _check_divisible(settings, groups)
     sequence, load = _loads(settings, lengths)
-    per_update = groups / settings.devices / (data["steps_per_rollout"] if stage == "rl" else 1)
+    per_update = groups / settings.shares / (data["steps_per_rollout"] if stage == "rl" else 1)
     row_count = rows(load, per_update, data["token_budget"])
-    setup = TrainingSetup(
-        shape=settings.shape,
-        strategy=settings.strategy,
-        devices=settings.devices,
-        mixed=settings.mixed,
-        checkpointing=settings.checkpointing,
-        tokens=max(data["token_budget"], round(load.longest)),
-        scored_share=load.work.scored / load.work.tokens,
-        head_chunk=settings.model["head_chunk"],
-        bucket_view=settings.bucket_view,
-        reference=_reference(settings),
-        offload_optimizer=bool(settings.model.get("offload_optimizer")),
-        value=settings.value,
-        adapters=settings.adapters,
-    )
+    setup = _setup(settings, load)
     engine = _engine(settings, setup, memory - reserve)
     largest = largest_budget(setup, engine, reserve, memory)
+    flops = _flops(settings, lengths, sequence, load, groups)
+    responses = lengths.response_tokens * groups * data.get("group_size", 0)
     return Plan(
         settings=settings,
         lengths=lengths,
@@ -115,25 +106,37 @@ def _plan(settings: Settings, lengths: Lengths, memory: float, reserve: float) -
         load=load,
         groups=groups,
         rows=row_count,
-        flops=_flops(settings, lengths, sequence, load, groups),
+        flops=flops,
         setup=setup,
         engine=engine,
         moments=memory_by_moment(setup, engine, reserve),
         largest_budget=largest,
         memory=memory,
-        notes=_notes(settings, load, engine, largest),
+        notes=_notes(settings, setup, load, engine, largest),
+        files=file_sizes(setup, settings.half_weights, settings.adapter_export),
+        hours=None if rates is None else hours(flops, settings.devices, rates, responses, settings.steps),
     )
 
 
-def _check_divisible(settings: Settings, groups: int) -> None:
-    name = "prompts_per_rollout" if settings.stage == "rl" else "global_batch_size"
-    parts = settings.devices * (settings.data["steps_per_rollout"] if settings.stage == "rl" else 1)
-    if groups % parts:
-        raise ValueError(
-            f"data.{name}={groups} does not divide among {settings.devices} devices"
-            + (f" and {parts // settings.devices} optimizer steps" if parts > settings.devices else "")
-            + f": use a multiple of {parts}"
-        )
+def _setup(settings: Settings, load: GroupLoad) -> TrainingSetup:
+    return TrainingSetup(
+        shape=settings.shape,
+        strategy=settings.strategy,
+        devices=settings.devices,
+        mixed=settings.mixed,
+        checkpointing=settings.checkpointing,
+        tokens=max(settings.data["token_budget"], round(load.longest)),
+        scored_share=load.work.scored / load.work.tokens,
+        head_chunk=settings.model["head_chunk"],
+        bucket_view=settings.bucket_view,
+        reference=_reference(settings),
+        offload_optimizer=bool(settings.model.get("offload_optimizer")),
+        value=settings.value,
+        adapters=settings.adapters,
+        shard_size=settings.mesh.shards if settings.mesh is not None and settings.mesh.hybrid else None,
+        tensor=1 if settings.mesh is None else settings.mesh.tensor,
+        cpu_offload=settings.cpu_offload,
+    )
 
 
 def _loads(settings: Settings, lengths: Lengths) -> tuple[SequenceLoad, GroupLoad]:
@@ -163,11 +166,11 @@ def _engine(settings: Settings, setup: TrainingSetup, room: float) -> EngineMemo
         return None
     data = settings.data
     size = RolloutSize(
-        requests=data["prompts_per_rollout"] // settings.devices * data["group_size"],
+        requests=-(-data["prompts_per_rollout"] // settings.devices) * data["group_size"],
         longest=data["max_prompt_tokens"] + settings.model["decoding"]["max_response_tokens"],
         block_size=settings.block_size,
         half_weights=settings.half_weights,
-        free=room - policy_bytes(setup),
+        free=room - (0.0 if setup.cpu_offload else policy_bytes(setup)),
     )
     engine, options = settings.engine
     return engine.memory(options, settings.shape, size)
@@ -215,7 +218,9 @@ def _sums_first(settings: Settings, sequence: SequenceLoad) -> bool:
     return objective.needs_totals or whole > settings.data["token_budget"]
 
 
-def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, largest: int) -> tuple[str, ...]:
+def _notes(
+    settings: Settings, setup: TrainingSetup, load: GroupLoad, engine: EngineMemory | None, largest: int
+) -> tuple[str, ...]:
     budget, notes = settings.data["token_budget"], []
     if load.longest > budget:
         notes.append(
@@ -229,6 +234,11 @@ def _notes(settings: Settings, load: GroupLoad, engine: EngineMemory | None, lar
         base = "bf16" if settings.mixed else "fp32"
         reference = "; the reference is the policy with its adapters off" if settings.kl else ""
         notes.append(f"LoRA: {learn:,.1f} M parameters learn in fp32, the base is frozen in {base}{reference}")
+    if settings.cpu_offload:
+        each = (trained_bytes(setup) * 4 + reference_bytes(setup)) / GIB
+        notes.append(
+            f"host memory: {each:,.1f} GiB a process for weights, gradients and optimizer state, beside what it loads"
+        )
     if settings.model.get("compile_layers"):
         notes.append("compile_layers keeps fewer activations than the eager layers that are counted here")
     if settings.objective is not None and settings.objective.likelihood == "trajectory":

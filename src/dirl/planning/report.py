@@ -4,9 +4,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dirl.planning.memory import MOMENTS, TILE, Part
-from dirl.planning.plan import Plan
-
-GIB = 2**30
+from dirl.planning.plan import GIB, Plan
+from dirl.planning.settings import Settings
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -16,6 +15,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console.print(_memory(plan))
     console.print(*_verdict(plan), sep="\n", highlight=False)
     console.print(_tokens(plan), _flops(plan))
+    console.print(*_files(plan), *_hours(plan), sep="\n", highlight=False)
     for note in plan.notes:
         console.print(f"- {note}", highlight=False)
 
@@ -23,7 +23,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 def _heading(plan: Plan) -> list[str]:
     s, lengths = plan.settings, plan.lengths
     what = {"rl": "a step is a rollout with its updates", "sft": "a step is an optimizer step"}[s.stage]
-    strategy = {"single": "single device", "ddp": "DDP", "fsdp2": "FSDP2"}[s.strategy]
+    strategy = _strategy(s)
     assumed = f"assumed: {lengths.prompt_tokens:,} prompt tokens, {lengths.response_tokens:,} response tokens"
     if s.stage == "rl":
         assumed += f", {lengths.tokens_per_step:g} tokens per denoising step"
@@ -33,6 +33,39 @@ def _heading(plan: Plan) -> list[str]:
         f"{s.checkpointing}; {what}",
         f"{assumed}  (--prompt_tokens, --response_tokens, --tokens_per_step)",
     ]
+
+
+def _strategy(settings: Settings) -> str:
+    mesh, name = settings.mesh, {"single": "single device", "ddp": "DDP", "fsdp2": "FSDP2"}[settings.strategy]
+    if mesh is not None and mesh.hybrid:
+        name += f" over {mesh.shards}, {mesh.replicas} copies"
+    if mesh is not None and mesh.tensor > 1:
+        name += f" over {mesh.shards} x tensor parallel over {mesh.tensor}"
+    return name + (" with CPU offload" if settings.cpu_offload else "")
+
+
+def _files(plan: Plan) -> list[str]:
+    found = plan.files
+    most = f", {_gib(found.per_process)} GiB of each process" if found.per_process < found.checkpoint else ""
+    rollout = "; in the middle of a rollout's updates its rows come on top" if plan.settings.stage == "rl" else ""
+    return [
+        f"a checkpoint: {_gib(found.checkpoint)} GiB (weights {_gib(found.weights)}, optimizer "
+        f"{_gib(found.optimizer)}{most}){rollout}; an export: {_gib(found.export)} GiB"
+    ]
+
+
+def _hours(plan: Plan) -> list[str]:
+    """Nothing where no utilisation is given."""
+    found = plan.hours
+    if found is None:
+        return ["hours: give --utilisation (and, for rollouts, --rollout_tokens_per_s)"]
+    parts = f"{found.training_s:,.1f} s of training"
+    if found.rollout_s is not None:
+        parts += f" and {found.rollout_s:,.1f} s of rollout"
+    without = ", rollouts left out (--rollout_tokens_per_s)" if "rollout" in plan.flops and not found.rollout_s else ""
+    if found.total is None:
+        return [f"a step: {parts}{without}; the run: set trainer.max_steps, an epoch is as long as its data"]
+    return [f"a step: {parts}{without}; {found.steps:,} steps: {found.total:,.1f} hours"]
 
 
 def _memory(plan: Plan) -> Table:

@@ -15,15 +15,18 @@ from dirl.diffusion.block_schedule import BlockSchedule
 from dirl.diffusion.noise import NoiseConfig
 from dirl.models import ModelSource
 from dirl.models.families import family_of
+from dirl.models.families.tensor_plan import TensorPlan
 from dirl.models.lora import LoRAConfig
 from dirl.models.shape import ModelShape
+from dirl.models.tensor_parallel import check_tensor_parallel
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.value import ValueConfig, check_needed
 from dirl.objectives import DiPO, Objective
 from dirl.planning.adapters import AdapterShape
-from dirl.planning.memory import StrategyName
 from dirl.planning.named_shapes import SHAPES, named_or_file
+from dirl.planning.setup import StrategyName
 from dirl.rollout import RolloutEngine
+from dirl.strategy import MeshShape, mesh_shape
 
 Config = Mapping[str, Any]
 STRATEGIES: dict[str, StrategyName] = {
@@ -58,6 +61,17 @@ class Settings:
     """Of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
     adapters: AdapterShape | None = None
     """Of LoRA."""
+    mesh: MeshShape | None = None
+    """Of FSDP2."""
+    cpu_offload: bool = False
+    steps: int | None = None
+    """Rollouts (RL) or optimizer steps (SFT) of the whole run; None: the config alone does not say."""
+    adapter_export: bool = False
+
+    @property
+    def shares(self) -> int:
+        """Devices that have different data."""
+        return self.devices if self.mesh is None else self.mesh.replicas * self.mesh.shards
 
     @property
     def checkpointing(self) -> Checkpointing:
@@ -99,7 +113,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         model_config: stands for the model of the config; see `dirl.planning.named_shapes.named_or_file`.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
-    learns = resolve_name(model["class_path"]).makes_rollouts
+    learns: bool = resolve_name(model["class_path"]).makes_rollouts
     if data is None:
         raise ValueError("the config names no data: put a recipe below your overlay, e.g. --config configs/rl.yaml")
     count = devices if devices is not None else _devices(trainer)
@@ -111,6 +125,11 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         raise ValueError(f"trainer.precision={precision!r}: plan knows 32-true and bf16-mixed")
     shape, block_size, half = _model(model["init_args"]["source"], model_config)
     objective = _instance(config["objective"]) if learns else None
+    mesh = _mesh(trainer, strategy, options, count)
+    adapters = _adapters(model["init_args"]["lora"])
+    if mesh is not None and mesh.tensor > 1:
+        plan = None if shape.experts else TensorPlan((), (), ())
+        check_tensor_parallel(mesh.tensor, plan, shape, model_config or "the config's", adapters is not None)
     return Settings(
         stage="rl" if learns else "sft",
         shape=shape,
@@ -125,8 +144,34 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         engine=_engine(config["engine"]) if learns else None,
         objective=objective,
         value=_value(model["init_args"]["value"], objective, shape) if learns else None,
-        adapters=_adapters(model["init_args"]["lora"]),
+        adapters=adapters,
+        mesh=mesh,
+        cpu_offload=bool(options.get("cpu_offload")),
+        steps=_steps(trainer, data["init_args"], learns),
+        adapter_export=(config.get("export") or {}).get("form") == "adapter",
     )
+
+
+def _mesh(trainer: Config, strategy: StrategyName, options: Config, devices: int) -> MeshShape | None:
+    """Hosts have as many devices as the config says, or share all alike."""
+    if strategy != "fsdp2":
+        return None
+    named, hosts = trainer["devices"], int(trainer["num_nodes"])
+    per_host = len(named) if isinstance(named, list) else int(named) if str(named).isdigit() else devices // hosts
+    per_host = min(max(per_host, 1), devices)
+    hosts = devices // per_host
+    if hosts * per_host != devices:
+        raise ValueError(f"devices={devices} are no whole hosts of {per_host}: set trainer.devices, of one host")
+    return mesh_shape(hosts, per_host, options.get("shard_size", "all"), int(options.get("tensor_parallel_size", 1)))
+
+
+def _steps(trainer: Config, data: Config, learns: bool) -> int | None:
+    """An epoch of RL is a rollout; how many steps one of SFT has, its data alone knows."""
+    epochs, steps = trainer["max_epochs"], trainer["max_steps"]
+    found = [epochs] if learns and epochs is not None and epochs > 0 else []
+    if steps is not None and steps > 0:
+        found.append(-(-steps // (data["steps_per_rollout"] * data["passes"])) if learns else steps)
+    return min(found, default=None)
 
 
 def _devices(trainer: Config) -> int:

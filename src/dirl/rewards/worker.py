@@ -45,7 +45,8 @@ Message = Ready | Received | Value
 
 def main(descriptor: int, parent: int) -> None:
     """Serve the connection with this file descriptor until it closes or the process `parent` is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    for ours in (signal.SIGINT, signal.SIGUSR1):  # Ctrl-C, and a cluster's warning, are the parent's affair
+        signal.signal(ours, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends this process, whatever the parent does with it
     os.set_inheritable(descriptor, False)
     with contextlib.suppress(OSError):  # where Linux runs out of memory, this process ends and not the trainer

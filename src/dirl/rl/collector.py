@@ -40,6 +40,8 @@ class Collection:
     reward_s: float = 0.0
     lost: Counter = field(default_factory=Counter)
     """Responses whose reward failed, by prompt id; `sampled` lacks them."""
+    steps: list[int] = field(default_factory=list)
+    """Of the prompts that were dealt for it, how many are in each optimizer step; empty: as many in each."""
 
 
 class Collector:
@@ -228,6 +230,7 @@ def collection_state(collection: Collection) -> dict[str, Any]:
         "lost": dict(collection.lost),
         "generate_s": collection.generate_s,
         "reward_s": collection.reward_s,
+        "steps": collection.steps,
     }
 
 
@@ -236,7 +239,9 @@ def collection_from_state(state: dict[str, Any]) -> Collection:
     groups, surplus = ([trajectories(rows) for rows in state[name]] for name in ("groups", "surplus"))
     times = {name: state[name] for name in ("generate_s", "reward_s")}
     counts, lost = Counter(state["counts"]), Counter(state["lost"])
-    return Collection(groups, surplus, trajectories(state["sampled"]), counts, lost=lost, **times)
+    made = Collection(groups, surplus, trajectories(state["sampled"]), counts, lost=lost, **times)
+    made.steps = list(state["steps"])
+    return made
 
 
 def trajectory_rows(group: Sequence[Trajectory]) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """What the processes of a run hold of a rollout, given out anew to another number of them: nothing lost, nothing twice.
 
 The state of one process is a dict of plain containers, see `dirl.data.rl.RLDataModule.state_dict`:
-`stream` (its place in the order of the prompts), `surplus` (groups), `prefetched` (the next epoch's rollout) and
-`buffer` (optimizer steps).
+`stream` (its place in the order of the prompts), `surplus` (groups) and `prefetched` (the next epoch's rollout). Its
+`buffer` (optimizer steps) is given out apart, to those that have different data.
 """
 
 from collections import Counter
@@ -18,14 +18,13 @@ _NOTHING: Any = object()
 
 
 def redistribute(states: Sequence[State], world_size: int) -> list[State]:
-    """The states of `world_size` processes from those of any number. Prompts keep their order, steps their contents."""
+    """The states of `world_size` processes from those of any number, without buffers. Prompts keep their order."""
     return [
-        {"stream": stream, "surplus": surplus, "prefetched": prefetched, "buffer": buffer}
-        for stream, surplus, prefetched, buffer in zip(
+        {"stream": stream, "surplus": surplus, "prefetched": prefetched}
+        for stream, surplus, prefetched in zip(
             _streams([s["stream"] for s in states], world_size),
             deal([s["surplus"] for s in states], world_size),
             _collections([s["prefetched"] for s in states], world_size),
-            _buffers([s["buffer"] for s in states], world_size),
             strict=True,
         )
     ]
@@ -39,23 +38,17 @@ def deal(held: Sequence[Sequence[T]], world_size: int) -> list[list[T]]:
 
 
 def _streams(streams: Sequence[State], world_size: int) -> list[State]:
-    """Processes need not have taken equally many: what lies behind the first that is left, and is taken, is skipped."""
-    first = min(stream["place"] for stream in streams)
-    taken = set(chain.from_iterable(stream["skip"] for stream in streams))
-    for stream in streams:
-        own = stream["place"]  # it has looked at every `len(streams)`-th place before this one
-        taken.update(range(own - (own - first) // len(streams) * len(streams), own, len(streams)))
-    return [
-        {
-            "place": first + rank,
-            "skip": sorted(place for place in taken if place >= first and (place - first) % world_size == rank),
-        }
-        for rank in range(world_size)
-    ]
+    """All have settled alike; what each has taken since is known to all now."""
+    place, skip = streams[0]["place"], set(streams[0]["skip"])
+    skip.update(chain.from_iterable(stream["taken"] for stream in streams))
+    while place in skip:
+        skip.remove(place)
+        place += 1
+    return [{"place": place, "skip": sorted(skip), "taken": []} for _ in range(world_size)]
 
 
-def _buffers(buffers: Sequence[State], world_size: int) -> list[State]:
-    """The micro-batches of each optimizer step; divisors and counts are sums over the processes.
+def redistribute_buffers(buffers: Sequence[State], world_size: int) -> list[State]:
+    """Those of `world_size` processes: the micro-batches of each optimizer step; divisors and counts are sums.
 
     Trajectories keep numbers of their own, and what holds parts of one trajectory stays together.
     """
@@ -107,7 +100,7 @@ def _collections(collections: Sequence[State | None], world_size: int) -> list[S
     surplus = deal([c["surplus"] for c in made], world_size)
     sampled = deal([c["sampled"] for c in made], world_size)
     totals: State = {name: dict(sum((Counter(c[name]) for c in made), Counter())) for name in ("counts", "lost")}
-    times = {name: max(c[name] for c in made) for name in ("generate_s", "reward_s")}
+    times: State = {name: max(c[name] for c in made) for name in ("generate_s", "reward_s")} | {"steps": []}
     return [
         {"groups": g, "surplus": left, "sampled": every, "counts": {}, "lost": {}, **times} | ({} if rank else totals)
         for rank, (g, left, every) in enumerate(zip(groups, surplus, sampled, strict=True))

@@ -18,9 +18,17 @@ from dirl.seeds import derived_seed
 from dirl.types import ModelSpec, Trajectory
 
 
-def cut_steps(groups: Sequence[list[Trajectory]], count: int) -> list[list[list[Trajectory]]]:
-    """`count` runs of consecutive groups whose sizes differ by at most one; some are empty if groups are few."""
-    bounds = [round(i * len(groups) / count) for i in range(count + 1)]
+def cut_steps(
+    groups: Sequence[list[Trajectory]], count: int, dealt: Sequence[int] = ()
+) -> list[list[list[Trajectory]]]:
+    """`count` runs of consecutive groups, some of them empty if groups are few.
+
+    Args:
+        dealt: prompts of each step that the groups were asked of; where some were dropped, the sizes are in proportion.
+            Empty: as many in each.
+    """
+    ends = list(itertools.accumulate(dealt or [1] * count, initial=0))
+    bounds = [round(end * len(groups) / (ends[-1] or 1)) for end in ends]
     return [list(groups[a:b]) for a, b in itertools.pairwise(bounds)]
 
 

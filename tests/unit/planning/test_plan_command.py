@@ -12,6 +12,7 @@ from dirl.planning.settings import parse_bytes
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 WHOLE = [CONFIGS / "sft.yaml", CONFIGS / "rl.yaml", *sorted((CONFIGS / "recipe").glob("*.yaml"))]
+FSDP_TP = [f"--config={CONFIGS / 'strategy' / 'fsdp_tp.yaml'}", "--memory=1GB"]
 GPU_8B = ["--memory=80GB", "--model_config=sdar-8b"]
 
 
@@ -175,7 +176,14 @@ def test_the_command_prints_its_assumptions_every_part_and_the_largest_budget(
     [
         (["--memory=80"], "memory='80': use a number and a unit"),
         (["--memory=1GB", "--model_config=nowhere.json"], "model_config='nowhere.json' is no file here"),
-        (["--memory=1GB", "--devices=3"], "prompts_per_rollout=4 does not divide among 3 devices and 2 optimizer"),
+        (["--memory=1GB", "--utilisation=2"], "utilisation=2: use a share of the peak above 0 and at most 1"),
+        (["--memory=1GB", "--utilisation=much"], "utilisation='much': use a number"),
+        (["--memory=1GB", "--utilisation=nowhere.csv"], "utilisation=nowhere.csv: no such file"),
+        (["--memory=1GB", "--utilisation=0.4", "--device=abacus"], "device='abacus': use one of A100"),
+        (["--memory=1GB", "--rollout_tokens_per_s=0"], "rollout_tokens_per_s=0: use a positive number"),
+        ([*FSDP_TP, "--devices=3"], "tensor_parallel_size=2 does not divide the 3 processes"),
+        ([*FSDP_TP, "--devices=4", "--model_config=sdar-30b-a3b"], "tensor_parallel_size=2 and model.source"),
+        ([*FSDP_TP, "--devices=4", "--trainer.strategy.init_args.shard_size=host"], "are not supported together"),
         (["--memory=1GB", "--trainer.devices=auto"], "trainer.devices='auto' is no number.*--devices"),
         (["--memory=1GB", "--trainer.strategy=deepspeed"], "trainer.strategy='deepspeed': plan knows"),
         (["--memory=1GB", "--trainer.precision=16-mixed"], "trainer.precision='16-mixed': plan knows"),
@@ -242,3 +250,60 @@ def test_a_value_model_is_in_the_plan_with_its_memory_and_its_flops() -> None:
 def test_a_value_model_without_its_objective_cannot_be_planned_and_the_reverse(options: list[str]) -> None:
     with pytest.raises(ValueError, match=r"objective\.value=true"):
         planned("debug/rl.yaml", "--memory=1GB", *options)
+
+
+MESHES = {"fsdp": (1, 16, 1, False), "hybrid": (2, 8, 1, True), "fsdp_tp": (1, 8, 2, False)}
+
+
+@pytest.mark.parametrize("strategy", MESHES)
+def test_the_mesh_is_that_of_the_strategy(strategy: str) -> None:
+    overlay = f"--config={CONFIGS / 'strategy' / f'{strategy}.yaml'}"
+    hosts = ["--trainer.num_nodes=2", "--trainer.devices=8"]
+    plan = planned("recipe/dirl_8b_rl.yaml", overlay, *hosts, *GPU_8B)
+    assert plan.settings.mesh == MESHES[strategy]
+    copies = 2 if strategy == "hybrid" else 1
+    weights = 4 * plan.settings.shape.parameters * copies / 16
+    assert plan.moments["head"]["weights"] == pytest.approx(weights)
+    assert plan.files.checkpoint == 12 * plan.settings.shape.parameters, "once, whatever the number of copies"
+    assert plan.files.per_process == plan.files.checkpoint / 16
+    assert plan.files.export == 2 * plan.settings.shape.parameters
+
+
+def test_cpu_offload_leaves_the_device_what_is_gathered_and_says_what_the_host_holds() -> None:
+    strategies = [f"--config={CONFIGS / 'strategy' / f'{name}.yaml'}" for name in ("fsdp", "fsdp_offload")]
+    usual, offloaded = (planned("recipe/dirl_8b_sft.yaml", name, "--devices=8", *GPU_8B) for name in strategies)
+    for part in ("weights", "gradients", "optimizer state"):
+        assert usual.moments["head"][part] > 0 == offloaded.moments["head"][part]
+    assert offloaded.peak[1] < usual.peak[1]
+    assert any("host memory: 15.3 GiB a process" in note for note in offloaded.notes)
+
+
+def test_hours_follow_from_a_utilisation_and_the_steps_of_the_config(tmp_path: Path) -> None:
+    plan = planned("recipe/dirl_8b_sft.yaml", "--devices=8", *GPU_8B, "--utilisation=0.5")
+    useful = plan.flops["forward"].total + plan.flops["backward"].total
+    assert plan.hours is not None and plan.hours.total is not None
+    assert plan.hours.training_s == pytest.approx(useful / (8 * 989e12 * 0.5))
+    assert plan.hours.total == pytest.approx(100 * plan.hours.training_s / 3600)
+    measured = tmp_path / "metrics.csv"
+    measured.write_text("step,throughput/mfu\n0,0.01\n1,0.25\n2,\n3,0.26\n")
+    again = planned("recipe/dirl_8b_sft.yaml", "--devices=8", *GPU_8B, f"--utilisation={measured}")
+    assert again.hours is not None
+    assert again.hours.training_s == pytest.approx(plan.hours.training_s * 2)
+
+
+def test_hours_of_rl_are_of_rollouts_too_where_an_engines_rate_is_known() -> None:
+    options = ["--devices=8", *GPU_8B, "--response_tokens=1000", "--utilisation=0.4"]
+    without, known = (
+        planned("recipe/dirl_8b_rl.yaml", *options, *more) for more in ([], ["--rollout_tokens_per_s=2000"])
+    )
+    assert without.hours is not None and without.hours.rollout_s is None
+    assert known.hours is not None and known.hours.rollout_s == pytest.approx(128 * 32 * 1000 / (8 * 2000))
+    assert known.hours.steps == 40
+
+
+def test_the_report_says_files_and_hours(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [f"--config={CONFIGS / 'recipe' / 'dirl_8b_rl.yaml'}", "--devices=8", *GPU_8B, "--utilisation=0.4"]
+    main(["plan", *options])
+    said = " ".join(capsys.readouterr().out.split())
+    for text in ("a checkpoint: ", "an export: ", "40 steps: "):
+        assert text in said

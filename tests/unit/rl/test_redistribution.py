@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dirl.data.prompt_stream import PromptStream
-from dirl.rl.redistribution import deal, redistribute
+from dirl.rl.redistribution import deal, redistribute, redistribute_buffers
 from dirl.types import Prompt
 
 PROMPTS = [Prompt(str(i), (i,), str(i), str(i)) for i in range(7)]
@@ -17,6 +17,10 @@ PROMPTS = [Prompt(str(i), (i,), str(i), str(i)) for i in range(7)]
 def state(stream: dict, **held: object) -> dict:
     buffer = {"epoch": 3, "steps": []}
     return {"stream": stream, "surplus": [], "prefetched": None, "buffer": buffer} | held
+
+
+def streamed(*taken: int) -> dict:
+    return {"place": 0, "skip": [], "taken": list(taken)}
 
 
 def streams(states: list[dict]) -> list[PromptStream]:
@@ -38,8 +42,8 @@ def test_no_prompt_is_lost_or_taken_twice_whatever_each_process_took(phases: lis
             taken += [next(stream) for _ in range(count)]
         states = [state(stream.state_dict()) for stream in ranks]
     (last,) = streams(redistribute(states, 1))
-    while last.skip:  # up to the furthest place that any process reached
-        taken.append(next(last))
+    furthest = max(last.skip, default=last.place - 1)  # that any process reached
+    taken += [next(last) for _ in range(furthest - last.place + 1 - len(last.skip))]
     alone = PromptStream(PROMPTS, 5)
     order = [next(alone) for _ in taken]
     assert Counter(taken) == Counter(order), "one process takes the same prompts"
@@ -76,7 +80,7 @@ def held(steps: list[tuple[str, float, int]], ids: dict[str, list[int]] | None =
         }
         for rows, divisor, count in steps
     ]
-    return state({"place": 0, "skip": []}, buffer={"epoch": 3, "steps": made})
+    return {"epoch": 3, "steps": made}
 
 
 def names(step: dict) -> str:
@@ -89,36 +93,34 @@ def numbers(step: dict) -> dict[str, list[int]]:
 
 def test_trajectories_of_different_processes_keep_different_numbers() -> None:
     two = [held([("ac", 5.0, 3)], {"a": [0, 2], "c": [1]}), held([("b", 2.0, 1)], {"b": [0]})]
-    two[1]["stream"]["place"] = 1
-    (one,) = redistribute(two, 1)
-    assert numbers(one["buffer"]["steps"][0]) == {"a": [-1, 0, 2], "b": [-1, 3], "c": [-1, 1]}
+    (one,) = redistribute_buffers(two, 1)
+    assert numbers(one["steps"][0]) == {"a": [-1, 0, 2], "b": [-1, 3], "c": [-1, 1]}
 
 
 def test_rows_with_parts_of_one_trajectory_go_to_one_process() -> None:
     """Of a and d there are parts in c, and of d in e; b and f stand alone."""
     ids = {"a": [0], "b": [1], "c": [0, 2], "d": [2, 3], "e": [3], "f": [4]}
-    two = redistribute([held([("abcdef", 6.0, 5)], ids)], 2)
-    assert [names(rank["buffer"]["steps"][0]) for rank in two] == ["acdef", "b"]
+    two = redistribute_buffers([held([("abcdef", 6.0, 5)], ids)], 2)
+    assert [names(rank["steps"][0]) for rank in two] == ["acdef", "b"]
 
 
 def test_a_step_keeps_its_rows_its_divisor_and_its_count() -> None:
     two = [held([("ac", 5.0, 3), ("", 0.0, 0)]), held([("b", 2.0, 1), ("d", 4.0, 2)])]
-    two[1]["stream"]["place"] = 1
-    (one,) = redistribute(two, 1)
-    steps = one["buffer"]["steps"]
+    (one,) = redistribute_buffers(two, 1)
+    steps = one["steps"]
     assert [(names(step), step["loss_divisor"], step["sequences"]) for step in steps] == [
         ("abc", 7.0, 4),
         ("d", 4.0, 2),
     ]
     assert {step["token_budget"] for step in steps} == {100}
-    three = redistribute(two, 3)
-    assert [[list(names(step)) for step in rank["buffer"]["steps"]] for rank in three] == [
+    three = redistribute_buffers(two, 3)
+    assert [[list(names(step)) for step in rank["steps"]] for rank in three] == [
         [["a"], ["d"]],
         [["b"], []],
         [["c"], []],
     ]
     for step, (divisor, sequences) in enumerate([(7.0, 4), (4.0, 2)]):
-        parts = [rank["buffer"]["steps"][step] for rank in three]
+        parts = [rank["steps"][step] for rank in three]
         assert sum(p["loss_divisor"] for p in parts) == divisor
         assert sum(p["sequences"] for p in parts) == sequences
         assert sum(p["response_tokens"] for p in parts) == 10 * sequences
@@ -129,11 +131,14 @@ def test_a_rollout_made_ahead_keeps_its_groups_and_counts_each_drop_once() -> No
         counts = {"dropped_uniform": dropped}
         times = {"generate_s": seconds, "reward_s": 0.0}
         lost = {"p0": dropped}
-        return {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, "lost": lost, **times}
+        made = {"groups": groups, "surplus": [], "sampled": groups, "counts": counts, "lost": lost, **times}
+        return made | {"steps": []}
 
     states = [
-        state({"place": 4, "skip": []}, prefetched=collection(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]),
-        state({"place": 5, "skip": []}, prefetched=collection(["p1", "p3"], 2, 3.0), surplus=["s1"]),
+        state(
+            {"place": 0, "skip": [], "taken": [0, 2]}, prefetched=collection(["p0", "p2"], 1, 2.0), surplus=["s0", "s2"]
+        ),
+        state(streamed(1, 3), prefetched=collection(["p1", "p3"], 2, 3.0), surplus=["s1"]),
     ]
     (one,) = redistribute(states, 1)
     assert (one["prefetched"], one["surplus"]) == (collection(["p0", "p1", "p2", "p3"], 3, 3.0), ["s0", "s1", "s2"])

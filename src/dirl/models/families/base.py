@@ -13,6 +13,7 @@ from dirl.models.families.code import RemoteCode
 from dirl.models.families.low_rank import whole
 from dirl.models.families.parts import Parts, check_full_attention
 from dirl.models.families.plain_decoder import PlainDecoder
+from dirl.models.families.tensor_plan import TensorPlan
 from dirl.models.families.weights import Named, base_tensors, cast
 from dirl.models.shape import ModelShape
 
@@ -34,6 +35,8 @@ class ModelFamily(ABC):
     """Where a backbone has its decoder, layers, last norm, embedding, head and rotary embedding."""
     plain_decoders: ClassVar[tuple[PlainDecoder, ...]] = ()
     """Decoders that the torch engine may compute without a call of their modules; it calls those of any other."""
+    tensor_plan: ClassVar[TensorPlan | None] = None
+    """How tensor parallelism cuts a layer; None: it is refused."""
     logit_shift: ClassVar[int] = 0
     """The logits at position i are of token i + logit_shift."""
     fp32: ClassVar[tuple[str, ...]] = ()

@@ -5,6 +5,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from dirl.models.families.base import ModelFamily
 from dirl.models.families.plain_decoder import PlainDecoder
+from dirl.models.families.tensor_plan import TensorPlan
 from dirl.models.shape import ModelShape
 
 
@@ -26,6 +27,7 @@ class BlockLlamaFamily(ModelFamily):
     plain_decoders = (
         PlainDecoder(LlamaModel, LlamaDecoderLayer, LlamaRMSNorm, LlamaMLP, query_norm=None, key_norm=None),
     )
+    tensor_plan = TensorPlan.of(plain_decoders[0])
     named_shapes = {  # noqa: RUF012 - ClassVar in the base class
         "stable-diffcoder-8b": ModelShape(
             4096, 14_336, 32, 32, 8, 128, 155_136, False, dense_layers=32, head_norms=False

@@ -12,6 +12,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3MLP
 from dirl.models.families.base import ModelFamily
 from dirl.models.families.code import RemoteCode, sdar_files
 from dirl.models.families.plain_decoder import PlainDecoder
+from dirl.models.families.tensor_plan import TensorPlan
 from dirl.models.shape import ModelShape
 
 VOCABULARY = 151_936
@@ -32,6 +33,7 @@ class Qwen3Family(ModelFamily):
 
     model_types: ClassVar[tuple[str, ...]] = ("sdar", "qwen3")
     plain_decoders = (PlainDecoder(Qwen3Model, Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3MLP),)
+    tensor_plan = TensorPlan.of(plain_decoders[0])
     exported_as = {"qwen3": "sdar"}  # noqa: RUF012 - ClassVar in the base class
     named_shapes = {  # noqa: RUF012
         "sdar-1.7b": ModelShape(2048, 6144, 28, 16, 8, 128, VOCABULARY, True, dense_layers=28),
