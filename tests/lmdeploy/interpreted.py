@@ -22,6 +22,7 @@ from tests.tiny import TinyModel, prompt
 from torch.overrides import TorchFunctionMode
 
 from dirl.rollout import LMDeployEngine, TorchEngine
+from dirl.rollout.lmdeploy import rank_group
 from dirl.rollout.lmdeploy.loop_thread import LoopThread
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
@@ -29,14 +30,14 @@ HOPPER = SimpleNamespace(major=9, minor=0, multi_processor_count=4, total_memory
 """With few processors the kernels split their work into few parts, which are interpreted one after the other."""
 
 
-def main(block_size: int) -> float:
+def main(block_size: int, tp: int = 1) -> float:
     """The largest difference of log-probs; AssertionError if a trace differs."""
     with lmdeploy_interpreted():
         source = TinyModel(block_size)
         description = source.describe()
         weights = list(source.build(description.config).named_parameters())
         pages = {"kv_blocks": 32, "page_tokens": max(16, block_size), "prefill_tokens": 96}
-        engine = LMDeployEngine(3, **pages, sleep=True, dtype="float32", check=False)
+        engine = LMDeployEngine(3, **pages, sleep=True, dtype="float32", check=False, tp=tp)
         reference = TorchEngine(max_batch_size=3)
         for each, device in ((reference, "cpu"), (engine, "cuda")):
             each.setup(description.config, description.tokenizer, description.spec, device)
@@ -71,6 +72,8 @@ def lmdeploy_interpreted() -> Iterator[None]:
         "synchronize": lambda *args: None,
         "empty_cache": lambda: None,
         "current_device": lambda: 0,
+        "device_count": lambda: 8,
+        "set_device": lambda device: None,
         "get_device_properties": lambda *args: HOPPER,
         "get_device_capability": lambda *args: (HOPPER.major, HOPPER.minor),
         "mem_get_info": lambda *args: (1 << 28, HOPPER.total_memory),
@@ -88,6 +91,7 @@ def lmdeploy_interpreted() -> Iterator[None]:
             stack.enter_context(patch.object(torch.cuda, name, stub))
         stack.enter_context(patch.object(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, create=True))
         stack.enter_context(patch.object(LoopThread, "_serve", serve_here))
+        stack.enter_context(patch.object(rank_group, "BACKEND", "gloo"))
         stack.enter_context(patch.object(PytorchEngineConfig, "__post_init__", lambda self: None))  # it refuses fp32
         _interpretable_kernels(stack)
         yield
@@ -131,6 +135,10 @@ def _interpretable_kernels(stack: ExitStack) -> None:
     stack.enter_context(patch.object(activation, "fast_expf", lambda x: tl.exp(x)))
 
 
+torch.set_num_threads(1)
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(main(int(sys.argv[1])))
+    print(main(*map(int, sys.argv[1:])))
+if __name__ == "__mp_main__":  # a further rank: it is left as it is when it ends
+    shims = ExitStack()
+    shims.enter_context(lmdeploy_interpreted())
+    shims.enter_context(CpuForCuda())
