@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from dirl.models import register_models
 from dirl.rollout.lmdeploy import weights
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.rank_group import RankGroup, Seat, from_first
@@ -105,6 +106,7 @@ class Follower:
         return await result if inspect.isawaitable(result) else result
 
     def _join(self, parts: dict[str, Any]) -> None:
+        register_models()  # transformers reads the model's config with its tokenizer
         self.group = RankGroup(self.seat)
         self.agent = ranked_agent(self.group, Tracing(self.seat.spec), parts)
         step = self.agent._async_step
