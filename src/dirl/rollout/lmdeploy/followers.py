@@ -3,11 +3,11 @@
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Literal
 
 from dirl.rollout.engine import EnginesLostError
 from dirl.rollout.lmdeploy.rank_group import TIMEOUT, Seat
@@ -25,21 +25,33 @@ def serve(seat: Seat, connection: Connection) -> None:
 
 
 class Followers:
-    """Ranks 1 to size - 1, each a process on the next device. All returned at once are those of all, in their order."""
+    """Ranks 1 to size - 1, each a process on the next device.
 
-    def __init__(self, first: Seat) -> None:
-        start = multiprocessing.get_context("spawn")
+    Args:
+        first: where this process sits.
+        main: main function of each of the others.
+        method: of starting them; a process that has used CUDA cannot be forked.
+    """
+
+    def __init__(
+        self, first: Seat, main: Callable[[Seat, Connection], None] = serve, method: Literal["spawn", "fork"] = "spawn"
+    ) -> None:
+        start: Any = multiprocessing.get_context(method)
         self.connections: list[Connection] = []
         self.processes: list[Any] = []
         for rank in range(1, first.size):
             ours, theirs = start.Pipe()
             seat = replace(first, rank=rank, device=first.device + rank)
-            process = start.Process(target=serve, args=(seat, theirs), name=f"lmdeploy-{rank}", daemon=True)
+            process = start.Process(target=main, args=(seat, theirs), name=f"lmdeploy-{rank}", daemon=True)
             process.start()
             theirs.close()
             self.connections.append(ours)
             self.processes.append(process)
-        self.answers()
+        try:
+            self.answers()
+        except BaseException:
+            self.end()
+            raise
 
     def tell(self, name: str, *arguments: Any) -> None:
         for rank, connection in enumerate(self.connections, 1):

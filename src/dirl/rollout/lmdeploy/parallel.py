@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lmdeploy.pytorch.config import ModelConfig
 from lmdeploy.pytorch.engine.executor.base import ExecutorBase, _WorkerCachePlanSizes
 from lmdeploy.pytorch.engine.executor.uni_executor import UniExecutor
@@ -154,4 +153,3 @@ class ParallelExecutor(UniExecutor):
             self.group.abort()
         self.followers.end()
         super().release()
-        torch.cuda.synchronize()
