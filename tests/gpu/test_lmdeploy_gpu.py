@@ -153,6 +153,7 @@ def test_sampling_waits_for_no_result_and_draws_what_a_cpu_draws(cut: dict[str, 
     expected = block.step(logits, tracing)
     block = DenoisingBlocks(*(getattr(block, f.name).cuda() for f in dataclasses.fields(block)))
     logits = logits.cuda()
+    block.step(logits, tracing)  # the first of its kind looks whether the kernels draw as the functions do
     torch.cuda.set_sync_debug_mode("error")
     try:
         made = block.step(logits, tracing)

@@ -138,9 +138,8 @@ class DenoisingBlocks:
         masked = self.state == consts.DLLM_MASKED
         positions = self.start[:, None] + torch.arange(size, device=logits.device)
         seeds, forwards = (column.repeat_interleave(size) for column in (self.seeds, self.forward))
-        draws = draw_rows(
-            logits, seeds, positions.flatten(), forwards, tracing.spec.banned, tracing.decoding, masked.flatten()
-        )
+        banned, how = tracing.spec.banned, tracing.decoding
+        draws = draw_rows(logits, seeds, positions.flatten(), forwards, banned, how, masked.flatten(), tracing.drawing)
         logprobs = draws.logprobs.masked_fill(~draws.finite, torch.nan)
         drawn, confidence = draws.tokens.view(-1, size), draws.confidence.view(-1, size)
         chosen = commit(confidence, masked, tracing.decoding, size)

@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.diffusion.drawing import Drawing, check_drawing
 from dirl.models.families import family_of
 from dirl.models.families.weights import empty_backbone, weight_shapes
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy import checks
 from dirl.rollout.lmdeploy import weights as in_place
+from dirl.rollout.lmdeploy.device_memory import engine_memory
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, SharedLock
 from dirl.rollout.lmdeploy.model import check_served, write_model_folder
 from dirl.rollout.lmdeploy.rank_group import Seat, first_device
-from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
+from dirl.rollout.memory import EngineMemory, RolloutSize
 from dirl.rollout.remote.weight_transfer import buckets
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.rollout.weights import checked
@@ -59,6 +61,8 @@ class LMDeployEngine(RolloutEngine):
         tp: GPUs that share each layer (tensor parallelism): this process's, and those behind it on this host, each with
             a process of its own. For models that one GPU does not hold; a training run of several processes has it by
             a server.
+        drawing: `auto` draws by kernels, once they have been seen to draw what torch's functions draw; `kernel` does
+            not look first, `torch` does without them.
         check: decode a group of 8 equal prompts after the first weight update and demand 8 different samples.
     """
 
@@ -77,6 +81,7 @@ class LMDeployEngine(RolloutEngine):
         dtype: Literal["bfloat16", "float16"] = "bfloat16",
         check: bool = True,
         tp: int = 1,
+        drawing: Drawing = "auto",
     ) -> None:
         counts = {"max_batch_size": max_batch_size, "bucket_mb": bucket_mb, "prefill_tokens": prefill_tokens, "tp": tp}
         for name, value in counts.items():
@@ -91,6 +96,8 @@ class LMDeployEngine(RolloutEngine):
         self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
         self.sleeps, self.bucket_mb, self.dtype_name, self.check, self.tp = sleep, bucket_mb, dtype, check, tp
+        check_drawing(drawing)
+        self.drawing = drawing
         self.room = (kv_blocks - 2) * page_tokens if kv_blocks else None  # LMDeploy keeps two for itself
         self._loop: LoopThread | None = None
         self.engine: Engine | None = None
@@ -102,23 +109,12 @@ class LMDeployEngine(RolloutEngine):
 
     @classmethod
     def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
-        tp = int(options["tp"])
-        whole = (1 if shape.tie_word_embeddings else 2) * shape.vocab_size * shape.hidden_size  # on every rank
-        weights = 2.0 * (whole + (shape.parameters - whole) / tp)
-        token = key_value_bytes(shape, 2) // min(tp, shape.num_key_value_heads)
-        page = int(options["page_tokens"]) * token
-        blocks = int(options["kv_blocks"])
-        share = float(options["kv_memory_share"])
-        cache = float(blocks * page) if blocks else max(0.0, share * (rollout.free - weights))
-        logits = float(int(options["max_batch_size"]) * rollout.block_size * shape.vocab_size * LOGIT_BYTES)
-        asleep = 0.0 if options["sleep"] else 1.0
-        tokens = int(cache // token)
-        note = f"KV cache: {tokens} tokens, room for {tokens // rollout.longest} of the longest sequences"
-        return EngineMemory(weights, cache, logits, weights * asleep, cache * asleep, note)
+        return engine_memory(options, shape, rollout)
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         checks.check_settings(spec, device, self.page_tokens, self.prefill_tokens, self.max_batch_size)
         check_lmdeploy()
+        check_drawing(self.drawing, torch.device(device))
         family = family_of(config)
         checks.check_parallel(self.tp, family.shape(config), device)
         with warnings_alone():
@@ -129,7 +125,7 @@ class LMDeployEngine(RolloutEngine):
         self.spec, self.device = spec, torch.device(device)
         self.dtype = getattr(torch, self.dtype_name)
         self.shapes = weight_shapes(family, empty_backbone(family, config, self.dtype))
-        self.tracing = Tracing(spec)
+        self.tracing = Tracing(spec, self.drawing)
         self.policy_version = -1
         self._sessions = itertools.count(1)
         self._lock = SharedLock()

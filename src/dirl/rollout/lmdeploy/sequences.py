@@ -13,6 +13,7 @@ from lmdeploy.pytorch import consts
 from lmdeploy.pytorch.messages import MessageStatus
 from lmdeploy.pytorch.strategies.dllm.sequence import DLLMSequenceStrategy, SchedulerSequenceDLLM
 
+from dirl.diffusion.drawing import Drawing
 from dirl.types import DecodingParams, ModelSpec
 
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -39,6 +40,7 @@ class Tracing:
     """What the changed parts share with the engine that runs them."""
 
     spec: ModelSpec
+    drawing: Drawing = "auto"
     decoding: DecodingParams = DecodingParams()
     traces: dict[int, Trace] = field(default_factory=dict)
     """Finished ones by session id."""

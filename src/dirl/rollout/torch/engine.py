@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.attention import dense_mask
 from dirl.batches import Layout
-from dirl.diffusion.drawing import draw_rows
+from dirl.diffusion.drawing import Drawing, check_drawing, draw_rows
 from dirl.models.families import family_of
 from dirl.models.families.weights import named_tensors
 from dirl.models.shape import ModelShape
@@ -45,6 +45,8 @@ class TorchEngine(RolloutEngine):
         dtype: of weights and cache; `auto` is that of the model's config. Log-probs are fp32, of logits of this dtype.
         forward: `modules` calls transformers' modules layer by layer; `auto` leaves them out, which is faster, where
             the model's family says what they compute. Log-probs may differ in the last digits.
+        drawing: on a GPU, `auto` draws by kernels, once they have been seen to draw what torch's functions draw;
+            `kernel` does not look first, `torch` does without them.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class TorchEngine(RolloutEngine):
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         forward: Literal["auto", "modules"] = "auto",
+        drawing: Drawing = "auto",
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"engine.max_batch_size={max_batch_size}: use at least 1")
         if forward not in ("auto", "modules"):
             raise ValueError(f"engine.forward={forward!r}: use auto or modules")
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
-        self.forward_name = forward
+        check_drawing(drawing)
+        self.forward_name, self.drawing = forward, drawing
         self.forwards = 0
         """Forwards over blocks since `setup`, prefills not counted."""
         self.watch: Watch | None = None
@@ -79,6 +83,7 @@ class TorchEngine(RolloutEngine):
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         self.family, self.spec = family_of(config), spec
         self.device = torch.device(device if self.device_name == "auto" else self.device_name)
+        check_drawing(self.drawing, self.device)
         known = config.dtype or torch.get_default_dtype()
         dtype = known if self.dtype_name == "auto" else self.dtype_name
         self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -180,7 +185,7 @@ class TorchEngine(RolloutEngine):
         self.forwards += 1
         if len(row):
             columns = (active.seeds[row], positions[row, column], active.forward[row])
-            draws = draw_rows(self._part("head")(hidden), *columns, spec.banned, decoding)
+            draws = draw_rows(self._part("head")(hidden), *columns, spec.banned, decoding, drawing=self.drawing)
             active.take(draws, (row, column), masked, spec, decoding)
         return ~late
 
