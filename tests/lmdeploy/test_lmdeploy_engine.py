@@ -217,6 +217,17 @@ def test_threads_with_different_settings_do_not_mix(pair: Pair) -> None:
             assert_same(trajectory, expected[trajectory.key])
 
 
+@pytest.mark.parametrize("pair", [(1, {}), (4, {}), (8, {"max_batch_size": 3})], indirect=True)
+def test_stop_strings_end_the_same_responses_in_the_same_block_and_the_next_rollout_has_none(pair: Pair) -> None:
+    requests = some_requests(16, seed=5)
+    whole = pair.compare(requests, DecodingParams(threshold=0.5, max_response_tokens=40))
+    for strings in (("+",), ("=1", "20")):
+        made = pair.compare(requests, DecodingParams(threshold=0.5, max_response_tokens=40, stop_strings=strings))
+        assert {t.finish_reason for t in made} >= {"stop_string"}
+        assert sum(len(t.response_ids) for t in made) < sum(len(t.response_ids) for t in whole)
+    assert pair.compare(requests, DecodingParams(threshold=0.5, max_response_tokens=40)) == whole
+
+
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)
 def test_an_update_must_carry_all_weights_and_no_others(pair: Pair) -> None:
     with pytest.raises(ValueError, match="left out"):

@@ -34,6 +34,7 @@ from dirl.rollout.lmdeploy.rank_group import Seat, first_device
 from dirl.rollout.memory import EngineMemory, RolloutSize
 from dirl.rollout.remote.weight_transfer import buckets
 from dirl.rollout.response import finished_trajectory, response_end
+from dirl.rollout.stop_strings import StopStrings
 from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -122,7 +123,7 @@ class LMDeployEngine(RolloutEngine):
 
             check_served(config)
 
-        self.spec, self.device = spec, torch.device(device)
+        self.spec, self.tokenizer, self.device = spec, tokenizer, torch.device(device)
         self.dtype = getattr(torch, self.dtype_name)
         self.shapes = weight_shapes(family, empty_backbone(family, config, self.dtype))
         self.tracing = Tracing(spec, self.drawing)
@@ -167,6 +168,7 @@ class LMDeployEngine(RolloutEngine):
             if self.policy_version < 0:
                 raise ValueError("the engine has no weights: call update_weights before generate")
             self.tracing.decoding = decoding
+            self.tracing.strings = StopStrings.of(decoding.stop_strings, self.tokenizer)
             self._loop.call(self._wake, "kv_cache")
             done: queue.SimpleQueue[Trajectory | BaseException] = queue.SimpleQueue()
             stop = asyncio.Event()
@@ -281,7 +283,9 @@ class LMDeployEngine(RolloutEngine):
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
-            end = response_end(trace.response_ids, self.spec.stop_token_ids, decoding.max_response_tokens)
+            end = response_end(
+                trace.response_ids, self.spec.stop_token_ids, decoding.max_response_tokens, strings=self.tracing.strings
+            )
             assert end is not None, "LMDeploy ended a response that goes on"
             made = (trace.response_ids, trace.step_map, trace.logprobs)
             done.put(finished_trajectory(request, *made, end, self.policy_version))

@@ -23,6 +23,7 @@ from dirl.models.families.weights import named_tensors
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
+from dirl.rollout.stop_strings import StopStrings
 from dirl.rollout.torch.active import Active, Partial
 from dirl.rollout.torch.modules import ModuleDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
@@ -81,7 +82,7 @@ class TorchEngine(RolloutEngine):
         return EngineMemory(weights, cache, logits, weights, 0.0, f"KV cache: {slots} sequences of {length} tokens")
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
-        self.family, self.spec = family_of(config), spec
+        self.family, self.spec, self.tokenizer = family_of(config), spec, tokenizer
         self.device = torch.device(device if self.device_name == "auto" else self.device_name)
         check_drawing(self.drawing, self.device)
         known = config.dtype or torch.get_default_dtype()
@@ -107,6 +108,7 @@ class TorchEngine(RolloutEngine):
     def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         if self.policy_version < 0:
             raise ValueError("the engine has no weights yet: call update_weights before generate")
+        strings = StopStrings.of(decoding.stop_strings, self.tokenizer)
         waiting = deque(requests)
         active = Active.empty(self.spec.block_size, self.device)
         self._make_room(requests, decoding)
@@ -117,7 +119,7 @@ class TorchEngine(RolloutEngine):
                 self.still_wanted()
                 denoised = self._step(active, decoding)
                 self.heartbeat += 1
-                finished = active.close_blocks(self.spec, decoding)
+                finished = active.close_blocks(self.spec, decoding, strings)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])
                     raise broken_logits(active.sequences[row].request, self.policy_version)
