@@ -28,8 +28,8 @@ def decoding_of(base: DecodingParams, asked: Mapping[str, Any]) -> DecodingParam
         cuts = {name: asked[name] for name in ("top_p", "min_p") if asked.get(name) is not None}
         cuts |= {"top_k": max(0, int(asked["top_k"]))} if asked.get("top_k") is not None else {}
     length = (lengths or [DEFAULT_LENGTH])[0]
-    ends = {"max_response_tokens": length, "stop_strings": tuple(stop_sequences(asked))}
-    return dataclasses.replace(base, temperature=temperature, **ends, **cuts)
+    cuts["stop_strings"] = tuple(stop_sequences(asked))
+    return dataclasses.replace(base, temperature=temperature, max_response_tokens=length, **cuts)
 
 
 def check_decoding(name: str, base: DecodingParams) -> None:
