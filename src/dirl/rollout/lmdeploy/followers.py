@@ -15,6 +15,8 @@ from dirl.rollout.lmdeploy.rank_group import TIMEOUT, Seat
 END_S = 30.0
 """A process that was told to end has so long."""
 WATCH_S = 0.5
+GONE_S = 1.0
+"""A connection that breaks may be heard of before the process has ended."""
 
 
 def serve(seat: Seat, connection: Connection) -> None:
@@ -67,10 +69,20 @@ class Followers:
 
     @contextmanager
     def told(self, name: str, *arguments: Any) -> Iterator[list[Any]]:
-        """They do it while the block is run, which does the first rank's part; then their answers are in the list."""
+        """They do it while the block is run, which does the first rank's part; then their answers are in the list.
+
+        What fails in the block because one of them is gone is that one's loss.
+        """
         found: list[Any] = []
         self.tell(name, *arguments)
-        yield found
+        try:
+            yield found
+        except RuntimeError as error:
+            for rank, process in enumerate(self.processes, 1):
+                process.join(GONE_S)
+                if not process.is_alive():
+                    raise self._lost(rank) from error
+            raise
         found += self.answers()
 
     async def watch(self) -> None:
@@ -124,7 +136,7 @@ class Followers:
                 break
             if kind == "failed":
                 return self._failed(rank, value)
-        return EnginesLostError(f"rank {rank} of LMDeploy's engine has ended (exit code {process.exitcode})")
+        return EnginesLostError(f"rank {rank} of LMDeploy's engine has ended (exit code {process.exitcode}): start it anew")
 
     @staticmethod
     def _failed(rank: int, trace: str) -> EnginesLostError:

@@ -57,3 +57,11 @@ def test_one_that_fails_or_is_gone_is_named_with_what_it_said_and_not_waited_for
         with pytest.raises(EnginesLostError, match="rank 1 "):
             asyncio.run(asyncio.wait_for(one.watch(), 20))
         assert time.monotonic() - began < 20 and not one.alive()
+
+
+def test_what_breaks_in_the_first_rank_because_another_is_gone_is_said_to_be_that(tmp_path: Path) -> None:
+    with followers(tmp_path, 2) as one:
+        with pytest.raises(RuntimeError, match="its own"), one.told("add"):
+            raise RuntimeError("its own")
+        with pytest.raises(EnginesLostError, match=r"rank 1 .* has ended"), one.told("vanish"):
+            raise RuntimeError("connection closed")
