@@ -136,7 +136,8 @@ class Followers:
                 break
             if kind == "failed":
                 return self._failed(rank, value)
-        return EnginesLostError(f"rank {rank} of LMDeploy's engine has ended (exit code {process.exitcode}): start it anew")
+        ended = f"rank {rank} of LMDeploy's engine has ended (exit code {process.exitcode})"
+        return EnginesLostError(f"{ended}: start the engine anew")
 
     @staticmethod
     def _failed(rank: int, trace: str) -> EnginesLostError:
