@@ -8,14 +8,15 @@ of them into a `PackedBatch` (`dirl.batches`), which is all that the trainer see
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dirl.finite import NotFiniteError, first_not_finite
 from dirl.spans import Spans, spans
 
 Strategy = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
 Confidence = Literal["sampled", "max"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "stop_string"]
+"""By a stop token, which is the last of the response; by the length limit; by a string that its text ends with."""
 Likelihood = Literal["tokens", "trajectory"]
 """Whether committed tokens alone are scored, or also that the others were not committed."""
 
@@ -58,6 +59,8 @@ class DecodingParams:
         top_p: nucleus; 1: all.
         min_p: drop tokens less probable than min_p times the most probable one; 0: none.
         max_response_tokens: length limit of `response_length`.
+        stop_strings: a response ends with the block in which its text completes one of them, as
+            `dirl.rollout.stop_strings` says; it is the last of the text.
         confidence: `sampled` ranks positions by the probability of the drawn token, `max` by the largest
             probability at the position, whatever was drawn.
     """
@@ -71,8 +74,11 @@ class DecodingParams:
     min_p: float = 0.0
     max_response_tokens: int = 256
     confidence: Confidence = "sampled"
+    stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        listed = () if isinstance(self.stop_strings, str) else tuple(self.stop_strings)  # JSON has lists
+
         def check(ok: bool, name: str, remedy: str) -> None:
             if not ok:
                 raise ValueError(f"decoding.{name}={getattr(self, name)!r}: {remedy}")
@@ -87,6 +93,9 @@ class DecodingParams:
         check(0 < self.top_p <= 1, "top_p", "use a probability in (0, 1]")
         check(0 <= self.min_p <= 1, "min_p", "use a probability in [0, 1]")
         check(self.max_response_tokens >= 1, "max_response_tokens", "use at least 1")
+        good = all(isinstance(text, str) and text for text in listed) and not isinstance(self.stop_strings, str)
+        check(good, "stop_strings", "use a list of strings, none of them empty")
+        object.__setattr__(self, "stop_strings", listed)
 
     @property
     def choice_is_random(self) -> bool:
@@ -189,8 +198,8 @@ class Trajectory:
             )
         if not 1 <= self.response_length <= length:
             raise ValueError(f"{who}: response_length={self.response_length} is not within 1..{length}")
-        if self.finish_reason not in ("stop", "length"):
-            raise ValueError(f"{who}: finish_reason={self.finish_reason!r}; expected stop or length")
+        if self.finish_reason not in get_args(FinishReason):
+            raise ValueError(f"{who}: finish_reason={self.finish_reason!r}; expected stop, length or stop_string")
         if min(self.step_map) < 1:
             raise ValueError(f"{who}: step_map holds {min(self.step_map)}; denoising steps are counted from 1")
         unknown = [i for i in (*self.prompt_ids, *self.response_ids) if not 0 <= i < spec.vocab_size]

@@ -17,10 +17,12 @@ from dirl.rollout import LMDeployEngine
 from dirl.types import Trajectory
 
 
-def greedy_parity(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int = 4) -> Numbers:
+def greedy_parity(
+    shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int = 4, **settings: object
+) -> Numbers:
     """Greedy responses are the torch engine's, and log-probs, of drawn tokens too, are those of the trainer."""
     limits = bounds(dtype)
-    with engine_pair(shape, device, dtype, block_size) as pair:
+    with engine_pair(shape, device, dtype, block_size, **settings) as pair:
         greedy, drawn = pair.decoding(temperature=0), pair.decoding(temperature=1)
         expected = list(pair.reference.generate(pair.requests(), greedy))
         made = list(pair.engine.generate(pair.requests(), greedy))
@@ -54,13 +56,13 @@ def cuda_graphs(shape: Shape, device: torch.device, dtype: torch.dtype, block_si
     )
 
 
-def push(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int = 4) -> Numbers:
+def push(shape: Shape, device: torch.device, dtype: torch.dtype, block_size: int = 4, **settings: object) -> Numbers:
     """After a push greedy responses are those of the new weights, though the GPU was still making these.
 
     The graphs that were captured before it are those that make them: weights are copied to where the old ones were.
     """
     limits = bounds(dtype)
-    with engine_pair(shape, device, dtype, block_size) as pair:
+    with engine_pair(shape, device, dtype, block_size, **settings) as pair:
         greedy = pair.decoding(temperature=0)
         before = {t.key: t for t in pair.engine.generate(pair.requests(), greedy)}
         if device.type == "cuda":

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dirl.diffusion.drawing import draw_rows, fused, kernels_serve
+from dirl.diffusion.drawing import draw_rows, fused, kernels_agree, kernels_serve
 from dirl.diffusion.sampling import candidates, scaled_logits, uniform
 from dirl.types import DecodingParams
 
@@ -28,6 +28,13 @@ def test_the_kernels_draw_what_the_functions_draw(decoding: DecodingParams) -> N
     assert made.finite.all() and (~same).float().mean() <= DIFFERENT
     torch.testing.assert_close(made.logprobs[same], logprobs[same], rtol=0, atol=1e-5)
     torch.testing.assert_close(made.confidence[same], confidence[same], rtol=1e-5, atol=0)
+
+
+def test_the_engines_see_that_the_kernels_draw_alike(recwarn: pytest.WarningsRecorder) -> None:
+    for decoding in (DecodingParams(), DecodingParams(temperature=0)):
+        for dtype in (torch.bfloat16, torch.float32):
+            assert kernels_agree(torch.device("cuda", 0), dtype, VOCABULARY, BANNED, decoding)
+    assert not recwarn.list
 
 
 def test_drawing_neither_waits_nor_takes_memory_of_the_size_of_the_logits() -> None:

@@ -130,6 +130,13 @@ def test_a_push_of_experts_brings_the_new_weights(run: Run) -> None:
     run(checks.push, EXPERTS)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("shape", [SDAR_0_6B, EXPERTS], ids=["0.6B", "experts"])
+@pytest.mark.parametrize("check", [checks.greedy_parity, checks.push])
+def test_two_gpus_share_each_layer(run: Run, shape: Shape, check: Callable[..., Numbers]) -> None:
+    run(check, shape, tp=2)
+
+
 @pytest.mark.parametrize("cut", [{}, {"top_k": 50}, {"top_p": 0.95}, {"temperature": 0.0}], ids=str)
 def test_sampling_waits_for_no_result_and_draws_what_a_cpu_draws(cut: dict[str, float]) -> None:
     """While the host waited for the device in it, LMDeploy could not prepare the next forward beside this one."""
@@ -146,6 +153,7 @@ def test_sampling_waits_for_no_result_and_draws_what_a_cpu_draws(cut: dict[str, 
     expected = block.step(logits, tracing)
     block = DenoisingBlocks(*(getattr(block, f.name).cuda() for f in dataclasses.fields(block)))
     logits = logits.cuda()
+    block.step(logits, tracing)  # the first of its kind looks whether the kernels draw as the functions do
     torch.cuda.set_sync_debug_mode("error")
     try:
         made = block.step(logits, tracing)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -18,10 +19,12 @@ os.environ |= {"TRITON_INTERPRET": "1", "LMDEPLOY_FAKE_CUDA_GRAPH_CAPTURE": "1",
 
 import torch
 from tests.lmdeploy.cpu import _Event, _Stream
-from tests.tiny import TinyModel, prompt
+from tests.tiny import EXPERTS, TinyModel, prompt
 from torch.overrides import TorchFunctionMode
 
+from dirl.models import ModelDescription, SDARMoeConfig
 from dirl.rollout import LMDeployEngine, TorchEngine
+from dirl.rollout.lmdeploy import rank_group
 from dirl.rollout.lmdeploy.loop_thread import LoopThread
 from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
@@ -29,14 +32,14 @@ HOPPER = SimpleNamespace(major=9, minor=0, multi_processor_count=4, total_memory
 """With few processors the kernels split their work into few parts, which are interpreted one after the other."""
 
 
-def main(block_size: int) -> float:
+def main(block_size: int, tp: int = 1, experts: int = 0) -> float:
     """The largest difference of log-probs; AssertionError if a trace differs."""
     with lmdeploy_interpreted():
-        source = TinyModel(block_size)
+        source = WithExperts(block_size) if experts else TinyModel(block_size)
         description = source.describe()
-        weights = list(source.build(description.config).named_parameters())
+        weights = list(description.family.weights(source.build(description.config)))
         pages = {"kv_blocks": 32, "page_tokens": max(16, block_size), "prefill_tokens": 96}
-        engine = LMDeployEngine(3, **pages, sleep=True, dtype="float32", check=False)
+        engine = LMDeployEngine(3, **pages, sleep=True, dtype="float32", check=False, tp=tp)
         reference = TorchEngine(max_batch_size=3)
         for each, device in ((reference, "cpu"), (engine, "cuda")):
             each.setup(description.config, description.tokenizer, description.spec, device)
@@ -51,6 +54,14 @@ def main(block_size: int) -> float:
             engine.sleep()
         engine.close()
     return max(differences)
+
+
+class WithExperts(TinyModel):
+    def describe(self) -> ModelDescription:
+        made = super().describe()
+        values = made.config.to_dict() | EXPERTS
+        del values["model_type"]
+        return replace(made, config=SDARMoeConfig(**values))
 
 
 def difference(made: Trajectory, expected: Trajectory) -> float:
@@ -71,6 +82,8 @@ def lmdeploy_interpreted() -> Iterator[None]:
         "synchronize": lambda *args: None,
         "empty_cache": lambda: None,
         "current_device": lambda: 0,
+        "device_count": lambda: 8,
+        "set_device": lambda device: None,
         "get_device_properties": lambda *args: HOPPER,
         "get_device_capability": lambda *args: (HOPPER.major, HOPPER.minor),
         "mem_get_info": lambda *args: (1 << 28, HOPPER.total_memory),
@@ -88,6 +101,7 @@ def lmdeploy_interpreted() -> Iterator[None]:
             stack.enter_context(patch.object(torch.cuda, name, stub))
         stack.enter_context(patch.object(torch._C, "_cuda_clearCublasWorkspaces", lambda: None, create=True))
         stack.enter_context(patch.object(LoopThread, "_serve", serve_here))
+        stack.enter_context(patch.object(rank_group, "BACKEND", "gloo"))
         stack.enter_context(patch.object(PytorchEngineConfig, "__post_init__", lambda self: None))  # it refuses fp32
         _interpretable_kernels(stack)
         yield
@@ -116,6 +130,7 @@ def _interpretable_kernels(stack: ExitStack) -> None:
     import importlib
 
     import triton.language as tl
+    from triton.runtime.autotuner import Autotuner
 
     def log2(x: Any) -> Any:
         return tl.full((), math.log2(x), tl.float32) if isinstance(x, float) else tl.log2(x)
@@ -128,9 +143,15 @@ def _interpretable_kernels(stack: ExitStack) -> None:
         stack.enter_context(patch.object(module, "tl_exp2", lambda x: tl.exp2(x)))
         stack.enter_context(patch.object(module, "tl_log2", log2))
     stack.enter_context(patch.object(paged, "is_cuda", lambda: False))
+    # Of the settings that the kernels of experts may have it takes the first: none is faster here.
+    stack.enter_context(patch.object(Autotuner, "_bench", lambda self, *args, config, **meta: [0.0]))
     stack.enter_context(patch.object(activation, "fast_expf", lambda x: tl.exp(x)))
 
 
+torch.set_num_threads(1)
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(main(int(sys.argv[1])))
+    print(main(*map(int, sys.argv[1:])))
+if __name__ == "__mp_main__":  # a further rank: it is left as it is when it ends
+    shims = ExitStack()
+    shims.enter_context(lmdeploy_interpreted())
+    shims.enter_context(CpuForCuda())

@@ -156,6 +156,28 @@ def test_greedy_outputs_after_a_push_are_those_of_the_new_weights(pair: Pair) ->
     assert {t.response_ids for t in before} != {t.response_ids for t in after}
 
 
+@pytest.mark.parametrize("pair", [of(4)], indirect=True)
+def test_pushed_adapters_sample_as_in_the_torch_engine_and_otherwise_than_their_base(pair: Pair) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    from dirl.models.families.low_rank import low_ranks
+    from dirl.models.lora import LoRAConfig, add_adapters
+
+    family, backbone = pair.description.family, pair.source.build(pair.description.config)
+    requests, decoding = some_requests(8, seed=6), some_params(6)
+    before = pair.compare(requests, decoding)
+    add_adapters(backbone, family, LoRAConfig(rank=3), pair.source)
+    generator = torch.Generator().manual_seed(1)
+    for version in (8, 9):  # as between two rollouts
+        with torch.no_grad():
+            for low_rank in low_ranks(backbone).values():
+                low_rank.up.normal_(std=0.1, generator=generator)
+        for engine in (pair.reference, pair.engine):
+            engine.update_weights(family.weights(backbone, pair.engine.dtype), version)  # merged, and rounded once
+        made = pair.compare(requests, decoding)
+        assert {t.key: t.response_ids for t in made} != {t.key: t.response_ids for t in before}
+        before = made
+
+
 @pytest.mark.parametrize("moved", [False, True], ids=["in place", "laid out anew"])
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)
 def test_captured_graphs_outlive_a_push_unless_it_moves_a_weight(pair: Pair, moved: bool) -> None:
@@ -215,6 +237,17 @@ def test_threads_with_different_settings_do_not_mix(pair: Pair) -> None:
         assert sorted(t.key for t in made) == sorted(expected)
         for trajectory in made:
             assert_same(trajectory, expected[trajectory.key])
+
+
+@pytest.mark.parametrize("pair", [(1, {}), (4, {}), (8, {"max_batch_size": 3})], indirect=True)
+def test_stop_strings_end_the_same_responses_in_the_same_block_and_the_next_rollout_has_none(pair: Pair) -> None:
+    requests = some_requests(16, seed=5)
+    whole = pair.compare(requests, DecodingParams(threshold=0.5, max_response_tokens=40))
+    for strings in (("+",), ("1", "20=", "3")):
+        made = pair.compare(requests, DecodingParams(threshold=0.5, max_response_tokens=40, stop_strings=strings))
+        assert {t.finish_reason for t in made} >= {"stop_string"}
+        assert sum(len(t.response_ids) for t in made) < sum(len(t.response_ids) for t in whole)
+    assert pair.compare(requests, DecodingParams(threshold=0.5, max_response_tokens=40)) == whole
 
 
 @pytest.mark.parametrize("pair", [of(4)], indirect=True)

@@ -4,9 +4,11 @@ Both engines draw here. `dirl.diffusion.sampling` says what is drawn; the kernel
 but where rounding puts a uniform number on the other side of a boundary between two tokens.
 """
 
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -18,6 +20,13 @@ from dirl.types import DecodingParams
 
 ROWS_BYTES = 1 << 28
 """Without the kernels, so many bytes of fp32 logits are drawn from at a time."""
+
+
+CHECKED_ROWS = 16
+
+Drawing = Literal["auto", "kernel", "torch"]
+"""Who draws where the kernels could: the kernels, if they draw what the functions draw when it is tried; the kernels,
+untried; the functions."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ def draw_rows(
     banned: Spans,
     decoding: DecodingParams,
     wanted: Bool[Tensor, " M"] | None = None,
+    drawing: Drawing = "auto",
 ) -> Draws:
     """Draw a token for each row, by the number that `uniform` gives for its seed, position and forward.
 
@@ -46,9 +56,20 @@ def draw_rows(
         logits: of any floating type; they are not changed.
         banned: `ModelSpec.banned`.
         wanted: rows that are asked for; what the others get means nothing. None: all.
+        drawing: who draws where the kernels could.
     """
-    if kernels_serve(logits, decoding):
-        return fused(logits, seeds, positions, forwards, banned, decoding, wanted)
+    if drawing != "torch" and kernels_serve(logits, decoding):
+        how = DecodingParams(temperature=decoding.temperature, confidence=decoding.confidence)
+        kind = (logits.device, logits.dtype, logits.shape[1])
+        if drawing == "kernel" or kernels_agree(*kind, banned, how):
+            return fused(logits, seeds, positions, forwards, banned, decoding, wanted)
+    return by_functions(logits, seeds, positions, forwards, banned, decoding)
+
+
+def by_functions(
+    logits: Tensor, seeds: Tensor, positions: Tensor, forwards: Tensor, banned: Spans, decoding: DecodingParams
+) -> Draws:
+    """`draw_rows` by `dirl.diffusion.sampling`, on any device, with any cuts."""
     noise = uniform(seeds, positions, forwards)
     count = max(1, ROWS_BYTES // (4 * logits.shape[-1]))
     parts = [
@@ -63,9 +84,61 @@ def kernels_serve(logits: Tensor, decoding: DecodingParams) -> bool:
     return logits.is_cuda and logits.dtype != torch.float64 and not cuts(decoding) and _has_triton() and len(logits) > 0
 
 
+def check_drawing(drawing: str, device: torch.device | None = None) -> None:
+    """ValueError for an engine's `drawing` that there is not, or not on this device."""
+    if drawing not in ("auto", "kernel", "torch"):
+        raise ValueError(f"engine.drawing={drawing!r}: use auto, kernel or torch")
+    if drawing == "kernel" and device is not None and not (device.type == "cuda" and _has_triton()):
+        lacking = "Triton is not installed" if device.type == "cuda" else f"the engine works on {device.type!r}"
+        raise ValueError(f"engine.drawing='kernel': it needs CUDA and Triton, and {lacking}; use auto or torch")
+
+
 @cache
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+@cache
+def kernels_agree(
+    device: torch.device, dtype: torch.dtype, vocabulary: int, banned: Spans, decoding: DecodingParams
+) -> bool:
+    """Whether the kernels draw what the functions draw, tried on a few random rows; a warning says it if not.
+
+    It is asked once for each kind of logits, before the first draw of them, and waits for the device.
+    """
+    try:
+        wrong = _difference(device, dtype, vocabulary, banned, decoding)
+    except Exception as error:  # said below: a kernel that this device or Triton does not take is one not to use
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong is not None:
+        warnings.warn(
+            f"the drawing kernels are not used on {device}, torch's functions are, which are slower: {wrong}",
+            stacklevel=2,
+        )
+    return wrong is None
+
+
+def _difference(
+    device: torch.device, dtype: torch.dtype, vocabulary: int, banned: Spans, decoding: DecodingParams
+) -> str | None:
+    """How the two differ, more than by rounding."""
+    generator = torch.Generator(device).manual_seed(0)
+    logits = 4 * torch.randn(CHECKED_ROWS, vocabulary, generator=generator, device=device)
+    logits[-1, vocabulary // 2] = torch.nan
+    numbers = torch.arange(CHECKED_ROWS, device=device)
+    given = (logits.to(dtype), numbers + (1 << 40), numbers + 100, numbers % 4, banned, decoding)
+    made, expected = fused(*given, torch.ones_like(numbers, dtype=torch.bool)), by_functions(*given)
+    if not torch.equal(made.finite, expected.finite):
+        return "another answer to which logits are finite"
+    good = expected.finite
+    same = made.tokens == expected.tokens
+    if int((~same & good).sum()) > CHECKED_ROWS // 16:
+        return f"{int((~same & good).sum())} of {int(good.sum())} tokens are others"
+    for name in ("logprobs", "confidence"):
+        ours, theirs = (getattr(draws, name)[same & good] for draws in (made, expected))
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+            return f"{name} differ by {float((ours - theirs).abs().max()):.2g}"
+    return None
 
 
 def fused(

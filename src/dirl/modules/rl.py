@@ -26,7 +26,7 @@ from dirl.modules.learners import Learner
 from dirl.modules.optimization import OptimizerConfig
 from dirl.modules.reference import AdaptersOff, Reference, check_same_spec
 from dirl.modules.sharding import reshard
-from dirl.modules.step_sums import StepSums, divided, trajectories
+from dirl.modules.step_sums import StepSums, divided, trajectories, unscored
 from dirl.modules.value import ValueConfig
 from dirl.objectives import DiPO, Objective
 from dirl.objectives.scored import ScoredRow, columns_at, scored_row
@@ -228,11 +228,14 @@ class RLModule(BlockDiffusionModule):
         batches, objective = step.micro_batches, self.objective
         if not objective.needs_sums(moved=True):
             return None
-        if not objective.needs_sums(bool(self.largest_over_ranks(any(map(has_old, batches))))):
+        if not objective.needs_sums(moved := bool(self.largest_over_ranks(any(map(has_old, batches))))):
             return None
         if not objective.needs_totals and not self.largest_over_ranks(divided(batches)):
             return None
-        rows = [self._scored(batch)[0] for batch in self.equal_micro_batches(step)]
+        if objective.sums_need_scores(moved):
+            rows = [self._scored(batch)[0] for batch in self.equal_micro_batches(step)]
+        else:
+            rows = [unscored(*self.place(batch, self.decoding)) for batch in batches]
         return StepSums.of_rows(objective, rows, trajectories(*batches), self.sum_over_ranks)
 
     @torch.no_grad()

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from dirl.batches import IGNORE, PackedBatch
+from dirl.models.policy import ScoringPlan
 from dirl.objectives import Objective, ScoredRow
+from dirl.objectives.scored import scored_row
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,12 @@ def _of_tokens(objective: Objective, rows: Sequence[ScoredRow]) -> tuple[Tensor 
 def _token_keys(row: ScoredRow) -> Tensor:
     """[N] a number for each token of each trajectory; columns are exact up to 2^24."""
     return row.trajectory_ids * 2**24 + row.columns["response_index"].long()
+
+
+def unscored(row: PackedBatch, plan: ScoringPlan) -> ScoredRow:
+    """The scored positions of a row, before a forward: log-probs and entropies are 0."""
+    zeros = row.loss_weights.new_zeros(len(plan.positions), dtype=torch.float32)
+    return scored_row(row, plan.positions, zeros, zeros)
 
 
 def divided(batches: Sequence[PackedBatch]) -> bool:

@@ -98,6 +98,14 @@ class Objective(ABC):
         """
         return False
 
+    def sums_need_scores(self, moved: bool) -> bool:
+        """Whether `summands` and `token_summands` depend on log-probs; if not, they are summed without a forward.
+
+        Args:
+            moved: as in `needs_sums`. Where it has not, `old_logprobs` are `logprobs`.
+        """
+        return True
+
     def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
         """[N] each, by name: what is summed over all scored positions of a trajectory, in whichever rows they lie."""
         return {}

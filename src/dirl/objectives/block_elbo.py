@@ -62,6 +62,10 @@ class BlockELBO(LikelihoodBound):
     def needs_sums(self, moved: bool) -> bool:
         return True
 
+    def sums_need_scores(self, moved: bool) -> bool:
+        """While the policy has not moved every ratio is 1; what is left is the number of scored positions."""
+        return moved or self.needs_reference
+
     def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
         found = {
             "log_ratio": row.weights * (row.logprobs - row.old_logprobs),

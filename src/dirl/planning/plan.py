@@ -212,7 +212,8 @@ def _of_value(settings: Settings, work: Work) -> dict[str, Flops]:
 def _sums_first(settings: Settings, sequence: SequenceLoad) -> bool:
     """Whether every row is scored once more before it is learned from: where responses are divided, or for totals."""
     objective = settings.objective
-    if objective is None or not objective.needs_sums(moved=settings.updates > 1):
+    moved = settings.updates > 1
+    if objective is None or not (objective.needs_sums(moved) and objective.sums_need_scores(moved)):
         return False
     whole = sequence.prompt.tokens + sequence.response.tokens
     return objective.needs_totals or whole > settings.data["token_budget"]

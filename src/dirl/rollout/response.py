@@ -4,21 +4,31 @@ from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from dirl.rollout.stop_strings import StopStrings
 from dirl.types import FinishReason, GenerationRequest, Trajectory
 
 
 def response_end(
-    response_ids: Sequence[int], stop_token_ids: Collection[int], limit: int, begin: int = 0
+    response_ids: Sequence[int],
+    stop_token_ids: Collection[int],
+    limit: int,
+    begin: int = 0,
+    strings: StopStrings | None = None,
 ) -> tuple[int, FinishReason] | None:
-    """The `response_length` and why it is that: at the earliest of stop token and length limit. None: it goes on.
+    """The `response_length` and why it is that: at the earliest of stop token, length limit and the token that
+    completes a stop string. None: it goes on.
 
     Args:
         response_ids: of whole blocks.
         limit: most tokens of a response.
-        begin: place before which there is no stop token.
+        begin: place before which there is no stop token, and no stop string is complete.
     """
     places = (i + 1 for i in range(begin, len(response_ids)) if response_ids[i] in stop_token_ids)
     stop = next(places, None)
+    if strings is not None:
+        text_ids = response_ids[: limit if stop is None else min(limit, stop - 1)]
+        if (end := strings.end(text_ids, begin)) is not None:
+            return end, "stop_string"
     if stop is not None and stop <= limit:
         return stop, "stop"
     return (limit, "length") if len(response_ids) >= limit else None

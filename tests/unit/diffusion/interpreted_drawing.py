@@ -15,7 +15,7 @@ import triton
 from triton import language as tl
 
 from dirl.diffusion import drawing_kernels
-from dirl.diffusion.drawing import Draws, draw_rows, fused
+from dirl.diffusion.drawing import Draws, draw_rows, fused, kernels_agree
 from dirl.diffusion.sampling import uniform
 from dirl.types import DecodingParams
 
@@ -41,6 +41,10 @@ def main() -> None:
         dtype = torch.float32 if number % 5 == 1 else torch.bfloat16
         logits = (3 * torch.randn(ROWS, vocabulary + 3, generator=generator)).to(dtype)[:, :vocabulary]
         compare(logits, decoding, generator)
+    warnings.simplefilter("error", UserWarning)
+    for decoding in DECODINGS[1:4:2]:
+        banned = ((0, 2), (VOCABULARIES[1] - 2, VOCABULARIES[1]))
+        assert kernels_agree(torch.device("cpu"), torch.bfloat16, VOCABULARIES[1], banned, decoding)
 
 
 def compare(logits: torch.Tensor, decoding: DecodingParams, generator: torch.Generator) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from dirl.cli.prompt_data import PromptData
 from dirl.cli.short_names import long_names
 from dirl.evaluation.harness.decoding import check_decoding, cut, decoding_of, stop_sequences
 from dirl.evaluation.results import read_results
-from dirl.rollout import RolloutEngine
+from dirl.rollout import RolloutEngine, TorchEngine
 from dirl.rollout.response import finished_trajectory, response_end
 from dirl.tasks import LMEval
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
@@ -104,6 +105,26 @@ def test_metrics_by_filter_and_their_errors_are_those_by_hand(folder: Path, tmp_
     assert found.settings["versions"]["lm_eval"] and found.settings["correct"] == "exact_match,first"
     samples = (tmp_path / "out" / "problems" / "tiny_sums" / "default.lm_eval.jsonl").read_text().splitlines()
     assert [json.loads(line)["filter"] for line in samples] == ["first"] * 4 + ["whole"] * 4
+
+
+class Deaf(TorchEngine):
+    """Goes on behind stop strings."""
+
+    def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
+        return super().generate(requests, replace(decoding, stop_strings=()))
+
+
+def test_responses_that_end_at_a_stop_sequence_are_those_that_were_cut_there_with_fewer_tokens(
+    folder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for engine, name in ((Deaf(), "whole"), (TorchEngine(), "ended")):
+        run(folder, engine, tmp_path / name, generation_kwargs={"until": ["+", "2", "1"], "max_gen_toks": 40})
+        found += read_results(tmp_path / name)
+    whole, ended = ([problem.responses[0] for problem in result.read_problems()] for result in found)
+    assert [(r.text, r.right) for r in whole] == [(r.text, r.right) for r in ended]
+    assert sum(r.tokens for r in ended) < sum(r.tokens for r in whole) / 2
+    assert found[1].settings["decoding"]["stop_strings"] == ["+", "2", "1"]
 
 
 def test_prompts_are_conversations_with_an_example_or_plain_text(folder: Path) -> None:
@@ -236,7 +257,10 @@ def test_generation_kwargs_as_decoding() -> None:
     assert decoding_of(base, {"do_sample": True}).temperature == 1
     drawn = decoding_of(base, {"temperature": 0.7, "top_p": 0.9, "top_k": -1, "max_new_tokens": 7})
     assert (drawn.temperature, drawn.top_p, drawn.top_k, drawn.max_response_tokens) == (0.7, 0.9, 0, 7)
+    assert decoding_of(base, {"until": ["Q:", ""]}).stop_strings == ("Q:",)
     check_decoding("plain", base)
+    with pytest.raises(ValueError, match=r"decoding\.plain\.stop_strings=.*--task\.generation_kwargs '{until: "):
+        check_decoding("plain", DecodingParams(stop_strings=("Q:",)))
 
 
 def test_a_response_is_cut_at_the_first_stop_sequence_that_stands_in_it() -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tests.packed import group_pieces
 from tests.tiny import EXPERTS, SHAPE, TinyModel, prompt, sample_groups
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dirl.batches import PackedBatch
@@ -23,6 +24,7 @@ from dirl.models.families import family_of
 from dirl.models.families.low_rank import adapters_off, low_ranks
 from dirl.models.families.weights import weight_shapes
 from dirl.models.lora import LoRAConfig, add_adapters, with_adapters
+from dirl.modules.layers import compile_layers
 from dirl.packing.rows import pack
 from dirl.types import DecodingParams
 
@@ -106,6 +108,32 @@ def test_the_engine_samples_with_the_log_probs_that_the_trainer_computes_with_ad
     scores = BlockDiffusionLM(backbone, description.spec, "dense")(packed, DECODING)
     behaviour = packed.columns["behaviour_logprobs"][scores.positions]
     torch.testing.assert_close(scores.logprobs.detach(), behaviour, rtol=0, atol=CLOSE)
+
+
+def test_compiled_layers_have_the_adapters_in_them_and_leave_them_out_where_they_are_off() -> None:
+    def policy(backbone: PreTrainedModel) -> tuple[Tensor, Tensor]:
+        score = logprobs(backbone, description)
+        learning = [p for p in backbone.parameters() if p.requires_grad]
+        return score.detach(), torch.cat([g.flatten() for g in torch.autograd.grad(score.sum(), learning)])
+
+    def reference(backbone: PreTrainedModel) -> Tensor:
+        with adapters_off(backbone), torch.no_grad():
+            return logprobs(backbone, description)
+
+    torch._dynamo.reset()
+    counters.clear()
+    backbone, description = adapted_backbone(LoRAConfig(rank=3))
+    wanted, base = policy(backbone), reference(backbone)
+    compile_layers(backbone.model.layers, backend="aot_eager")
+    for _ in range(2):  # off in between, and on again
+        made = policy(backbone)
+        torch.testing.assert_close(made[0], wanted[0], rtol=0, atol=1e-5)
+        assert float((made[1] - wanted[1]).norm() / wanted[1].norm()) < 1e-5
+        torch.testing.assert_close(reference(backbone), base, rtol=0, atol=1e-5)
+    assert (wanted[0] - base).abs().max() > 0.1
+    assert not counters["graph_break"]
+    # The first layer's input needs no gradient, for the embedding is frozen; that of the others does; and the base.
+    assert counters["stats"]["unique_graphs"] == 3
 
 
 def test_gradients_are_of_adapters_alone() -> None:

@@ -1,11 +1,12 @@
 """When rows are scored once more before a step, so that a trajectory in several of them is known as a whole."""
 
 import pytest
+import torch
 from tests.unit.modules.test_dipo_loss import DYNAMIC, loss_and_gradient, make_step, module_with, move
 from tests.unit.modules.test_dipo_loss import world as sampled
 
 from dirl.modules.step_sums import divided
-from dirl.objectives import DiPO
+from dirl.objectives import BlockELBO, DiPO
 
 WHOLE, PARTS = 10_000, 32
 OBJECTIVE = DiPO(ratio="sequence", clip_low=0.005, clip_high=0.004)
@@ -32,6 +33,26 @@ def test_rows_are_scored_once_more_only_where_a_trajectory_is_divided_and_the_po
     known = module.step_sums(step)
     assert (known is not None) == needed
     assert len(forwards) == (len(step.micro_batches) if needed else 0)
+
+
+@pytest.mark.parametrize(("objective", "forwards"), [(BlockELBO(), 0), (BlockELBO(kl_coef=0.1), 1)])
+def test_while_the_policy_has_not_moved_the_ratio_of_a_divided_response_is_known_without_a_forward(
+    objective: BlockELBO, forwards: int
+) -> None:
+    this = sampled(DYNAMIC)
+    module = module_with(objective, DYNAMIC)
+    (step,) = module.score_steps([make_step(this.groups, this.spec, objective, PARTS // 2)], keep_old=False)
+    if objective.needs_reference:
+        for row in step.micro_batches:
+            row.columns["reference_logprobs"] = torch.full_like(row.columns["advantages"], -1.0)
+    made = []
+    module.model.register_forward_hook(lambda *args: made.append(1))
+    known = module.step_sums(step)
+    assert len(made) == forwards * len(step.micro_batches) > 0 or not forwards
+    module.objective.sums_need_scores = lambda moved: True
+    scored = module.step_sums(step)
+    assert known.sums.keys() == scored.sums.keys() and not known.sums["log_ratio"].any()
+    assert all(torch.equal(known.sums[name], value) for name, value in scored.sums.items())
 
 
 def test_parts_alone_would_have_another_ratio() -> None:

@@ -9,6 +9,8 @@ from dirl.types import DecodingParams
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names for the length of a response, the first of them counts."""
+OVERRULED = {"temperature": "temperature", "max_response_tokens": "max_gen_toks", "stop_strings": "until"}
+"""Options of decoding that a task says itself, and their names among its generation_kwargs."""
 DEFAULT_LENGTH = 256
 """Of lm_eval, where a task says nothing."""
 
@@ -26,13 +28,14 @@ def decoding_of(base: DecodingParams, asked: Mapping[str, Any]) -> DecodingParam
         cuts = {name: asked[name] for name in ("top_p", "min_p") if asked.get(name) is not None}
         cuts |= {"top_k": max(0, int(asked["top_k"]))} if asked.get("top_k") is not None else {}
     length = (lengths or [DEFAULT_LENGTH])[0]
+    cuts["stop_strings"] = tuple(stop_sequences(asked))
     return dataclasses.replace(base, temperature=temperature, max_response_tokens=length, **cuts)
 
 
 def check_decoding(name: str, base: DecodingParams) -> None:
     """ValueError for what a task decides itself."""
     default = DecodingParams()
-    for option, kwarg in (("temperature", "temperature"), ("max_response_tokens", "max_gen_toks")):
+    for option, kwarg in OVERRULED.items():
         if (value := getattr(base, option)) != getattr(default, option):
             raise ValueError(
                 f"decoding.{name}.{option}={value}: tasks of lm_eval say that themselves; to overrule them, leave it "

@@ -6,8 +6,8 @@ Sampling, confidence and commit are those of the torch engine, the same function
 engines agree token for token wherever their logits do. Import this module only after `check_lmdeploy`.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any
@@ -15,9 +15,11 @@ from unittest.mock import patch
 
 import torch
 from lmdeploy.pytorch import consts
+from lmdeploy.pytorch.devices import DeviceContext
 from lmdeploy.pytorch.engine.engine import Engine
 from lmdeploy.pytorch.engine.executor import build_executor
 from lmdeploy.pytorch.engine.logits_process import SamplingInputs
+from lmdeploy.pytorch.engine.model_agent import build_model_agent
 from lmdeploy.pytorch.strategies.dllm import DLLMStrategyFactory
 from lmdeploy.pytorch.strategies.dllm.model_agent import (
     DLLMExtraInputs,
@@ -30,25 +32,49 @@ from torch import Tensor
 
 from dirl.diffusion.commit import commit
 from dirl.diffusion.drawing import draw_rows
+from dirl.rollout.lmdeploy.rank_group import RankGroup, from_first
 from dirl.rollout.lmdeploy.sequences import TracedSequence, TracedSequences, Tracing
 
 
 @contextmanager
-def changed(tracing: Tracing) -> Iterator[None]:
-    """An engine built in here has the changed strategies; `trace_samples` then makes its agent sample by them."""
+def changed(tracing: Tracing, build_executor: Callable[..., Any] | None = None) -> Iterator[None]:
+    """An engine built in here has the changed strategies; `trace_samples` then makes its agent sample by them.
 
-    def build(model_config: Any, misc_config: Any, specdecode_config: Any = None) -> DLLMStrategyFactory:
-        return _Factory(model_config, misc_config.dllm_config, tracing)
-
+    Args:
+        build_executor: None: that of a single device.
+    """
     base = "lmdeploy.pytorch.engine"
     with (
-        patch(f"{base}.engine.build_strategy_factory", build),
-        patch(f"{base}.model_agent.agent.build_strategy_factory", build),
-        patch(f"{base}.engine.build_executor", _build_empty_executor),
+        _changed_agent(tracing),
+        patch(f"{base}.engine.build_strategy_factory", _factory(tracing)),
+        patch(f"{base}.engine.build_executor", build_executor or _build_empty_executor),
         # It asks for versions of packages that its engine does not use.
         patch("lmdeploy.pytorch.envs.enable_check_env", False),
     ):
         yield
+
+
+def _changed_agent(tracing: Tracing) -> AbstractContextManager[Any]:
+    return patch("lmdeploy.pytorch.engine.model_agent.agent.build_strategy_factory", _factory(tracing))
+
+
+def _factory(tracing: Tracing) -> Callable[..., DLLMStrategyFactory]:
+    def build(model_config: Any, misc_config: Any, specdecode_config: Any = None) -> DLLMStrategyFactory:
+        return _Factory(model_config, misc_config.dllm_config, tracing)
+
+    return build
+
+
+def ranked_agent(group: RankGroup, tracing: Tracing, parts: dict[str, Any]) -> Any:
+    """A model agent for one rank of several, with the changed strategies.
+
+    Args:
+        parts: what LMDeploy's executors are made of.
+    """
+    parts = dict(parts)
+    context, device = group.context(parts.pop("dist_config")), DeviceContext(device_type=parts.pop("device_type"))
+    with _changed_agent(tracing):
+        return build_model_agent(**parts, dist_ctx=context, device_ctx=device)
 
 
 def _build_empty_executor(*args: Any, misc_config: Any, **kwargs: Any) -> Any:
@@ -112,9 +138,8 @@ class DenoisingBlocks:
         masked = self.state == consts.DLLM_MASKED
         positions = self.start[:, None] + torch.arange(size, device=logits.device)
         seeds, forwards = (column.repeat_interleave(size) for column in (self.seeds, self.forward))
-        draws = draw_rows(
-            logits, seeds, positions.flatten(), forwards, tracing.spec.banned, tracing.decoding, masked.flatten()
-        )
+        banned, how = tracing.spec.banned, tracing.decoding
+        draws = draw_rows(logits, seeds, positions.flatten(), forwards, banned, how, masked.flatten(), tracing.drawing)
         logprobs = draws.logprobs.masked_fill(~draws.finite, torch.nan)
         drawn, confidence = draws.tokens.view(-1, size), draws.confidence.view(-1, size)
         chosen = commit(confidence, masked, tracing.decoding, size)
@@ -175,15 +200,23 @@ def _stop_words(words: list[list[int]], size: int) -> Tensor | None:
 
 @dataclass
 class _TracedOutputs(DLLMExtraOutputs):
-    logprobs: Tensor
-    """[N * B] log-prob of each position's candidate; used where it was committed."""
+    logprobs: Tensor | None
+    """[N * B] log-prob of each position's candidate; used where it was committed. None on all ranks but the first."""
 
 
 class _ModelAgent(DLLMModelAgentStrategy):
     """Hands log-probs out, and stops where the response ends."""
 
     def make_extra_outputs(self, extra_inputs: DLLMExtraInputs) -> _TracedOutputs:
-        return _TracedOutputs(extra_inputs.dllm_mask, extra_inputs.logprobs)
+        return _TracedOutputs(extra_inputs.dllm_mask, getattr(extra_inputs, "logprobs", None))
+
+    @contextmanager
+    def broadcast_next_token(
+        self, next_token_ids: Tensor, extra_inputs: DLLMExtraInputs, dist_ctx: Any
+    ) -> Iterator[None]:
+        """What the first of several ranks has committed goes to the others, by a group that torch does not know."""
+        from_first(dist_ctx.attn_tp_group.gpu_group, next_token_ids, extra_inputs.dllm_mask)
+        yield
 
     def make_stopping_criteria(self, seqs: list[TracedSequence]) -> "_EarliestStop":
         criteria = super().make_stopping_criteria(seqs)

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from dirl.models.shape import ModelShape
 from dirl.rollout.engine import EnginesLostError
+from dirl.rollout.lmdeploy.rank_group import first_device
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 
@@ -28,6 +30,36 @@ def check_settings(spec: ModelSpec, device: str, page_tokens: int, prefill_token
         raise ValueError(
             f"engine.prefill_tokens={prefill_tokens}: use a multiple of block_size={size} that is at least "
             f"max_batch_size * block_size = {max_batch_size * size}"
+        )
+
+
+def check_parallel(tp: int, shape: ModelShape, device: str) -> None:
+    """ValueError where a model's layers cannot be divided among `tp` GPUs, or there are not so many to take."""
+    if tp == 1:
+        return
+    heads = shape.num_key_value_heads
+    sizes = {"num_attention_heads": shape.num_attention_heads}
+    if shape.dense_layers:
+        sizes["intermediate_size"] = shape.intermediate_size
+    if shape.experts:
+        sizes["moe_intermediate_size"] = shape.expert_size
+    sizes["num_key_value_heads"] = heads if tp <= heads else tp * (tp % heads == 0)  # a head may be kept several times
+    for name, size in sizes.items():
+        if size % tp or not size:
+            value = heads if name == "num_key_value_heads" else size
+            raise ValueError(f"engine.tp={tp}: the model's {name}={value} cannot be divided so; use a divisor of it")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        processes = torch.distributed.get_world_size()
+        if processes > 1:
+            raise ValueError(
+                f"engine.tp={tp}: each of the {processes} training processes has one GPU and would take the others' "
+                "too; serve the engine on GPUs of its own (lightning run serve, configs/engine/lmdeploy_server.yaml)"
+            )
+    first, count = first_device(torch.device(device)), torch.cuda.device_count()
+    if first + tp > count:
+        raise ValueError(
+            f"engine.tp={tp}: from device {first} on there are {count - first} of the {count} GPUs that this process "
+            "sees; use fewer, or let it see more (CUDA_VISIBLE_DEVICES)"
         )
 
 

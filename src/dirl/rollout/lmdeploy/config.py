@@ -14,9 +14,11 @@ def engine_config(
     kv_blocks: int,
     page_tokens: int,
     prefill_tokens: int,
+    tp: int,
 ) -> PytorchEngineConfig:
-    """Of `LMDeployEngine`'s options; one GPU, weights that come later."""
+    """Of `LMDeployEngine`'s options; weights come later."""
     return PytorchEngineConfig(
+        tp=tp,
         dtype=dtype,
         max_batch_size=max_batch_size,
         cache_max_entry_count=kv_memory_share,
@@ -25,7 +27,7 @@ def engine_config(
         max_prefill_token_num=prefill_tokens,
         eager_mode=not cuda_graphs,
         dllm_block_length=block_size,
-        distributed_executor_backend="uni",
+        distributed_executor_backend="uni" if tp == 1 else "mp",  # not LMDeploy's own: see `parallel_executor`
         empty_init=True,
         enable_metrics=False,
     )

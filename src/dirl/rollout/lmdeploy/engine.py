@@ -15,21 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.diffusion.drawing import Drawing, check_drawing
 from dirl.models.families import family_of
 from dirl.models.families.weights import empty_backbone, weight_shapes
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits, next_result
 from dirl.rollout.lmdeploy import checks
+from dirl.rollout.lmdeploy import weights as in_place
+from dirl.rollout.lmdeploy.device_memory import engine_memory
 from dirl.rollout.lmdeploy.guard import check_lmdeploy
 from dirl.rollout.lmdeploy.logging import warnings_alone
 from dirl.rollout.lmdeploy.loop_thread import LoopThread, SharedLock
 from dirl.rollout.lmdeploy.model import check_served, write_model_folder
-from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
+from dirl.rollout.lmdeploy.rank_group import Seat, first_device
+from dirl.rollout.memory import EngineMemory, RolloutSize
 from dirl.rollout.remote.weight_transfer import buckets
 from dirl.rollout.response import finished_trajectory, response_end
+from dirl.rollout.stop_strings import StopStrings
 from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
@@ -54,6 +59,11 @@ class LMDeployEngine(RolloutEngine):
             their allocation, and the capture of the CUDA graphs, in every epoch.
         bucket_mb: weights are copied in pieces of this size.
         dtype: of weights and cache.
+        tp: GPUs that share each layer (tensor parallelism): this process's, and those behind it on this host, each with
+            a process of its own. For models that one GPU does not hold; a training run of several processes has it by
+            a server.
+        drawing: `auto` draws by kernels, once they have been seen to draw what torch's functions draw; `kernel` does
+            not look first, `torch` does without them.
         check: decode a group of 8 equal prompts after the first weight update and demand 8 different samples.
     """
 
@@ -71,8 +81,10 @@ class LMDeployEngine(RolloutEngine):
         bucket_mb: int = 512,
         dtype: Literal["bfloat16", "float16"] = "bfloat16",
         check: bool = True,
+        tp: int = 1,
+        drawing: Drawing = "auto",
     ) -> None:
-        counts = {"max_batch_size": max_batch_size, "bucket_mb": bucket_mb, "prefill_tokens": prefill_tokens}
+        counts = {"max_batch_size": max_batch_size, "bucket_mb": bucket_mb, "prefill_tokens": prefill_tokens, "tp": tp}
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"engine.{name}={value}: use at least 1")
@@ -84,7 +96,9 @@ class LMDeployEngine(RolloutEngine):
             raise ValueError(f"engine.page_tokens={page_tokens}: use a power of two, 16 or more")
         self.max_batch_size, self.kv_blocks, self.kv_memory_share = max_batch_size, kv_blocks, kv_memory_share
         self.page_tokens, self.prefill_tokens, self.cuda_graphs = page_tokens, prefill_tokens, cuda_graphs
-        self.sleeps, self.bucket_mb, self.dtype_name, self.check = sleep, bucket_mb, dtype, check
+        self.sleeps, self.bucket_mb, self.dtype_name, self.check, self.tp = sleep, bucket_mb, dtype, check, tp
+        check_drawing(drawing)
+        self.drawing = drawing
         self.room = (kv_blocks - 2) * page_tokens if kv_blocks else None  # LMDeploy keeps two for itself
         self._loop: LoopThread | None = None
         self.engine: Engine | None = None
@@ -96,30 +110,23 @@ class LMDeployEngine(RolloutEngine):
 
     @classmethod
     def memory(cls, options: Mapping[str, Any], shape: ModelShape, rollout: RolloutSize) -> EngineMemory:
-        weights = 2.0 * shape.parameters
-        page = int(options["page_tokens"]) * key_value_bytes(shape, 2)
-        blocks = int(options["kv_blocks"])
-        share = float(options["kv_memory_share"])
-        cache = float(blocks * page) if blocks else max(0.0, share * (rollout.free - weights))
-        logits = float(int(options["max_batch_size"]) * rollout.block_size * shape.vocab_size * LOGIT_BYTES)
-        asleep = 0.0 if options["sleep"] else 1.0
-        tokens = int(cache // key_value_bytes(shape, 2))
-        note = f"KV cache: {tokens} tokens, room for {tokens // rollout.longest} of the longest sequences"
-        return EngineMemory(weights, cache, logits, weights * asleep, cache * asleep, note)
+        return engine_memory(options, shape, rollout)
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
         checks.check_settings(spec, device, self.page_tokens, self.prefill_tokens, self.max_batch_size)
         check_lmdeploy()
+        check_drawing(self.drawing, torch.device(device))
         family = family_of(config)
+        checks.check_parallel(self.tp, family.shape(config), device)
         with warnings_alone():
             from dirl.rollout.lmdeploy.sequences import Tracing
 
             check_served(config)
 
-        self.spec, self.device = spec, torch.device(device)
+        self.spec, self.tokenizer, self.device = spec, tokenizer, torch.device(device)
         self.dtype = getattr(torch, self.dtype_name)
         self.shapes = weight_shapes(family, empty_backbone(family, config, self.dtype))
-        self.tracing = Tracing(spec)
+        self.tracing = Tracing(spec, self.drawing)
         self.policy_version = -1
         self._sessions = itertools.count(1)
         self._lock = SharedLock()
@@ -161,6 +168,7 @@ class LMDeployEngine(RolloutEngine):
             if self.policy_version < 0:
                 raise ValueError("the engine has no weights: call update_weights before generate")
             self.tracing.decoding = decoding
+            self.tracing.strings = StopStrings.of(decoding.stop_strings, self.tokenizer)
             self._loop.call(self._wake, "kv_cache")
             done: queue.SimpleQueue[Trajectory | BaseException] = queue.SimpleQueue()
             stop = asyncio.Event()
@@ -198,10 +206,15 @@ class LMDeployEngine(RolloutEngine):
         from dirl.rollout.lmdeploy.config import engine_config
 
         sizes = (self.max_batch_size, self.kv_memory_share, self.kv_blocks, self.page_tokens, self.prefill_tokens)
-        config = engine_config(block_size, self.dtype_name, self.cuda_graphs, *sizes)
+        config = engine_config(block_size, self.dtype_name, self.cuda_graphs, *sizes, self.tp)
         assert self.tracing is not None, "`setup` has made it"
+        build = None
+        if self.tp > 1:
+            from dirl.rollout.lmdeploy.parallel import parallel_executor
+
+            build = parallel_executor(Seat(0, self.tp, first_device(self.device), folder, self.spec), self.tracing)
         collection = gc.get_threshold()
-        with changed(self.tracing):
+        with changed(self.tracing, build):
             self.engine = Engine(folder, config)
         gc.set_threshold(*collection)  # LMDeploy changes it for the whole process
         trace_samples(self.engine, self.tracing)
@@ -218,29 +231,14 @@ class LMDeployEngine(RolloutEngine):
             self.engine.wakeup([what])
 
     def _load(self, bucket: list[tuple[str, Tensor]], ready: torch.cuda.Event) -> None:
-        agent = self.engine.executor.model_agent
         ready.wait()
-        with agent.all_context():
-            agent._load_updated_weight_bucket(bucket, "dirl")
-            torch.cuda.synchronize()  # the trainer may change or free its tensors now
+        executor: Any = self.engine.executor
+        executor.load(bucket) if self.tp > 1 else in_place.load(executor.model_agent, bucket)
 
     def _finish_update(self) -> None:
-        from lmdeploy.pytorch.weight_loader.model_weight_loader import process_weights_after_loading
-
-        agent = self.engine.executor.model_agent
-        with agent.all_context():
-            model = agent.patched_model.get_model()
-            before = self._addresses(model)
-            process_weights_after_loading(model)
-            torch.cuda.synchronize()
-            if self._addresses(model) != before:  # as where experts are laid out anew, which only the first update does
-                agent.reset_graph_runner()  # captured graphs read the old places
+        executor: Any = self.engine.executor
+        executor.finish() if self.tp > 1 else in_place.finish(executor.model_agent)
         self.engine.complete_weights_update()
-
-    @staticmethod
-    def _addresses(model: nn.Module) -> dict[str, int]:
-        """Where each parameter lies, tied ones under both names."""
-        return {name: value.data_ptr() for name, value in model.named_parameters(remove_duplicate=False)}
 
     def _stop(self) -> None:
         if self.engine is not None:
@@ -285,7 +283,9 @@ class LMDeployEngine(RolloutEngine):
             if session in self.tracing.broken:
                 raise broken_logits(request, self.policy_version)
             trace = self.tracing.traces.pop(session)
-            end = response_end(trace.response_ids, self.spec.stop_token_ids, decoding.max_response_tokens)
+            end = response_end(
+                trace.response_ids, self.spec.stop_token_ids, decoding.max_response_tokens, strings=self.tracing.strings
+            )
             assert end is not None, "LMDeploy ended a response that goes on"
             made = (trace.response_ids, trace.step_map, trace.logprobs)
             done.put(finished_trajectory(request, *made, end, self.policy_version))

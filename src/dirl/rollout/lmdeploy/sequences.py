@@ -13,6 +13,8 @@ from lmdeploy.pytorch import consts
 from lmdeploy.pytorch.messages import MessageStatus
 from lmdeploy.pytorch.strategies.dllm.sequence import DLLMSequenceStrategy, SchedulerSequenceDLLM
 
+from dirl.diffusion.drawing import Drawing
+from dirl.rollout.stop_strings import StopStrings
 from dirl.types import DecodingParams, ModelSpec
 
 Block = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -39,7 +41,10 @@ class Tracing:
     """What the changed parts share with the engine that runs them."""
 
     spec: ModelSpec
+    drawing: Drawing = "auto"
     decoding: DecodingParams = DecodingParams()
+    strings: StopStrings | None = None
+    """Of `decoding`."""
     traces: dict[int, Trace] = field(default_factory=dict)
     """Finished ones by session id."""
     broken: set[int] = field(default_factory=set)
@@ -60,6 +65,9 @@ class TracedSequence(SchedulerSequenceDLLM):
         super().__post_init__()
         self.blocks: list[Block] = []
         """Complete ones."""
+        self.response_ids: list[int] = []
+        """Of those that were looked at for stop strings."""
+        self.looked_at = 0
         self.row = -1
         self.forward = 0
         """Denoising forwards of the current block."""
@@ -88,6 +96,14 @@ class TracedSequence(SchedulerSequenceDLLM):
             self.forward = 0
             self.steps[:] = 0
         return not np.isnan(logprobs[masked]).any()
+
+    def ends_by(self, strings: StopStrings) -> bool:
+        """Whether the blocks that are complete since the last time complete a stop string."""
+        begin = len(self.response_ids)
+        for tokens, steps, _ in self.blocks[self.looked_at :]:
+            self.response_ids += tokens[steps > 0].tolist()
+        self.looked_at = len(self.blocks)
+        return len(self.response_ids) > begin and strings.end(self.response_ids, begin) is not None
 
     def complete_block(self) -> None:
         """As LMDeploy counts a block whose last token has been committed."""
@@ -201,6 +217,7 @@ class TracedSequences(DLLMSequenceStrategy):
                     broken.append(sequence)
             super().update_running(running, batched_outputs, model_inputs, delta, **kwargs)
             self._end_broken(broken)
+            self._end_by_strings(active)
             finished = [s for s in active if s.status == MessageStatus.STOPPED]
         whole = (s for s in finished if s.session_id not in self.tracing.broken)
         self.tracing.traces |= {s.session_id: Trace.of(s.blocks) for s in whole}
@@ -212,6 +229,16 @@ class TracedSequences(DLLMSequenceStrategy):
             self.tracing.broken.add(sequence.session_id)
             if sequence.status == MessageStatus.RUNNING:
                 sequence.finish()
+
+    def _end_by_strings(self, sequences: list[TracedSequence]) -> list[TracedSequence]:
+        """Those that went on and whose text now holds a string that ends it; the device hears of it a forward later."""
+        strings = self.tracing.strings
+        if strings is None:
+            return []
+        ended = [s for s in sequences if s.status == MessageStatus.RUNNING and s.ends_by(strings)]
+        for sequence in ended:
+            sequence.finish()
+        return ended
 
     def _decoded(
         self,
@@ -240,4 +267,5 @@ class TracedSequences(DLLMSequenceStrategy):
             running[i].set_stop_pos(int(position))
             running[i].finish()
         self._end_broken([running[i] for i in broken])
-        return [running[i] for i in sorted({*stopped, *broken})]
+        ended = self._end_by_strings([running[i] for i in complete])
+        return [running[i] for i in sorted({*stopped, *broken})] + ended

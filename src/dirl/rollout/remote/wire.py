@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from dirl import finite
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Both ends must have the same."""
 
 T = TypeVar("T")

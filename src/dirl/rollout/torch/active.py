@@ -8,6 +8,7 @@ from torch import Tensor
 from dirl.diffusion.commit import commit
 from dirl.diffusion.drawing import Draws
 from dirl.rollout.response import finished_trajectory, response_end
+from dirl.rollout.stop_strings import StopStrings
 from dirl.types import DecodingParams, FinishReason, GenerationRequest, ModelSpec, Trajectory
 
 
@@ -27,7 +28,13 @@ class InTheMaking:
     """Its `response_end`; None while it is in the making."""
 
     def take_block(
-        self, tokens: list[int], steps: list[int], logprobs: list[float], spec: ModelSpec, limit: int
+        self,
+        tokens: list[int],
+        steps: list[int],
+        logprobs: list[float],
+        spec: ModelSpec,
+        limit: int,
+        strings: StopStrings | None,
     ) -> None:
         """Append a finished block (its prompt tokens left out) and see whether the response ends in it."""
         head = max(len(self.request.prompt_ids) - self.start, 0)
@@ -35,7 +42,7 @@ class InTheMaking:
         self.response_ids += tokens[head:]
         self.step_map += steps[head:]
         self.logprobs += logprobs[head:]
-        self.end = response_end(self.response_ids, spec.stop_token_ids, limit, before)
+        self.end = response_end(self.response_ids, spec.stop_token_ids, limit, before, strings)
 
     def trajectory(self, policy_version: int) -> Trajectory:
         assert self.end is not None, "still in the making"
@@ -152,7 +159,9 @@ class Active:
         self.steps = torch.where(chosen, self.forward[:, None], self.steps)
         self.masked = self.masked & ~chosen
 
-    def close_blocks(self, spec: ModelSpec, decoding: DecodingParams) -> list[InTheMaking]:
+    def close_blocks(
+        self, spec: ModelSpec, decoding: DecodingParams, strings: StopStrings | None = None
+    ) -> list[InTheMaking]:
         """Hand finished blocks to their sequences and open the next ones.
 
         Returns the sequences that are done, in the order in which they were admitted.
@@ -162,7 +171,7 @@ class Active:
         if complete.any():
             columns = (x[complete].tolist() for x in (tokens, steps, logprobs))
             for i, *block in zip(complete.nonzero().squeeze(1).tolist(), *columns, strict=True):
-                self.sequences[i].take_block(*block, spec, decoding.max_response_tokens)
+                self.sequences[i].take_block(*block, spec, decoding.max_response_tokens, strings)
                 self.sequences[i].start += spec.block_size
             self._open_blocks(spec)
         return sorted((s for s in self.sequences if s.end is not None), key=lambda s: s.number)

@@ -17,12 +17,13 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dirl.attention import dense_mask
 from dirl.batches import Layout
-from dirl.diffusion.drawing import draw_rows
+from dirl.diffusion.drawing import Drawing, check_drawing, draw_rows
 from dirl.models.families import family_of
 from dirl.models.families.weights import named_tensors
 from dirl.models.shape import ModelShape
 from dirl.rollout.engine import RolloutEngine, broken_logits
 from dirl.rollout.memory import LOGIT_BYTES, EngineMemory, RolloutSize, key_value_bytes
+from dirl.rollout.stop_strings import StopStrings
 from dirl.rollout.torch.active import Active, Partial
 from dirl.rollout.torch.modules import ModuleDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
@@ -45,6 +46,8 @@ class TorchEngine(RolloutEngine):
         dtype: of weights and cache; `auto` is that of the model's config. Log-probs are fp32, of logits of this dtype.
         forward: `modules` calls transformers' modules layer by layer; `auto` leaves them out, which is faster, where
             the model's family says what they compute. Log-probs may differ in the last digits.
+        drawing: on a GPU, `auto` draws by kernels, once they have been seen to draw what torch's functions draw;
+            `kernel` does not look first, `torch` does without them.
     """
 
     def __init__(
@@ -53,13 +56,15 @@ class TorchEngine(RolloutEngine):
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         forward: Literal["auto", "modules"] = "auto",
+        drawing: Drawing = "auto",
     ) -> None:
         if max_batch_size < 1:
             raise ValueError(f"engine.max_batch_size={max_batch_size}: use at least 1")
         if forward not in ("auto", "modules"):
             raise ValueError(f"engine.forward={forward!r}: use auto or modules")
         self.max_batch_size, self.device_name, self.dtype_name = max_batch_size, device, dtype
-        self.forward_name = forward
+        check_drawing(drawing)
+        self.forward_name, self.drawing = forward, drawing
         self.forwards = 0
         """Forwards over blocks since `setup`, prefills not counted."""
         self.watch: Watch | None = None
@@ -77,8 +82,9 @@ class TorchEngine(RolloutEngine):
         return EngineMemory(weights, cache, logits, weights, 0.0, f"KV cache: {slots} sequences of {length} tokens")
 
     def setup(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, device: str) -> None:
-        self.family, self.spec = family_of(config), spec
+        self.family, self.spec, self.tokenizer = family_of(config), spec, tokenizer
         self.device = torch.device(device if self.device_name == "auto" else self.device_name)
+        check_drawing(self.drawing, self.device)
         known = config.dtype or torch.get_default_dtype()
         dtype = known if self.dtype_name == "auto" else self.dtype_name
         self.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
@@ -102,6 +108,7 @@ class TorchEngine(RolloutEngine):
     def generate(self, requests: Sequence[GenerationRequest], decoding: DecodingParams) -> Iterator[Trajectory]:
         if self.policy_version < 0:
             raise ValueError("the engine has no weights yet: call update_weights before generate")
+        strings = StopStrings.of(decoding.stop_strings, self.tokenizer)
         waiting = deque(requests)
         active = Active.empty(self.spec.block_size, self.device)
         self._make_room(requests, decoding)
@@ -112,7 +119,7 @@ class TorchEngine(RolloutEngine):
                 self.still_wanted()
                 denoised = self._step(active, decoding)
                 self.heartbeat += 1
-                finished = active.close_blocks(self.spec, decoding)
+                finished = active.close_blocks(self.spec, decoding, strings)
                 if active.broken_here.any():
                     row = int(active.broken_here.any(1).nonzero()[0])
                     raise broken_logits(active.sequences[row].request, self.policy_version)
@@ -180,7 +187,7 @@ class TorchEngine(RolloutEngine):
         self.forwards += 1
         if len(row):
             columns = (active.seeds[row], positions[row, column], active.forward[row])
-            draws = draw_rows(self._part("head")(hidden), *columns, spec.banned, decoding)
+            draws = draw_rows(self._part("head")(hidden), *columns, spec.banned, decoding, drawing=self.drawing)
             active.take(draws, (row, column), masked, spec, decoding)
         return ~late
 

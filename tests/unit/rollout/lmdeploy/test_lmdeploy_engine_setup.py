@@ -12,9 +12,12 @@ from tests.tiny import EXPERTS, SHAPE, TinyModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from dirl.models import SDARConfig, SDARMoeConfig, register_models
+from dirl.models.shape import ModelShape
 from dirl.rollout import LMDeployEngine
+from dirl.rollout.lmdeploy import checks
 from dirl.rollout.lmdeploy.loop_thread import LoopThread
 from dirl.rollout.lmdeploy.model import write_model_folder
+from dirl.rollout.memory import RolloutSize
 
 BLOCKS = dict(block_size=8, mask_token_id=19)
 
@@ -28,6 +31,7 @@ BLOCKS = dict(block_size=8, mask_token_id=19)
         ("max_batch_size", 0),
         ("bucket_mb", 0),
         ("prefill_tokens", -1),
+        ("tp", 0),
         ("kv_blocks", 15),
         ("kv_blocks", -1),
         ("kv_memory_share", 0.0),
@@ -129,3 +133,46 @@ def test_writing_the_folder_leaves_the_config_as_it_is(tmp_path: Path) -> None:
     before = config.to_dict()
     folder_of(config, tmp_path)
     assert config.to_dict() == before and config.model_type == "qwen3"
+
+
+# ------------------------------------------------------------------------------------ tensor parallelism
+
+A3B = replace(
+    ModelShape.dense(Qwen3Config(**SHAPE)), num_attention_heads=32, num_key_value_heads=4, experts=128, expert_size=768
+)
+
+
+@pytest.mark.parametrize(
+    ("tp", "said"),
+    [
+        (3, "num_attention_heads=32 cannot be divided"),
+        (32, "moe_intermediate_size=768|intermediate_size=48"),
+        (8, "from device 1 on there are 7 of the 8 GPUs"),
+    ],
+)
+def test_layers_that_cannot_be_divided_and_gpus_that_are_not_there_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tp: int, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(ValueError, match=rf"engine\.tp={tp}: .*({said})"):
+        checks.check_parallel(tp, A3B, "cuda:1")
+    for fine in (1, 2, 4):
+        checks.check_parallel(fine, A3B, "cuda:1")
+
+
+def test_training_processes_with_one_gpu_each_are_told_to_use_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    with pytest.raises(ValueError, match=r"engine\.tp=2: each of the 4 training processes .*lightning run serve"):
+        checks.check_parallel(2, A3B, "cuda:0")
+
+
+def test_a_plan_divides_weights_and_cache_but_not_what_every_rank_keeps() -> None:
+    rollout = RolloutSize(requests=8, longest=100, block_size=4, free=80e9)
+    options = {"page_tokens": 64, "kv_blocks": 100, "kv_memory_share": 0.8, "max_batch_size": 8, "sleep": False}
+    one, two, eight = (LMDeployEngine.memory({**options, "tp": tp}, A3B, rollout) for tp in (1, 2, 8))
+    whole = 2 * A3B.vocab_size * A3B.hidden_size * (1 if A3B.tie_word_embeddings else 2)
+    assert one.weights == 2.0 * A3B.parameters
+    assert two.weights - whole == pytest.approx((one.weights - whole) / 2)
+    assert (two.cache, eight.cache) == (one.cache / 2, one.cache / 4)  # four heads of keys: eight ranks keep each twice
