@@ -33,7 +33,7 @@ def fit_all(folder: Path, runs: Mapping[str, Sequence[object]], processes: int) 
     listed.write_text(json.dumps(commands), encoding="utf-8")
     command = [sys.executable, "-m", "tests.integration.several_runs", str(listed)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-5000:]
     assert (processes == 2) == ("MEMBER: 2/2" in said)

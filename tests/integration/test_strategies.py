@@ -11,33 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.integration.several_runs import fit_all
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 STRATEGIES = ["ddp", "fsdp", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("hybrid", "fsdp_tp"))]
 """The others have a quick case each in `test_fsdp_gradients`."""
-FAST = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-
-
-def run(root: Path, strategy: str, *args: object) -> Path:
-    """A run that succeeds."""
-    done = start(root, strategy, *args)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return root
-
-
-def start(root: Path, strategy: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """`dirl fit` in processes of its own, as a user starts it."""
-    devices = 1 if strategy == "single" else 2
-    command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, args), *FAST]
-    command += ["--config", str(CONFIGS / "strategy" / f"{strategy}.yaml"), f"--trainer.devices={devices}"]
-    command += ["--trainer.strategy.init_args.shard_size=1"] if strategy == "hybrid" else []
-    command += [f"--trainer.default_root_dir={root}"]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
-    assert (devices == 2) == ("MEMBER: 2/2" in done.stderr + done.stdout)
-    return done
 
 
 def assert_equal_runs(one: Path, two: Path) -> None:
@@ -71,49 +51,77 @@ def rl_args(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def single_sft(tmp_path_factory: pytest.TempPathFactory, sft_args: list[object]) -> Path:
-    return run(tmp_path_factory.mktemp("single") / "sft", "single", *sft_args)
+def single(tmp_path_factory: pytest.TempPathFactory, sft_args: list[object], rl_args: list[object]) -> Path:
+    """Runs of one process."""
+    folder = tmp_path_factory.mktemp("single")
+    runs = {
+        "sft": [*sft_args],
+        "rl": [*rl_args],
+        "budget": [*sft_args, "--data.init_args.token_budget=4096"],
+        "sequences": [*rl_args, *OF_SEQUENCES],
+    }
+    fit_all(folder, {name: ["single", *args] for name, args in runs.items()}, 1)
+    return folder
+
+
+OF_SEQUENCES = [
+    *(f"--objective.init_args.{o}" for o in ("ratio=sequence", "clip_low=0.0005", "clip_high=0.0005", "kl_coef=0")),
+    *("--data.init_args.token_budget=80", "--trainer.max_epochs=1"),
+]
+
+
+# A save of a checkpoint would shard the weights anew.
+IN_BF16 = ["--trainer.precision=bf16-mixed", "--trainer.val_check_interval=4", "--trainer.enable_checkpointing=false"]
+IN_BF16 += ["--trainer.check_val_every_n_epoch=null"]
 
 
 @pytest.fixture(scope="module")
-def single_rl(tmp_path_factory: pytest.TempPathFactory, rl_args: list[object]) -> Path:
-    return run(tmp_path_factory.mktemp("single") / "rl", "single", *rl_args)
+def pair(
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+    sft_args: list[object],
+    rl_args: list[object],
+) -> Path:
+    """Runs of two processes: for every strategy that is asked for, SFT, RL, and RL resumed in mid-epoch."""
+    folder = tmp_path_factory.mktemp("pair")
+    here = [item for item in request.session.items if item.path == request.path and isinstance(item, pytest.Function)]
+    data = next(str(a).split("=", 1)[1] for a in sft_args if str(a).startswith("--data.init_args.train="))
+    runs: dict[str, list[object]] = {
+        "sequences": ["fsdp", *rl_args, *OF_SEQUENCES],
+        "bf16": ["fsdp", *sft_args, *IN_BF16, f"--data.init_args.val={data}"],
+    }
+    for strategy in sorted({item.callspec.params["strategy"] for item in here if hasattr(item, "callspec")}):
+        copies = ["--trainer.strategy.init_args.shard_size=1"] if strategy == "hybrid" else []
+        runs[f"{strategy}-sft"] = [strategy, *sft_args, *copies]
+        runs[f"{strategy}-rl"] = [strategy, *rl_args, *copies]
+        half = folder / f"{strategy}-rl" / "logs" / "version_0" / "checkpoints" / "step=2.ckpt"  # of two passes
+        runs[f"{strategy}-resumed"] = [strategy, *rl_args, *copies, f"--ckpt_path={half}"]
+    fit_all(folder, runs, 2)
+    return folder
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_of_sft_equal_one(
-    strategy: str, tmp_path: Path, sft_args: list[object], single_sft: Path
-) -> None:
-    assert_equal_runs(single_sft, run(tmp_path / "run", strategy, *sft_args))
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_two_processes_equal_one(stage: str, strategy: str, single: Path, pair: Path) -> None:
+    assert_equal_runs(single / stage, pair / f"{strategy}-{stage}")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_of_rl_equal_one(strategy: str, tmp_path: Path, rl_args: list[object], single_rl: Path) -> None:
-    assert_equal_runs(single_rl, run(tmp_path / "run", strategy, *rl_args))
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(
-    strategy: str, tmp_path: Path, rl_args: list[object], single_rl: Path
-) -> None:
+def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(strategy: str, single: Path, pair: Path) -> None:
     """Each process has a rollout of its own, and gets it back."""
-    whole = run(tmp_path / "whole", strategy, *rl_args)
-    checkpoint = whole / "logs" / "version_0" / "checkpoints" / "step=2.ckpt"  # half of the first rollout's passes
-    resumed = run(tmp_path / "resumed", strategy, *rl_args, f"--ckpt_path={checkpoint}")
-    assert len(metrics(resumed, "train/loss")) == len(metrics(single_rl, "train/loss")) - 1  # the checkpoint's again
+    whole, resumed = pair / f"{strategy}-rl", pair / f"{strategy}-resumed"
+    losses = metrics(single / "rl", "train/loss")
+    assert len(metrics(resumed, "train/loss")) == len(losses) - 1  # the checkpoint's again
     assert metrics(resumed, "train/loss") == pytest.approx(metrics(whole, "train/loss")[1:], rel=1e-5, abs=1e-7)
     first, second = (load_file(root / "model" / "model.safetensors") for root in (whole, resumed))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
 
 
-def test_two_processes_of_an_objective_of_whole_sequences_equal_one(tmp_path: Path, rl_args: list[object]) -> None:
+def test_two_processes_of_an_objective_of_whole_sequences_equal_one(single: Path, pair: Path) -> None:
     """One ratio for a trajectory, whose views lie in several rows; the clip acts."""
-    options = ["ratio=sequence", "clip_low=0.0005", "clip_high=0.0005", "kl_coef=0"]
-    args = [*rl_args, *(f"--objective.init_args.{o}" for o in options), "--data.init_args.token_budget=80"]
-    single, sharded = (run(tmp_path / name, name, *args, "--trainer.max_epochs=1") for name in ("single", "fsdp"))
-    assert max(metrics(single, "train/clip_fraction")) > 0.1
-    assert_equal_runs(single, sharded)
+    assert max(metrics(single / "sequences", "train/clip_fraction")) > 0.1
+    assert_equal_runs(single / "sequences", pair / "sequences")
 
 
 def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
@@ -124,9 +132,14 @@ def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
     overlay = rl_overlay(tmp_path / "overlay.yaml", more=EVALUATE)
     overlay.write_text(overlay.read_text().replace("{class_path: dirl.rollout.TorchEngine}", engine))
     data = next(str(a).split("=", 1)[1] for a in rl_args if str(a).startswith("--data.init_args.train="))
-    done = start(tmp_path / "run", "ddp", *rl_args, "--config", overlay, f"--data.init_args.val={data}")
+    command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, rl_args), "--config", str(overlay)]
+    command += ["--config", str(CONFIGS / "strategy" / "ddp.yaml"), "--trainer.devices=2"]
+    command += [f"--data.init_args.val={data}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     said = done.stdout + done.stderr
+    assert "MEMBER: 2/2" in said
     assert "process 1 of 2 has lost its engines: every server is gone" in said
     assert (tmp_path / "run" / "engines_lost.ckpt").exists()
 
@@ -134,19 +147,13 @@ def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
 EVALUATE = "evaluate: {decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}}"
 
 
-def test_the_token_budget_does_not_change_the_step(tmp_path: Path, sft_args: list[object], single_sft: Path) -> None:
-    assert_equal_runs(single_sft, run(tmp_path / "run", "single", *sft_args, "--data.init_args.token_budget=4096"))
+def test_the_token_budget_does_not_change_the_step(single: Path) -> None:
+    assert_equal_runs(single / "sft", single / "budget")
 
 
-def test_sharded_bf16_training_exports_fp32_weights_after_a_validation(tmp_path: Path, sft_args: list[object]) -> None:
+def test_sharded_bf16_training_exports_fp32_weights_after_a_validation(pair: Path) -> None:
     """A forward without backward leaves gathered bf16 copies in FSDP2's root; they must not be what is exported."""
-    data = next(str(a).split("=", 1)[1] for a in sft_args if str(a).startswith("--data.init_args.train="))
-    options = ["--trainer.precision=bf16-mixed", f"--data.init_args.val={data}", "--trainer.val_check_interval=4"]
-    options += [
-        "--trainer.check_val_every_n_epoch=null",
-        "--trainer.enable_checkpointing=false",
-    ]  # a save would reshard
-    root = run(tmp_path / "run", "fsdp", *sft_args, *options)
+    root = pair / "bf16"
     assert len(metrics(root, "val/nelbo_per_token")) == 1
     for name, value in load_file(root / "model" / "model.safetensors").items():
         assert value.dtype == torch.float32
