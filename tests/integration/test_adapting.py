@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from tests.autoregressive import causal_folder
 from tests.integration.identity import checkpoint
+from tests.integration.one_run import run
 from tests.integration.test_resume import SAVER, check_chain
 from tests.integration.test_runs import CONFIGS, fit, rl_args
-from tests.integration.test_strategies import assert_equal_runs, run
+from tests.integration.test_strategies import assert_equal_runs
 from tests.integration.toy import metrics, write_sft
 
 from dirl.models import AutoregressiveModel, PretrainedModel

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.integration.one_run import CONFIGS, run
 from tests.integration.test_runs import fit
-from tests.integration.test_strategies import CONFIGS, run
 from tests.integration.toy import rl_overlay, write_rl, write_sft
 from tests.unit.models.test_source import assert_equal_weights
 from transformers import PreTrainedModel

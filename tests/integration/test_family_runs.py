@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.integration.test_strategies import assert_equal_runs, run
+from tests.integration.one_run import run
+from tests.integration.test_strategies import assert_equal_runs
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
 from dirl.cli.main import main

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.integration.test_strategies import CONFIGS, assert_equal_runs, run
+from tests.integration.one_run import CONFIGS, run
+from tests.integration.test_strategies import assert_equal_runs
 from tests.integration.toy import metrics, rl_overlay, write_rl
 
 from dirl.models import NewModel, save_model

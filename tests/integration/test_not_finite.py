@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.integration.identity import assert_identical, checkpoint, differences, state
+from tests.integration.one_run import start
 from tests.integration.test_runs import CONFIGS, fit, rl_args, weights
-from tests.integration.test_strategies import start
 from tests.integration.toy import metrics, write_sft
 
 from dirl.finite import NotFiniteError

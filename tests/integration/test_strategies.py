@@ -3,19 +3,15 @@
 `hybrid` has two copies then, and `fsdp_tp` two parts of each matrix; `test_mesh_gradients` has four processes.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.integration.one_run import CONFIGS, start
 from tests.integration.several_runs import fit_all
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs"
 STRATEGIES = ["ddp", "fsdp", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("hybrid", "fsdp_tp"))]
 """The others have a quick case each in `test_fsdp_gradients`."""
 
@@ -132,14 +128,10 @@ def test_all_processes_end_together_if_one_loses_its_engine_in_an_evaluation(
     overlay = rl_overlay(tmp_path / "overlay.yaml", more=EVALUATE)
     overlay.write_text(overlay.read_text().replace("{class_path: dirl.rollout.TorchEngine}", engine))
     data = next(str(a).split("=", 1)[1] for a in rl_args if str(a).startswith("--data.init_args.train="))
-    command = [sys.executable, "-m", "dirl.cli", "fit", *map(str, rl_args), "--config", str(overlay)]
-    command += ["--config", str(CONFIGS / "strategy" / "ddp.yaml"), "--trainer.devices=2"]
-    command += [f"--data.init_args.val={data}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    args = [*rl_args, "--config", overlay, f"--data.init_args.val={data}"]
+    done = start(tmp_path / "run", "ddp", *args)
     assert done.returncode != 0
     said = done.stdout + done.stderr
-    assert "MEMBER: 2/2" in said
     assert "process 1 of 2 has lost its engines: every server is gone" in said
     assert (tmp_path / "run" / "engines_lost.ckpt").exists()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from dirl.callbacks import Throughput
 from dirl.callbacks.throughput import _peak_of, peak_memory, phase_shares
-from tests.integration.test_strategies import run
+from tests.integration.one_run import run
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 
 from dirl.attention import dense_mask
