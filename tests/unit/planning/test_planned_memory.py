@@ -276,7 +276,8 @@ def test_an_engine_elsewhere_takes_nothing_and_one_that_says_nothing_is_not_coun
 @pytest.mark.parametrize("sleep", [True, False])
 def test_lmdeploys_cache_is_its_blocks_or_a_share_of_what_is_free(sleep: bool) -> None:
     shape, size = SHAPES["sdar-8b"], RolloutSize(64, 4096, 4, free=100e9)
-    options = {"max_batch_size": 64, "kv_blocks": 100, "kv_memory_share": 0.5, "page_tokens": 64, "sleep": sleep}
+    options = {"max_batch_size": 64, "kv_blocks": 100, "kv_memory_share": 0.5, "page_tokens": 64, "tp": 1}
+    options["sleep"] = sleep
     fixed = LMDeployEngine.memory(options, shape, size)
     assert fixed.cache == 100 * 64 * 2 * 36 * 8 * 128 * 2
     assert fixed.resident_cache == (0 if sleep else fixed.cache)

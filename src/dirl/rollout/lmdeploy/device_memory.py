@@ -19,4 +19,6 @@ def engine_memory(options: Mapping[str, Any], shape: ModelShape, rollout: Rollou
     asleep = 0.0 if options["sleep"] else 1.0
     tokens = int(cache // token)
     note = f"KV cache: {tokens} tokens, room for {tokens // rollout.longest} of the longest sequences"
+    if tp > 1:
+        note += f"; on each of {tp} GPUs, which only a training run of one process can have beside itself"
     return EngineMemory(weights, cache, logits, weights * asleep, cache * asleep, note)

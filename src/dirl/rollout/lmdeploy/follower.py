@@ -29,15 +29,20 @@ POLL_S = 0.001
 
 def serve(seat: Seat, connection: Connection) -> None:
     """Main function of the process; it ends when it is told so, or when the first rank is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first rank has it too, and decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # the first rank has them too, and decides
+        signal.signal(number, signal.SIG_IGN)
     try:
         asyncio.run(Follower(seat, connection).obey())
-    except EOFError:
+    except FirstRankGoneError:
         return
     except BaseException:
         with contextlib.suppress(OSError):
             connection.send(("failed", traceback.format_exc()))
         raise
+
+
+class FirstRankGoneError(Exception):
+    """Its end of the connection is closed."""
 
 
 class Follower:
@@ -65,7 +70,7 @@ class Follower:
             if name == "end":
                 return
             self._answer(await self._do(name, *arguments))
-        raise EOFError("the first rank is gone")
+        raise FirstRankGoneError
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         order: tuple[str, tuple[Any, ...]] | None = ("", ())
