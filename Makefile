@@ -72,7 +72,7 @@ test-gpu: $(LMDEPLOY_STAMP)  ## Run the tests that need a CUDA device (they skip
 	$(BIN)/python -m pytest tests/gpu
 
 bench: $(STAMP)  ## Benchmarks on CPU, about 20 minutes: tables, and JSON in benchmarks/results
-	for part in fill view_order engine peer scaling layouts push; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit; done
+	for part in fill view_order engine peer scaling layouts push loading; do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$part || exit; done
 
 study: $(STAMP)  ## Compare RL objectives at equal cost, hours; goes on where it stopped (STUDY_ARGS="--objectives DiPO TraceRL")
 	$(BIN)/python -m benchmarks.study $(STUDY_ARGS)

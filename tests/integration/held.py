@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from dirl.rl.dealing import ResponseLengths
+
 PLACES = 100
 """How far the order of the prompts is looked at."""
 
@@ -27,6 +29,11 @@ def whole_state(path: Path) -> dict[str, Any]:
     state["dirl"].pop("unlogged")
     config = state["dirl"]["config"]
     state["dirl"]["config"] = {name: value for name, value in config.items() if not name.startswith("trainer.")}
+    if (data := state.get("RLDataModule")) is not None:
+        lengths = ResponseLengths()
+        lengths.load(data["lengths"], {})
+        lengths.settle([rank["pending"] for rank in data["ranks"]])
+        data["lengths"] = lengths.known
     state["callbacks"] = {k: v for k, v in state["callbacks"].items() if not k.startswith("ModelCheckpoint")}
     return state
 
@@ -39,11 +46,11 @@ def moments(state: dict[str, Any]) -> list[torch.Tensor]:
 def together(ranks: list[dict[str, Any]]) -> dict[str, Any]:
     """The state of the RL DataModule over all processes, in an order that does not depend on who holds what."""
     streams = [rank["stream"] for rank in ranks]
-    left = [[p for p in range(s["place"], PLACES, len(ranks)) if p not in s["skip"]] for s in streams]
+    gone = set(streams[0]["skip"]).union(*(stream["taken"] for stream in streams))
     parts = list(zip(*(rank["buffer"]["steps"] for rank in ranks), strict=True))
     (epoch,) = {rank["buffer"]["epoch"] for rank in ranks}
     return {
-        "prompts": sorted(place for places in left for place in places),
+        "prompts": [place for place in range(streams[0]["place"], PLACES) if place not in gone],
         "surplus": ordered(group for rank in ranks for group in rank["surplus"]),
         "prefetched": _together([rank["prefetched"] for rank in ranks if rank["prefetched"] is not None]),
         "epoch": epoch,

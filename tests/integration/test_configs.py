@@ -88,9 +88,10 @@ def plain(recipe: Path) -> DirlCLI:
 
 
 def options_of(callback: Callback) -> dict[str, object]:
-    """What a callback was made with, its engine apart."""
+    """What a callback was made with, its engine apart; of tasks their names."""
     plain_types = (int, float, str, bool, type(None), dict, list)
-    return {k: v for k, v in vars(callback).items() if isinstance(v, plain_types) and "dir" not in k}
+    found = {k: v for k, v in vars(callback).items() if isinstance(v, plain_types) and "dir" not in k}
+    return found | {"tasks": list(found["tasks"])} if found.get("tasks") else found
 
 
 def correct_by(callback: Callback) -> dict[str, object]:
@@ -99,10 +100,14 @@ def correct_by(callback: Callback) -> dict[str, object]:
 
 
 def is_alike(part: Path, recipe: Path) -> bool:
-    """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones. Recipes that
-    differ from another in their source and schedule have the parts of that one."""
+    """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones. Three recipes
+    are another one's but for their source, schedule or devices, and three strategies are options of `fsdp`."""
+    if recipe.stem in ("adapt", "sdar_8b_from_qwen3_sft"):
+        return True
+    if recipe.stem == "dirl_8b_rl_one_node" or part.stem in ("hybrid", "fsdp_tp", "fsdp_offload"):
+        return recipe.parent != ROOT
     source = part.parent.name == "adapt" or (part.parent.name == "model" and part.stem not in ("new_tiny", "sdar_8b"))
-    return (source and recipe.parent != ROOT) or recipe.stem in ("adapt", "sdar_8b_from_qwen3_sft")
+    return source and recipe.parent != ROOT
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,7 @@ def test_a_part_on_top_of_a_recipe_changes_what_it_names_and_nothing_else(
         pytest.skip(f"no sandbox here: {why_not()}")
     files_on_task = part.parent.name == "data" and recipe in OWN_TASK and RECIPES[recipe] == "rl"
     options = ["--rollout.rewards=[dirl.rewards.ExactAnswer]"] if files_on_task else []  # files name none, as tasks do
+    options += ["--trainer.devices=2"] if part.stem == "fsdp_tp" else []
     after = build(tmp_path, recipe, part, options=options)
     before, text = plain(recipe), part.read_text(encoding="utf-8")
     assert (type(after.model), type(after.datamodule)) == (type(before.model), type(before.datamodule))

@@ -73,6 +73,8 @@ def rl_args(tmp_path: Path, rollout: str = "") -> list[object]:
         (signal.SIGTERM, 143, False, 1, "single"),
         (signal.SIGINT, 130, True, 2, "ddp"),
         (signal.SIGTERM, 143, False, 2, "fsdp"),
+        pytest.param(signal.SIGUSR1, 138, False, 2, "fsdp_tp", marks=pytest.mark.thorough),
+        pytest.param(signal.SIGINT, 130, True, 2, "hybrid", marks=pytest.mark.thorough),
     ],
 )
 def test_a_signal_ends_rl_with_a_checkpoint_and_a_line_that_goes_on(

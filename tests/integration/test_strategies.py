@@ -111,7 +111,7 @@ def test_two_processes_of_rl_resumed_in_mid_epoch_equal_one_go(strategy: str, si
     assert metrics(resumed, "train/loss") == pytest.approx(metrics(whole, "train/loss")[1:], rel=1e-5, abs=1e-7)
     first, second = (load_file(root / "model" / "model.safetensors") for root in (whole, resumed))
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0 if strategy in ("hybrid", "fsdp_tp") else 1e-6)
 
 
 def test_two_processes_of_an_objective_of_whole_sequences_equal_one(single: Path, pair: Path) -> None:

@@ -16,12 +16,13 @@ def wait_until_taken(request: StopRequest) -> None:
         time.sleep(0.01)
 
 
-def test_before_training_a_signal_ends_at_once() -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_before_training_a_signal_ends_at_once(number: int, code: int) -> None:
     request = StopRequest()
     with request.listening(), pytest.raises(Stopped) as caught:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(5)
-    assert caught.value.code == 143
+    assert caught.value.code == code
 
 
 def test_while_training_it_waits_to_be_looked_at_and_others_are_told_once() -> None:

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import engine, fill, gpu, gpu_training, layouts, peer, push, record, rollout_gpu, scaling, startup
+from benchmarks import (
+    engine,
+    fill,
+    gpu,
+    gpu_training,
+    layouts,
+    loading,
+    peer,
+    push,
+    record,
+    rollout_gpu,
+    scaling,
+    startup,
+)
 from benchmarks.device_clock import Deadline, Timing
 from benchmarks.fresh_process import in_fresh_process, measured
 from benchmarks.shapes import TOYS, model_spec
@@ -20,10 +33,12 @@ MAINS = {
     "scaling": scaling.main,
     "fill": fill.main,
     "startup": startup.main,
+    "loading": loading.main,
 }
+NAMES = [pytest.param(name, marks=[pytest.mark.thorough] if name == "loading" else []) for name in MAINS]
 
 
-@pytest.mark.parametrize("name", MAINS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_dry_run_writes_its_results(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
