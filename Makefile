@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install test properties thorough torture test-lmdeploy test-gpu bench bench-gpu gpu-1 gpu-2 gpu-3 study demo help-texts lint wheel clean force
+.PHONY: help venv install test properties thorough torture test-lmdeploy test-gpu bench adapt bench-gpu gpu-1 gpu-2 gpu-3 study demo help-texts lint wheel clean force
 
 help:  ## List the targets
 	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ bench: $(STAMP)  ## Benchmarks on CPU, about 20 minutes: tables, and JSON in ben
 
 study: $(STAMP)  ## Compare RL objectives at equal cost, hours; goes on where it stopped (STUDY_ARGS="--objectives DiPO TraceRL")
 	$(BIN)/python -m benchmarks.study $(STUDY_ARGS)
+
+adapt: $(STAMP)  ## An autoregressive toy made a block-diffusion model, against one from scratch; goes on where it stopped
+	$(BIN)/python -m benchmarks.adapt
 
 bench-gpu: $(LMDEPLOY_STAMP)  ## Benchmarks on a GPU, each part within 10 minutes
 	for part in rates attention layouts; do $(BIN)/python -m benchmarks.gpu $$part || exit; done

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.adapt import autoregressive
@@ -28,7 +29,9 @@ def made(root: Path, scale: Scale, arm: Arm, seed: int) -> dict[str, Any]:
         found = columns(folder, BOUND | {"train/packed_tokens": "packed"})
         curve = [{"step": row["step"] + 1, "nelbo": row["nelbo"]} for row in found if "nelbo" in row]
         result |= {"arm": arm.name, "seed": seed, "curve": [{"step": 0, "nelbo": begun}, *curve]}
-        result["packed_tokens"] = sum(row.get("packed", 0.0) for row in found)
+        result["packed_tokens"] = (
+            fmean(row["packed"] for row in found if "packed" in row) * scale.steps
+        )  # some are logged
         done.write_text(dumps(result, str(done), indent=1), encoding="utf-8")
         shutil.rmtree(folder / "model")
     return json.loads(done.read_text(encoding="utf-8"))
