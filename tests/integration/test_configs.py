@@ -100,8 +100,8 @@ def correct_by(callback: Callback) -> dict[str, object]:
 
 
 def is_alike(part: Path, recipe: Path) -> bool:
-    """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones. Three recipes
-    are another one's but for their source, schedule or devices, and three strategies are options of `fsdp`."""
+    """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones. Three
+    recipes are another one's but for their source, schedule or devices, and three strategies are options of `fsdp`."""
     if recipe.stem in ("adapt", "sdar_8b_from_qwen3_sft"):
         return True
     if recipe.stem == "dirl_8b_rl_one_node" or part.stem in ("hybrid", "fsdp_tp", "fsdp_offload"):
