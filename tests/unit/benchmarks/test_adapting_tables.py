@@ -32,9 +32,9 @@ def test_a_row_is_the_mean_over_seeds_with_students_interval() -> None:
 
 @pytest.mark.thorough
 def test_every_arm_runs(tmp_path: Path) -> None:
-    scale = Scale(ar_steps=2, steps=8, batch=4, evaluations=2)
+    scale = Scale(ar_steps=2, steps=12, batch=4, evaluations=2)
     assert autoregressive.made(tmp_path, scale, 0)["tokens"] > 0
     for arm in ARMS:
         made = runs.made(tmp_path, scale, arm, 0)
-        assert [point["step"] for point in made["curve"]] == [0, 4, 8]
+        assert [point["step"] for point in made["curve"]] == [0, 6, 12]
         assert made == runs.made(tmp_path, scale, arm, 0), "what is there is not made again"
