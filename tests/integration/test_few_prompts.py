@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tests.integration.test_strategies import assert_equal_runs, run
+from tests.integration.one_run import run
+from tests.integration.test_strategies import assert_equal_runs
 from tests.integration.test_two_processes import CALLBACKS, CONFIGS, fit
 from tests.integration.toy import metrics, rl_overlay, write_rl, write_sft
 

@@ -195,7 +195,7 @@ class SFTDataModule(L.LightningDataModule):
             self.seed,
             share.rank,
             share.size,
-            *((self.block_schedule, self._steps_of_epoch()) if shuffle else ()),
+            *((self.block_schedule, self._steps_of_epoch()) if shuffle and self.block_schedule else ()),
         )
 
     @property

@@ -53,6 +53,11 @@ class ScoringPlan:
         views = fn(self.position_views), fn(self.rejected_views)
         return ScoringPlan(fn(self.positions), fn(self.rejected), *views, self.views)
 
+    def view_weights(self, weights: Float[Tensor, " N"]) -> Float[Tensor, " M"]:
+        """Of each rejected position the largest weight of its view's scored tokens (DiPO's are all the same)."""
+        largest = weights.new_zeros(self.views).scatter_reduce(0, self.position_views, weights, "amax")
+        return largest[self.rejected_views]
+
     def without_factors(self) -> "ScoringPlan":
         none = self.rejected[:0]
         return ScoringPlan(self.positions, none, none, none, 0)

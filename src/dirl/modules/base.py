@@ -95,7 +95,7 @@ class BlockDiffusionModule(WeightAccess):
         if self.model is None:
             if self.lora is not None:
                 with_adapters(self.lora, self.description, self.source)  # fails before weights are read
-            self.model = self.build_model(self.source, self.description, lora=self.lora, on_host=self.offloaded)
+            self.model = self.build_model(self.source, self.description, lora=self.lora)
             check_dtype(next(p.dtype for p in self.model.parameters() if p.requires_grad or not self.mixed))
 
     @property
@@ -117,6 +117,7 @@ class BlockDiffusionModule(WeightAccess):
         """See `dirl.modules.building.build_model`, of which this has the options."""
         building = Building(self.attention, self.head_chunk, self.activation_checkpointing, self.compile_layers)
         meshes = self.sharding_mesh, tensor_mesh(self.device_mesh)
+        options["on_host"] = options.get("on_host", False) or self.offloaded
         return build_model(source, description, self.spec, building, *meshes, self.mixed, **options)
 
     @property

@@ -14,7 +14,6 @@ from dirl.batches import PackedBatch, StepBatch
 from dirl.models import ModelDescription, ModelSource, Scores
 from dirl.models.autoregressive import check_fills_masks
 from dirl.models.lora import LoRAConfig
-from dirl.models.policy import ScoringPlan
 from dirl.models.value import ScalarHead, ValueModel
 from dirl.modules import value as of_value
 from dirl.modules.backward import LossFn
@@ -121,7 +120,7 @@ class RLModule(BlockDiffusionModule):
         source = self.reference_source or self.source
         description = source.describe()
         check_same_spec(description.spec, self.spec)
-        model = self.build_model(source, description, frozen=True, on_host=self.reference_on_host or self.offloaded)
+        model = self.build_model(source, description, frozen=True, on_host=self.reference_on_host)
         reference = Reference(model, self.sharding_mesh is not None, self.reference_on_host)
         if self.trainer.strategy.root_device.type == "cuda":
             reference.pin()
@@ -129,8 +128,7 @@ class RLModule(BlockDiffusionModule):
 
     def _build_value(self, value: ValueConfig) -> ValueModel | ScalarHead:
         if not value.shared:
-            source, options = value.source or self.source, {"kind": ValueModel, "on_host": self.offloaded}
-            model = self.build_model(source, self.value_description, **options)
+            model = self.build_model(value.source or self.source, self.value_description, kind=ValueModel)
             assert isinstance(model, ValueModel)
             check_dtype(next(model.parameters()).dtype)
             return model
@@ -214,7 +212,7 @@ class RLModule(BlockDiffusionModule):
         if len(scores.factor_positions):
             # A rejected position has no target, hence no weight of its own: it takes its view's.
             none = scores.log_factors.new_zeros(len(scores.factor_positions))
-            weights = view_weights(row.loss_weights[at], plan)
+            weights = plan.view_weights(row.loss_weights[at])
             rejected = scored_row(row, scores.factor_positions, scores.log_factors, none, weights)
         return scored_row(row, at, scores.logprobs, scores.entropy, rejected=rejected), scores.hidden
 
@@ -295,9 +293,3 @@ class RLModule(BlockDiffusionModule):
                 self.log("train/explained_variance", explained, prog_bar=True)
         self.log_dict({f"train/{name}": value.float() for name, value in means.items()})
         self.log("train/scored_tokens", tokens.float())
-
-
-def view_weights(weights: Tensor, plan: ScoringPlan) -> Tensor:
-    """[M] of each rejected position the largest weight [N] of its view's scored tokens (DiPO's are all the same)."""
-    largest = weights.new_zeros(plan.views).scatter_reduce(0, plan.position_views, weights, "amax")
-    return largest[plan.rejected_views]
