@@ -29,7 +29,9 @@ def main() -> None:
         title = f"{task}: {scale.rollouts} rollouts from SFT models that are right in {before:.1f} % of samples"
         note = f"mean and Student's 95 % interval over seeds {args.seeds}; seconds of one core"
         record.show(title, ["objective", *tables.COLUMNS], [tables.row(*pair) for pair in summaries.items()], note)
-        tables.draw(args.root / f"{task}.png", task, [result for results in of_task.values() for result in results])
+        tables.draw(
+            args.root / f"{args.name}_{task}.png", task, [result for results in of_task.values() for result in results]
+        )
         rows += [result for results in of_task.values() for result in results]
     settings = {
         "lr grid": args.lr,
@@ -38,7 +40,7 @@ def main() -> None:
         "seeds": args.seeds,
         **vars(scale),
     }
-    print(record.save("study", settings | {"tuning": [_short(result) for result in tuned]}, rows))
+    print(record.save(args.name, settings | {"tuning": [_short(result) for result in tuned]}, rows))
 
 
 def parsed() -> argparse.Namespace:
@@ -52,6 +54,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=cases.Scale.width)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
     parser.add_argument("--root", type=Path, default=Path("outputs/study"), help="every run is kept here")
+    parser.add_argument("--name", default="study", help="of the file in benchmarks/results, and of the figures")
     return parser.parse_args()
 
 
