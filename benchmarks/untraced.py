@@ -39,7 +39,7 @@ class UntracedEngine(LMDeployEngine):
         from dirl.rollout.lmdeploy.config import engine_config
 
         sizes = (self.max_batch_size, self.kv_memory_share, self.kv_blocks, self.page_tokens, self.prefill_tokens)
-        config = engine_config(block_size, self.dtype_name, self.cuda_graphs, *sizes)
+        config = engine_config(block_size, self.dtype_name, self.cuda_graphs, *sizes, tp=1)
         config.dllm_confidence_threshold = 1.0
         collection = gc.get_threshold()
         with changed(self.tracing), _own_strategies(self.spec):
