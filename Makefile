@@ -13,8 +13,7 @@ SEED ?= 0
 # Two processes that share two cores, whatever the machine: the tests use one thread each.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-# Python compiles what it imports, at the first time, a tenth of what pip would compile.
-PIP_INSTALL := $(BIN)/python -m pip install --no-compile -c requirements/constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install -c requirements/constraints.txt
 
 STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
