@@ -13,8 +13,12 @@ SEED ?= 0
 # Two processes that share two cores, whatever the machine: the tests use one thread each.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-PIP_INSTALL := $(BIN)/python -m pip install -c requirements/constraints.txt
+# pip would compile every file to bytecode, one after the other: half of the time of an installation. Python does it at a
+# file's first import; COMPILE does the rest on all cores, where what follows starts many processes.
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile -c requirements/constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
+CORE_STAMP := $(VENV)/.core-installed
 STAMP := $(VENV)/.installed
 LMDEPLOY_STAMP := $(VENV)/.lmdeploy-installed
 
@@ -30,14 +34,22 @@ install: $(STAMP)  ## Make .venv with pinned dependencies (TORCH=torch==2.13.0, 
 
 # TORCH or EXTRAS on the command line are obeyed even where .venv is up to date.
 ifneq ($(filter command,$(origin TORCH) $(origin EXTRAS)),)
-$(STAMP): force
+$(CORE_STAMP): force
 endif
 
-$(STAMP): pyproject.toml setup.py requirements/constraints.txt
+# The package alone, which is all that the demo needs. The import compiles what every command starts with, also where
+# PYTHONDONTWRITEBYTECODE would have each start compile it anew.
+$(CORE_STAMP): pyproject.toml setup.py requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --upgrade pip || echo "pip is not renewed: an old one takes half a minute longer"
 	$(PIP_INSTALL) $(TORCH)
+	$(PIP_INSTALL) -e .
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import dirl.cli.main, dirl.demo.run, dirl.modules, dirl.data.sft, dirl.data.rl"
+	touch $@
+
+$(STAMP): $(CORE_STAMP)
 	$(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	$(COMPILE)
 	touch $@
 
 test: $(STAMP) $(VENV)/.extras-tried  ## Run the tests (PYTEST_ARGS="-n 2 --dist loadfile ...")
@@ -48,6 +60,7 @@ $(VENV)/.extras-tried: $(STAMP)
 	$(PIP_INSTALL) reasoning-gym || echo "no reasoning-gym: its tests will skip"
 	$(PIP_INSTALL) peft || echo "no peft: the tests of LoRA will skip"
 	$(PIP_INSTALL) lm-eval || echo "no lm-eval: its tests will skip"
+	$(COMPILE)
 	touch $@
 
 properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)
@@ -65,6 +78,7 @@ test-lmdeploy: $(LMDEPLOY_STAMP)  ## Run the tests of LMDeploy's engine, on a CP
 $(LMDEPLOY_STAMP): $(STAMP) requirements/lmdeploy.txt
 	$(PIP_INSTALL) -r requirements/lmdeploy.txt
 	$(PIP_INSTALL) --no-deps lmdeploy==0.18.0
+	$(COMPILE)
 	touch $@
 
 test-gpu: $(LMDEPLOY_STAMP)  ## Run the tests that need a CUDA device (they skip without one)
@@ -96,7 +110,7 @@ gpu-2:  ## Part 2, under 9 minutes: rollouts, pushes, sleep and an RL step with 
 gpu-3:  ## Part 3, under 9 minutes: the torch engine, other training set-ups, tests/gpu
 	PYTHONPATH="$$PYTHONPATH:src" $(GPU_PYTHON) -m benchmarks.half_hour 3 $(GPU_ARGS)
 
-demo: $(STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
+demo: $(CORE_STAMP)  ## SFT, then DiPO, on a small task: TASK=arithmetic, countdown or sudoku; SEED=0
 	$(BIN)/lightning run demo --task $(TASK) --seed $(SEED)
 
 help-texts: $(STAMP)  ## Write the help texts of the commands anew, src/dirl/cli/help

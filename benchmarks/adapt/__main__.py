@@ -46,14 +46,14 @@ def main() -> None:
 
 def tokens_per_step(scale: Scale) -> float:
     """Of conversations, prompts included, each token once."""
-    tokenizer = new_tokenizer(Countdown.alphabet)
+    tokenizer = new_tokenizer(Countdown.characters())
     rows = Countdown(solutions=500).conversations("train")
     return scale.batch * fmean(len(autoregressive.encoded(tokenizer, row).input_ids) for row in rows)
 
 
 def likelihood_per_token(told: dict[str, Any]) -> float:
     """Over as many tokens as the bound is: those that fill up last blocks are certain."""
-    tokenizer = new_tokenizer(Countdown.alphabet)
+    tokenizer = new_tokenizer(Countdown.characters())
     fill = sum(-len(autoregressive.encoded(tokenizer, row).input_ids) % BLOCK_SIZE for row in held_out(told["seed"]))
     return told["response_nll"] / (told["response_tokens"] + fill)
 

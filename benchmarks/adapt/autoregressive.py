@@ -39,7 +39,7 @@ def train(folder: Path, scale: Scale, seed: int) -> dict[str, Any]:
     started = time.process_time()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    tokenizer = new_tokenizer(Countdown.alphabet, mask=False)
+    tokenizer = new_tokenizer(Countdown.characters(), mask=False)
     texts, others = of_task(tokenizer, scale, seed)
     model = new_model(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=scale.lr, weight_decay=0.01)

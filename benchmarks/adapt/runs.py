@@ -72,7 +72,7 @@ def options(root: Path, scale: Scale, arm: Arm, seed: int) -> list[object]:
         source = {"path": root / f"autoregressive-seed{seed}" / "model", "pad_vocabulary_to": 1}
         args += ["--model.init_args.source=dirl.models.AutoregressiveModel"]
     else:
-        source = {**SHAPE, "alphabet": Countdown.alphabet, "seed": seed}
+        source = {**SHAPE, "alphabet": Countdown.characters(), "seed": seed}
     args += [f"--model.init_args.source.init_args.{name}={value}" for name, value in source.items()]
     args += [f"--model.init_args.source.init_args.block_size={BLOCK_SIZE}"]
     if (schedule := arm.schedule(scale.steps)) is not None:

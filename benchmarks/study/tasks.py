@@ -39,7 +39,7 @@ class OwnTask(StudyTask):
 
     def limits(self, seed: int) -> Limits:
         task = self.kind(seed=seed)
-        return Limits(task.alphabet, task.max_prompt_tokens, task.max_response_tokens)
+        return Limits(task.characters(), task.max_prompt_tokens, blocks(task.max_solution_characters + 1))
 
 
 @dataclass(frozen=True)

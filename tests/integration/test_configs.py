@@ -313,6 +313,16 @@ def test_a_renamed_value_on_the_command_line_is_an_error_that_names_the_new_one(
             DirlCLI([*args, *option], run=False)
 
 
+@pytest.mark.parametrize("option", ["--checkpoint.every_n_train_steps=2", "--checkpoint={every_n_epochs: 2}"])
+def test_an_option_of_checkpoints_that_are_not_written_is_an_error(option: str, tmp_path: Path) -> None:
+    recipe = ROOT / "demo" / "rl.yaml"
+    with pytest.raises(ValueError, match=r"--checkpoint.*: trainer.enable_checkpointing=false, .*_checkpointing true"):
+        build(tmp_path, recipe, options=[option])
+    cli = build(tmp_path, recipe, options=[option, "--trainer.enable_checkpointing=true"])
+    assert any(isinstance(c, Checkpoint) for c in cli.trainer.callbacks)
+    build(tmp_path, recipe, options=["--checkpoint=null"])
+
+
 def test_a_checkpoint_of_lightnings_callback_is_one_of_ours() -> None:
     """A run goes on whichever of the two it was saved with."""
     assert Checkpoint(every_n_epochs=2).state_key == ModelCheckpoint(every_n_epochs=2).state_key

@@ -1,9 +1,9 @@
 """Which keys the queries of a packed row need, without FlexAttention: a plan of segments of few queries each.
 
 A segment is some queries of one branch, of neighbouring blocks. Its keys are the clean tokens of prompt and branch in
-the blocks before its last one, and the segment itself. Nearly all of these pairs are visible, so attention over the
-row costs about the visible pairs, where a branch as one rectangle would cost its views times its views. Segments with
-about as many keys go together through one matrix product (`dirl.attention.segment_attention`).
+the blocks before its last one, and the other tokens of the segment. Nearly all of these pairs are visible, so attention
+over the row costs about the visible pairs, where a branch as one rectangle would cost its views times its views.
+Segments with about as many keys go together through one matrix product (`dirl.attention.segment_attention`).
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class SegmentBatch:
     queries: Int64[Tensor, "N Q"]
     """[N, Q] positions in the packed row."""
     keys: Int64[Tensor, "N K"]
-    """[N, K] positions: clean tokens in the order of their blocks, then the queries again."""
+    """[N, K] positions: clean tokens in the order of their blocks, then the queries that are not among them."""
     free: int
     """The first so many keys are seen by all queries."""
     hidden: Bool[Tensor, "N Q others"]
@@ -57,17 +57,21 @@ def segment_mask(layout: Layout, queries: int = QUERIES, pairs: int = PAIRS) -> 
     start, size = _cut(branch, run, queries)
     keys = seen[start + size - 1]  # blocks ascend within a branch: the last query sees the most
     free = seen[start]
+    rest, rest_start, rest_size = _not_clean_keys(row, start, size)
 
-    # One place more, for padding: token T, which sees no clean key and is in no run.
+    # One place more, for padding: token T, which is in no run. As a query it sees all keys, for a softmax over none
+    # is not a number.
     order, seen, run = (torch.cat([x, x.new_tensor([y])]) for x, y in ((order, len(row)), (seen, 0), (run, -1)))
     batches = []
-    for chosen in _batched(size, keys, pairs):
+    for chosen in _batched(size, keys, rest_size, pairs):
         query = _padded(start[chosen], size[chosen], len(row))
         clean = table[_padded(table_start[branch[start[chosen]]], keys[chosen], len(table) - 1)]
+        own = rest[_padded(rest_start[chosen], rest_size[chosen], len(rest) - 1)]
         first = int(free[chosen].min())
-        column = torch.arange(first, clean.shape[1])
-        hidden = torch.cat([column >= seen[query][:, :, None], run[query][:, :, None] != run[query][:, None, :]], dim=2)
-        places, read = order[query], order[torch.cat([clean, query], dim=1)]
+        key = torch.cat([clean, own], dim=1)
+        hidden = (run[query][:, :, None] != run[key][:, None, first:]) & (query != len(row))[:, :, None]
+        hidden[:, :, : clean.shape[1] - first] &= torch.arange(first, clean.shape[1]) >= seen[query][:, :, None]
+        places, read = order[query], order[key]
         batches.append(SegmentBatch(places.to(device), read.to(device), first, hidden.to(device)))
     return SegmentMask(tuple(batches), len(row))
 
@@ -122,17 +126,35 @@ def _cut(branch: Tensor, run: Tensor, queries: int) -> tuple[Tensor, Tensor]:
     return _starts(sizes), sizes
 
 
-def _batched(size: Tensor, keys: Tensor, pairs: int) -> list[list[int]]:
-    """Segments by their number of keys, as many together as stay within so many pairs."""
+def _not_clean_keys(row: Layout, start: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens of each segment that its clean keys lack: the noised ones, and those of its last block.
+
+    Returns:
+        the tokens of all segments one after the other, and a last one that stands for padding; where each segment
+        begins there; and how many it has.
+    """
+    last = row.block_ids[start + size - 1].repeat_interleave(size)
+    lacking = (row.view_ids != 0) | (row.block_ids == last)
+    count = torch.cat([start.new_zeros(1), lacking.cumsum(0)])
+    return (
+        torch.cat([lacking.nonzero().squeeze(1), start.new_tensor([len(row)])]),
+        count[start],
+        (count[start + size] - count[start]),
+    )
+
+
+def _batched(size: Tensor, keys: Tensor, rest: Tensor, pairs: int) -> list[list[int]]:
+    """Segments by their number of keys, the clean ones and the rest, as many together as stay within so many pairs."""
     batches: list[list[int]] = []
-    rows = columns = 0
-    for segment in (keys + size).argsort(descending=True, stable=True).tolist():
-        queries, most = max(rows, int(size[segment])), max(columns, int(keys[segment]))
-        if not batches or (len(batches[-1]) + 1) * queries * (queries + most) > pairs:
+    sizes = torch.stack([size, keys, rest], dim=1)
+    padded = sizes.new_zeros(3)
+    for segment in (keys + rest).argsort(descending=True, stable=True).tolist():
+        padded = padded.maximum(sizes[segment])
+        queries, clean, others = padded.tolist()
+        if not batches or (len(batches[-1]) + 1) * queries * (clean + others) > pairs:
             batches.append([])
-            queries, most = int(size[segment]), int(keys[segment])
+            padded = sizes[segment]
         batches[-1].append(segment)
-        rows, columns = queries, most
     return batches
 
 

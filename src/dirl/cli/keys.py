@@ -4,6 +4,7 @@ A list of callbacks can only be replaced or appended to; a key can be set, chang
 further config and on the command line: `--config configs/engine/torch.yaml`, `--rollout.dynamic_sampling true`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pkgutil import resolve_name
@@ -66,6 +67,16 @@ def check_keys(config: Mapping[str, Any]) -> None:
         )
     if (config["data"] or {}).get("init_args", {}).get("task"):
         raise ValueError("data.init_args.task: the task has a key of its own: write it under `task`, at the top")
+
+
+def check_checkpoints(config: Mapping[str, Any], args: Sequence[str]) -> None:
+    """Raise ValueError for an option of `checkpoint` on the command line of a run that writes none."""
+    given = [arg.partition("=")[0] for arg in args if re.match(r"--checkpoint(\.|=|$)", arg)]
+    if given and config["checkpoint"] is not None and config["trainer"]["enable_checkpointing"] is False:
+        raise ValueError(
+            f"{given[0]}: trainer.enable_checkpointing=false, so that no checkpoint is written; "
+            "give --trainer.enable_checkpointing true beside it"
+        )
 
 
 def drop_defaults(config: Any) -> None:

@@ -80,6 +80,7 @@ def sft_options(task: GeneratedTask, folder: Path) -> dict[str, object]:
     return {
         **common_options(task, folder / "sft"),
         "model.init_args.source.init_args.alphabet": task.alphabet,
+        "model.init_args.source.init_args.words": list(task.words),
         "model.init_args.source.init_args.seed": task.seed,
     }
 

@@ -5,9 +5,10 @@ from dirl.models.export import export_model, save_model
 from dirl.models.families import ModelFamily, family_of, register_family, register_models
 from dirl.models.families.qwen3 import SDARConfig, SDARForCausalLM
 from dirl.models.families.qwen3_moe import SDARMoeConfig, SDARMoeForCausalLM
+from dirl.models.new_model import NewModel
 from dirl.models.policy import BlockDiffusionLM, Scores
 from dirl.models.shape import ModelShape
-from dirl.models.source import ModelDescription, ModelSource, NewModel, PretrainedModel
+from dirl.models.source import ModelDescription, ModelSource, PretrainedModel
 
 __all__ = [
     "AutoregressiveModel",

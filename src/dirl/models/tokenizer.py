@@ -1,5 +1,6 @@
 """Make a tokenizer from nothing: one token per character of an alphabet, or byte-level BPE."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def new_tokenizer(
     corpus: Sequence[str | Path] | None = None,
     vocab_size: int | None = None,
     mask: bool = True,
+    words: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """A tokenizer with chat template, end, pad and mask token; decoding gives back the text exactly.
 
@@ -40,6 +42,8 @@ def new_tokenizer(
         corpus: UTF-8 text files to learn merges from; without it every byte is one token.
         vocab_size: the most tokens to have with a corpus, bytes and special tokens included.
         mask: whether it has a mask token; that of an autoregressive model has none.
+        words: beside an alphabet, strings such as `\\boxed{` that are one token each wherever they stand in a text;
+            their ids follow those of the characters.
     """
     masks = (MASK,) if mask else ()
     if alphabet is not None:
@@ -48,12 +52,14 @@ def new_tokenizer(
                 "alphabet cannot be combined with corpus or vocab_size: a character tokenizer has no merges"
             )
         special = (PAD, START, END, *masks, UNKNOWN, *ROLE_TOKENS)
-        return _wrap(_character_tokenizer(alphabet), special, COMPACT_TEMPLATE)
+        return _wrap(_character_tokenizer(alphabet, words), special, COMPACT_TEMPLATE)
+    if words:
+        raise ValueError(f"words={list(words)} stand beside the characters of an alphabet; give an alphabet, too")
     special = (PAD, START, END, *masks)
     return _wrap(_byte_tokenizer(corpus, vocab_size, len(special)), special, CHATML_TEMPLATE)
 
 
-def _character_tokenizer(alphabet: str) -> Tokenizer:
+def _character_tokenizer(alphabet: str, words: Sequence[str]) -> Tokenizer:
     if not alphabet:
         raise ValueError(
             "alphabet='' has no characters; name those of the task, or leave it out for a byte-level tokenizer"
@@ -61,9 +67,13 @@ def _character_tokenizer(alphabet: str) -> Tokenizer:
     repeated = sorted({character for character in alphabet if alphabet.count(character) > 1})
     if repeated:
         raise ValueError(f"alphabet={alphabet!r} holds {repeated} more than once; name each character once")
-    vocab = {character: index for index, character in enumerate(alphabet)}
+    for word in words:
+        if len(word) < 2 or words.count(word) > 1:
+            raise ValueError(f"words={list(words)}: {word!r} is no string of two characters or more, or stands twice")
+    vocab = {token: index for index, token in enumerate((*alphabet, *words))}
     tokenizer = Tokenizer(models.WordLevel({**vocab, UNKNOWN: len(vocab)}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    longest_first = map(re.escape, sorted(words, key=len, reverse=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*longest_first, r"[\s\S]"])), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 
 from dirl import rewards
-from dirl.tasks.generated import BOX_ALPHABET, GeneratedTask, Problem, boxed, boxed_answer
+from dirl.tasks.generated import GeneratedTask, Problem, boxed, boxed_answer
 
 COLUMNS = 2
 
@@ -26,7 +26,7 @@ class Arithmetic(GeneratedTask):
     """
 
     name = "arithmetic"
-    alphabet = "0123456789+=;" + BOX_ALPHABET
+    alphabet = "0123456789+=;}"
     reward = rewards.ExactAnswer
     max_question_characters = len("99+99")
     max_solution_characters = len(r"9+9=19;9+9+1=19;\boxed{199}")

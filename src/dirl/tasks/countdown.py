@@ -19,7 +19,7 @@ import random
 from collections.abc import Callable
 
 from dirl import rewards
-from dirl.tasks.generated import BOX_ALPHABET, GeneratedTask, Problem, boxed, boxed_answer
+from dirl.tasks.generated import GeneratedTask, Problem, boxed, boxed_answer
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 LARGEST_NUMBER = 9
@@ -32,7 +32,7 @@ class Countdown(GeneratedTask):
     """A mistaken teacher picks operators that miss the target, and works them out to the end."""
 
     name = "countdown"
-    alphabet = "0123456789+-*=;,>()" + BOX_ALPHABET
+    alphabet = "0123456789+-*=;,>()}"
     reward = rewards.Countdown
     max_question_characters = len("9,9,9->99")
     max_solution_characters = len(r"85,95,18;9+9=18;18*5=90;\boxed{(9+9)*5}")

@@ -18,8 +18,8 @@ from dirl.rewards import Reward
 from dirl.tasks.base import Split, Task
 from dirl.types import Prompt
 
-BOX_ALPHABET = "\\{}bdeox"
-"""The characters of `\\boxed{}`; a task's alphabet adds those of its own questions and solutions."""
+OPEN_BOX = "\\boxed{"
+"""One token of its own: a fifth of the demo's tokens would else be spent on spelling it."""
 BLOCK = 4
 """Token limits are multiples of this, the block size of the demo's model."""
 CHAT_TOKENS = 8
@@ -63,7 +63,9 @@ class GeneratedTask(Task):
 
     name: ClassVar[str]
     alphabet: ClassVar[str]
-    """Every character that a question or a solution can hold, each once: the vocabulary, in this order."""
+    """Every character that a question or a solution can hold outside of `words`, each once."""
+    words: ClassVar[tuple[str, ...]] = (OPEN_BOX,)
+    """What is one token though it has several characters; together with `alphabet` it is the vocabulary."""
     reward: ClassVar[type[Reward]]
     """Scores a response against `Problem.ground_truth`."""
     max_question_characters: ClassVar[int]
@@ -145,6 +147,11 @@ class GeneratedTask(Task):
     def _stream(self, of: str) -> random.Random:
         return random.Random(f"{self.name}/{self.seed}/{of}")
 
+    @classmethod
+    def characters(cls) -> str:
+        """The alphabet of a model whose every token is one character: `words` are spelled."""
+        return "".join(dict.fromkeys("".join((cls.alphabet, *cls.words))))
+
     @property
     def teacher_accuracy(self) -> float:
         """Share of the solutions whose boxed answer is right."""
@@ -157,8 +164,8 @@ class GeneratedTask(Task):
 
     @property
     def max_response_tokens(self) -> int:
-        """One token a character and the end token, rounded up to whole blocks."""
-        return whole_blocks(self.max_solution_characters + 1)
+        """One token a character, but one for `OPEN_BOX`, and the end token, rounded up to whole blocks."""
+        return whole_blocks(self.max_solution_characters - len(OPEN_BOX) + 2)
 
 
 def distinct_problems(task: GeneratedTask, rng: random.Random, count: int, exclude: frozenset[str]) -> list[Problem]:
@@ -197,12 +204,12 @@ def conversation(question: str | list[dict[str, Any]], solution: str) -> dict[st
 
 
 def boxed(answer: str) -> str:
-    return f"\\boxed{{{answer}}}"
+    return f"{OPEN_BOX}{answer}}}"
 
 
 def boxed_answer(solution: str) -> str:
     """What the last \\boxed{...} of a teacher's solution holds; their answers hold no braces."""
-    _, found, rest = solution.rpartition("\\boxed{")
+    _, found, rest = solution.rpartition(OPEN_BOX)
     assert found and rest.endswith("}"), f"not a teacher's solution: {solution!r}"
     return rest[:-1]
 

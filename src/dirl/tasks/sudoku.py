@@ -8,7 +8,7 @@ import json
 import random
 
 from dirl import rewards
-from dirl.tasks.generated import BOX_ALPHABET, GeneratedTask, Problem, boxed, boxed_answer
+from dirl.tasks.generated import GeneratedTask, Problem, boxed, boxed_answer
 
 DIGITS = "1234"
 BLANK = "."
@@ -19,7 +19,7 @@ class Sudoku(GeneratedTask):
     """A mistaken teacher fills one or two of the blanks with another digit."""
 
     name = "sudoku"
-    alphabet = DIGITS + BLANK + BOX_ALPHABET
+    alphabet = DIGITS + BLANK + "}"
     reward = rewards.Sudoku4
     max_question_characters = 16
     max_solution_characters = len(r"\boxed{}") + 16

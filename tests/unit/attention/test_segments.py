@@ -148,7 +148,7 @@ def test_padding_carries_no_gradient_and_no_nan() -> None:
 # ------------------------------------------------------------------------------------------------- the plan
 
 
-def test_a_segment_reads_the_clean_blocks_before_it_and_itself_and_no_other_keys() -> None:
+def test_a_segment_reads_the_clean_blocks_before_it_and_the_rest_of_itself_and_no_key_twice() -> None:
     """B = 2: a prompt of 2 blocks, two responses whose first block is clean; the views of their blocks 2 and 3."""
     tokens = runs(0, 0, [(0, 0), (1, 0)], 2)
     tokens += runs(0, 1, [(2, 0), (2, 1), (3, 1)], 2) + runs(0, 2, [(2, 0), (2, 1), (2, 2)], 2)
@@ -157,14 +157,18 @@ def test_a_segment_reads_the_clean_blocks_before_it_and_itself_and_no_other_keys
     P = len(tokens)  # padding
     assert batch.queries.tolist() == [[4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15], [0, 1, 2, 3, P, P]]
     assert batch.keys.tolist() == [
-        [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9],
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, P, P],
         [0, 1, 2, 3, P, P, 10, 11, 12, 13, 14, 15],
-        [0, 1, P, P, P, P, 0, 1, 2, 3, P, P],
+        [0, 1, P, P, P, P, 2, 3, P, P, P, P],
     ]
     assert batch.free == 0  # the first block of the prompt sees no clean key before it
-    shown = ~batch.hidden[0, :, 4:]
-    assert shown[:, :2].tolist() == [[False] * 2] * 4 + [[True] * 2] * 2, "only block 3 comes after block 2"
-    assert torch.equal(shown[:, 2:], torch.eye(3).repeat_interleave(2, 0).repeat_interleave(2, 1).bool())
+    shown = ~batch.hidden[0]
+    assert shown[:, :4].all(), "the prompt"
+    own, views = [[True] * 2] * 2, [[False] * 2] * 2
+    assert shown[:, 4:6].tolist() == [*own, *views, *own], "clean block 2: itself and block 3, not its own noised view"
+    assert torch.equal(shown[2:, 6:10], torch.eye(2).repeat_interleave(2, 0).repeat_interleave(2, 1).bool())
+    assert not shown[:2, 6:].any() and not shown[:, 10:].any()
+    assert not (~batch.hidden[2, :4, 2:6]).any(), "padding"
     assert mask.pairs == 3 * 6 * 12
 
 

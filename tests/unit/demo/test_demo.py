@@ -36,6 +36,7 @@ def test_the_recipes_are_filled_in_with_what_the_task_says(task, tmp_path, monke
     sft, rl = (OmegaConf.load(tmp_path / name) for name in ("sft.yaml", "rl.yaml"))
     assert sft.task == rl.task == {"class_path": f"dirl.tasks.{type(task).__name__}", "init_args": {"seed": 7}}
     assert sft.model.init_args.source.init_args.alphabet == task.alphabet
+    assert sft.model.init_args.source.init_args.words == list(task.words)
     assert rl.data.init_args.max_prompt_tokens == task.max_prompt_tokens
     assert rl.model.init_args.decoding.max_response_tokens == task.max_response_tokens
     assert rl.seed_everything == rl.rollout.seed == sft.data.init_args.seed == 7

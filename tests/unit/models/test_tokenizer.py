@@ -27,6 +27,26 @@ def test_a_character_has_the_id_of_its_place_in_the_alphabet() -> None:
     assert len(tokenizer) == 4 + 1 + 4 + 3, "characters, <|unk|>, four special tokens, three roles"
 
 
+def test_a_word_is_one_token_wherever_it_stands_and_the_longest_counts() -> None:
+    tokenizer = new_tokenizer("ab+{\n", words=["\\a", "\\ab{", "++"])
+    assert encode(tokenizer, "b\\ab{a\\a+++\n") == [1, 6, 0, 5, 7, 2, 4]
+    assert tokenizer.decode(encode(tokenizer, "b\\ab{a\\a+++\n")) == "b\\ab{a\\a+++\n"
+    assert len(tokenizer) == 5 + 3 + 1 + 4 + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alphabet": "ab", "words": ["a"]}, r"words=\['a'\]: 'a' is no string of two characters or more"),
+        ({"alphabet": "ab", "words": ["ab", "ab"]}, "'ab' .*stands twice"),
+        ({"words": ["ab"]}, r"words=\['ab'\] stand beside the characters of an alphabet; give an alphabet"),
+    ],
+)
+def test_words_that_can_be_no_tokens_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        new_tokenizer(**settings)
+
+
 def test_a_byte_is_a_token_without_a_corpus() -> None:
     tokenizer = new_tokenizer()
     assert len(tokenizer) == 256 + 4

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from dirl.models import NewModel
+from dirl.models.tokenizer import new_tokenizer
 from dirl.reading.prompts import PromptEncoder
 from dirl.rewards import RewardSample
 from dirl.tasks import Arithmetic, Countdown, Sudoku
@@ -75,15 +76,22 @@ def test_a_teacher_without_mistakes_gives_the_solution(task):
 
 def test_alphabet_is_exactly_the_characters_that_occur(task, lessons):
     texts = [text for problem, solution in lessons for text in (problem.question, problem.solution, solution)]
-    assert set(task.alphabet) == set("".join(texts))
+    spelled = "".join(texts)
+    for word in task.words:
+        assert word in spelled
+        spelled = spelled.replace(word, "")
+    assert set(task.alphabet) == set(spelled)
     assert len(set(task.alphabet)) == len(task.alphabet)
+    assert set(task.characters()) == set("".join(texts))
 
 
 def test_lengths_stay_within_bounds_that_are_reached(task, lessons):
     longest = max(len(solution) for _, solution in lessons)
     assert {len(problem.question) for problem, _ in lessons} == {task.max_question_characters}
     assert longest == task.max_solution_characters
-    assert task.max_response_tokens % 4 == 0 and 0 <= task.max_response_tokens - (longest + 1) < 4
+    tokenizer = new_tokenizer(task.alphabet, words=task.words)
+    tokens = max(len(tokenizer(solution).input_ids) for _, solution in lessons)
+    assert task.max_response_tokens % 4 == 0 and 0 <= task.max_response_tokens - (tokens + 1) < 4
     assert task.max_prompt_tokens % 4 == 0 and task.max_prompt_tokens > task.max_question_characters
 
 
@@ -199,7 +207,7 @@ def test_rows_are_what_they_promise(task):
 
 
 def test_prompts_are_the_rows_in_the_chat_template_within_the_limit(task):
-    description = NewModel(alphabet=task.alphabet).describe()
+    description = NewModel(alphabet=task.alphabet, words=list(task.words)).describe()
     small = type(task)(train_prompts=20, val_prompts=10)
     for split in ("train", "val"):
         rows, prompts = small.rows(split), small.prompts(split, PromptEncoder(description, task.max_prompt_tokens))
