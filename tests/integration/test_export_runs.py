@@ -61,7 +61,7 @@ def test_a_bf16_model_is_exported_in_bf16_and_with_its_generation_config(single:
     assert PretrainedModel(str(single / "model")).describe().spec == PretrainedModel(str(source)).describe().spec
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.thorough), "fsdp"])
 def test_two_processes_export_the_folder_of_one_and_so_does_the_command_from_their_checkpoint(
     strategy: str, args: list[object], single: Path, tmp_path: Path
 ) -> None:

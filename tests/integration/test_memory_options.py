@@ -35,7 +35,9 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory, rl_args: list[object]) -
     return run(tmp_path_factory.mktemp("single") / "rl", "single", *rl_args)
 
 
-@pytest.mark.parametrize(("strategy", "checkpointing"), [("fsdp", "selective"), ("ddp", "full")])
+@pytest.mark.parametrize(
+    ("strategy", "checkpointing"), [("fsdp", "selective"), pytest.param("ddp", "full", marks=pytest.mark.thorough)]
+)
 def test_two_processes_with_all_that_saves_memory_equal_a_plain_run(
     strategy: str, checkpointing: str, tmp_path: Path, rl_args: list[object], plain_run: Path
 ) -> None:

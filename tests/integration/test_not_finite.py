@@ -82,7 +82,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model").exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.thorough), "fsdp"])
 def test_both_processes_skip_a_step_that_is_not_finite_on_one(tmp_path: Path, strategy: str) -> None:
     done = start(tmp_path / "run", strategy, *sft_args(tmp_path, [2, 4, 5], "--model.init_args.rank=1"),
                  "--model.init_args.max_skipped_steps=1")  # fmt: skip

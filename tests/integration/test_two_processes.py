@@ -113,7 +113,7 @@ def test_rl_with_all_callbacks_bars_and_loggers(strategy: str, tasks: str, tmp_p
     assert (root / "model" / "config.json").exists()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", *THOROUGH])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=pytest.mark.thorough), "fsdp", *THOROUGH])
 def test_sft_with_validation_all_callbacks_bars_and_loggers(strategy: str, tmp_path: Path) -> None:
     data, callbacks = write_sft(tmp_path / "sft.jsonl"), tmp_path / "callbacks.yaml"
     callbacks.write_text(SFT_CALLBACKS)
