@@ -13,7 +13,7 @@ SEED ?= 0
 # Two processes that share two cores, whatever the machine: the tests use one thread each.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-# pip would compile every file to bytecode, one after the other: half of the time of an installation. Python does it at a
+# pip would compile every file to bytecode, one after the other: a third of the time of an installation. Python does it at a
 # file's first import; COMPILE does the rest on all cores, where what follows starts many processes.
 PIP_INSTALL := $(BIN)/python -m pip install --no-compile -c requirements/constraints.txt
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true

@@ -321,6 +321,10 @@ def test_an_option_of_checkpoints_that_are_not_written_is_an_error(option: str, 
     cli = build(tmp_path, recipe, options=[option, "--trainer.enable_checkpointing=true"])
     assert any(isinstance(c, Checkpoint) for c in cli.trainer.callbacks)
     build(tmp_path, recipe, options=["--checkpoint=null"])
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text("checkpoint: {every_n_epochs: 2}\n")
+    with pytest.warns(UserWarning, match="checkpoint: in the config, and trainer.enable_checkpointing=false"):
+        build(tmp_path, recipe, overlay)
 
 
 def test_a_checkpoint_of_lightnings_callback_is_one_of_ours() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_warn
 
 from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout, Samples
 from dirl.data.rl import RLDataModule
@@ -70,13 +71,17 @@ def check_keys(config: Mapping[str, Any]) -> None:
 
 
 def check_checkpoints(config: Mapping[str, Any], args: Sequence[str]) -> None:
-    """Raise ValueError for an option of `checkpoint` on the command line of a run that writes none."""
+    """Of a run that writes none: ValueError for an option of `checkpoint` on the command line, a warning for the key.
+
+    A config may have the key and the command line switch checkpoints off.
+    """
+    if config["checkpoint"] is None or config["trainer"]["enable_checkpointing"] is not False:
+        return
+    none = "trainer.enable_checkpointing=false, so that no checkpoint is written"
     given = [arg.partition("=")[0] for arg in args if re.match(r"--checkpoint(\.|=|$)", arg)]
-    if given and config["checkpoint"] is not None and config["trainer"]["enable_checkpointing"] is False:
-        raise ValueError(
-            f"{given[0]}: trainer.enable_checkpointing=false, so that no checkpoint is written; "
-            "give --trainer.enable_checkpointing true beside it"
-        )
+    if given:
+        raise ValueError(f"{given[0]}: {none}; give --trainer.enable_checkpointing true beside it")
+    rank_zero_warn(f"checkpoint: in the config, and {none}")
 
 
 def drop_defaults(config: Any) -> None:

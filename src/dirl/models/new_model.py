@@ -57,6 +57,11 @@ class NewModel(ModelSource):
         sizes |= {"num_hidden_layers": num_hidden_layers, "max_position_embeddings": max_position_embeddings}
         at_least(1, "source", vocab_size=vocab_size, **sizes)
         positive("source", rope_theta=rope_theta, initializer_range=initializer_range)
+        own = {"alphabet": alphabet, "corpus": corpus, "vocab_size": vocab_size, "words": words}
+        if tokenizer is not None and (beside := [name for name, value in own.items() if value]):
+            raise ValueError(
+                f"source.tokenizer={tokenizer!r} brings its own tokens: remove source.{', source.'.join(beside)}"
+            )
         self.block_size, self.dtype, self.stop_tokens = block_size, dtype, stop_tokens or []
         self.seed, self.family, self.words = run_seed(seed, "source.seed"), family, words or []
         self.alphabet, self.corpus, self.vocab_size, self.tokenizer = alphabet, corpus, vocab_size, tokenizer

@@ -385,3 +385,12 @@ def test_the_packed_forward_is_transformers_own_under_the_dense_mask(
     expected = logits.log_softmax(-1)[scored].gather(-1, batch.target_ids[scored][:, None]).squeeze(-1)
     torch.testing.assert_close(scores.logprobs, expected, atol=1e-5, rtol=0)  # fp32
     assert len(expected) == 6 and expected.std() > 0.1, "the model should not be flat"
+
+
+@pytest.mark.parametrize("beside", [{"alphabet": "01"}, {"alphabet": "01", "words": ["00"]}, {"vocab_size": 300}])
+def test_a_tokenizer_of_another_model_stands_alone(beside: dict[str, Any], tmp_path: Path) -> None:
+    new_model().describe().tokenizer.save_pretrained(tmp_path)
+    NewModel(tokenizer=str(tmp_path), **SHAPE).describe()
+    names = ", ".join(f"source.{name}" for name in beside)
+    with pytest.raises(ValueError, match=rf"source.tokenizer='{tmp_path}' brings its own tokens: remove {names}$"):
+        NewModel(tokenizer=str(tmp_path), **SHAPE, **beside)
