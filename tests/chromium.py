@@ -17,6 +17,10 @@ PROGRAM = next(
 )
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run")
 PATIENCE_S = 60
+SETTLED = """new Promise((done) => requestAnimationFrame(() => {
+  new IntersectionObserver((_, own) => { own.disconnect(); done(); }).observe(document.documentElement);
+}))"""
+"""Of the page's observers, which draw what comes into view, every one is told before one that is made later."""
 KEY_CODES = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Escape": 27}
 
 
@@ -88,6 +92,11 @@ class Chromium:
         while not self.value(ready):
             assert time.monotonic() < until, "the page has not drawn itself"
             assert not self.errors, self.errors
+        self.settle()
+
+    def settle(self) -> None:
+        """Until the page has drawn what the last command changed: frames come when they come on a busy machine."""
+        self.value(SETTLED)
 
     def value(self, expression: str) -> Any:
         """Of JavaScript, in the page."""
@@ -100,6 +109,16 @@ class Chromium:
         options = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
         self.call("Input.dispatchKeyEvent", type="keyDown", **options, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **options)
+        self.settle()
+
+    def write(self, text: str) -> None:
+        self.call("Input.insertText", text=text)
+        self.settle()
+
+    def move(self, x: float, y: float) -> None:
+        """The mouse, with no button held."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.settle()
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

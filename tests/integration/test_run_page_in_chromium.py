@@ -76,7 +76,7 @@ def test_the_pointer_shows_the_nearest_values(browser: Chromium, tmp_path: Path)
     shown(browser, tmp_path)
     box = browser.value("(({left, top, width, height}) => [left, top, width, height])"
                         "(document.querySelector('.plot svg').getBoundingClientRect())")  # fmt: skip
-    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + 0.975 * box[2], y=box[1] + box[3] / 2)
+    browser.move(box[0] + 0.975 * box[2], box[1] + box[3] / 2)
     assert browser.value(TIP) == "step 11\nreward: 0.73"
 
 
