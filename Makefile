@@ -66,8 +66,8 @@ $(VENV)/.extras-tried: $(STAMP)
 properties: $(STAMP)  ## The property tests alone, 10,000 cases each (1,000 where a case takes long)
 	HYPOTHESIS_PROFILE=long OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m property --ignore tests/lmdeploy
 
-thorough: $(STAMP)  ## Runs of every objective: two processes, resumed, bf16; ten minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m thorough tests/integration
+thorough: $(STAMP)  ## Further cases of what `make test` has one or two of, runs of every objective among them; ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) -m thorough --ignore tests/lmdeploy
 
 torture: $(STAMP)  ## Kill runs at random moments, resume them, compare every bit; a quarter of an hour (RUNS=56, SEED=0)
 	$(BIN)/python -m tests.torture --runs $(RUNS) --seed $(SEED)

@@ -101,11 +101,15 @@ def correct_by(callback: Callback) -> dict[str, object]:
 
 def is_alike(part: Path, recipe: Path) -> bool:
     """Models differ in the path of their source: two go on top of every recipe, all on the two plain ones. Three
-    recipes are another one's but for their source, schedule or devices, and three strategies are options of `fsdp`."""
+    recipes are another one's but for their source, schedule or devices, and three strategies are options of `fsdp`.
+    Tasks are names of classes: two go on top of every recipe, all on the plain ones and on those that have a task; so
+    do objectives other than the usual one."""
     if recipe.stem in ("adapt", "sdar_8b_from_qwen3_sft"):
         return True
     if recipe.stem == "dirl_8b_rl_one_node" or part.stem in ("hybrid", "fsdp_tp", "fsdp_offload"):
         return recipe.parent != ROOT
+    if part.parent.name in ("task", "objective") and part.stem not in ("arithmetic", "gsm8k", "dipo", "gspo"):
+        return recipe.parent != ROOT and recipe not in OWN_TASK
     source = part.parent.name == "adapt" or (part.parent.name == "model" and part.stem not in ("new_tiny", "sdar_8b"))
     return source and recipe.parent != ROOT
 

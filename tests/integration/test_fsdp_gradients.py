@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.packed import group_pieces
+from tests.processes import together
 from tests.tiny import TinyModel, prompt, sample_groups
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
@@ -77,10 +78,11 @@ def build(tied: bool, mode: Checkpointing) -> BlockDiffusionLM:
     return BlockDiffusionLM(backbone, description.spec, "dense")
 
 
-def process(rank: int, folder: str) -> None:
+def process(folder: str) -> None:
     """All cases one after the other; the first process writes what it found."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     mesh = init_device_mesh("cpu", (PROCESSES,))
     found = []
     for tied, likelihood, mode in CASES:
@@ -103,7 +105,7 @@ def process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     folder = tmp_path_factory.mktemp("fsdp")
-    torch.multiprocessing.spawn(process, (str(folder),), PROCESSES)
+    together(process, str(folder), count=PROCESSES, folder=folder)
     return torch.load(folder / "found.pt")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tests.integration.test_fsdp_gradients import Found, build, rows, source, two_steps
+from tests.processes import together
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
@@ -40,9 +41,10 @@ def sharded_model(name: str, tied: bool) -> tuple[BlockDiffusionLM, DeviceMesh]:
     return model, mesh
 
 
-def process(rank: int, folder: str) -> None:
+def process(folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     found = []
     for name, tied in CASES:
         model, mesh = sharded_model(name, tied)
@@ -61,7 +63,7 @@ NAMED = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj", "input_layerno
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     folder = tmp_path_factory.mktemp("mesh")
-    torch.multiprocessing.spawn(process, (str(folder),), PROCESSES)
+    together(process, str(folder), count=PROCESSES, folder=folder)
     return torch.load(folder / "found.pt")
 
 

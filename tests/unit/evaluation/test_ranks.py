@@ -1,16 +1,13 @@
 """Metrics of two real processes are those of one, to the bit."""
 
-import os
 import random
-import socket
-import subprocess
-import sys
 from pathlib import Path
+
+import torch.distributed as dist
+from tests.processes import together
 
 from dirl.evaluation import Problem, Response, ResponseMetrics
 from dirl.finite import dumps
-
-ROOT = Path(__file__).parents[3]
 
 
 def problems(count: int) -> list[Problem]:
@@ -35,34 +32,21 @@ def measured(own: list[Problem]) -> str:
     return dumps(metrics.compute(), "metrics")
 
 
-def in_processes(count: int, ranks: int) -> set[str]:
+def say(count: int) -> None:
+    """In each process: what its part of the problems measures."""
+    dist.init_process_group("gloo")
+    print(measured(problems(count)[dist.get_rank() :: dist.get_world_size()]))
+    dist.destroy_process_group()
+
+
+def in_processes(count: int, ranks: int, folder: Path) -> set[str]:
     """What each rank says, of problems that are given out among them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    command = [sys.executable, "-m", "tests.unit.evaluation.test_ranks", str(count)]
-    started = [
-        subprocess.Popen(command, env={**env, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        for rank in range(ranks)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in started]
-    assert all(process.returncode == 0 for process in started)
-    return {text.splitlines()[-1] for text in said}
+    return {text.splitlines()[-1] for text in together(say, count, count=ranks, folder=folder)}
 
 
-def test_two_processes_have_the_numbers_of_one_to_the_bit() -> None:
-    assert in_processes(7, ranks=2) == {measured(problems(7))}
+def test_two_processes_have_the_numbers_of_one_to_the_bit(tmp_path: Path) -> None:
+    assert in_processes(7, ranks=2, folder=tmp_path) == {measured(problems(7))}
 
 
-def test_a_rank_without_problems_has_them_too() -> None:
-    assert in_processes(1, ranks=2) == {measured(problems(1))}
-
-
-if __name__ == "__main__":
-    import torch.distributed
-
-    torch.distributed.init_process_group("gloo")
-    place, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    print(measured(problems(int(sys.argv[1]))[place::world]))
-    torch.distributed.destroy_process_group()
+def test_a_rank_without_problems_has_them_too(tmp_path: Path) -> None:
+    assert in_processes(1, ranks=2, folder=tmp_path) == {measured(problems(1))}

@@ -208,7 +208,7 @@ def gradient_of(model: PreTrainedModel, length: int = TOKENS) -> Tensor:
     return flat_gradient(loss(model(input_ids=ids, use_cache=False).logits), model.parameters())
 
 
-@pytest.mark.parametrize("mode", ["none", "full", "selective"])
+@pytest.mark.parametrize("mode", ["none", pytest.param("full", marks=pytest.mark.thorough), "selective"])
 def test_compiled_decoder_layers_have_one_graph_for_all_lengths_and_routes(mode: Checkpointing) -> None:
     torch._dynamo.reset()
     counters.clear()

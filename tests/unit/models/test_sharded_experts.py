@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from tests.processes import together
 from tests.unit.models.test_experts import model
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing import spawn
 from transformers import PreTrainedModel
 
 from dirl.modules.layers import cast_weights, recompute_layers
@@ -26,10 +26,11 @@ def loss_of(backbone: PreTrainedModel, rank: int) -> Tensor:
     return backbone(input_ids=ids, use_cache=False).logits.double().sin().sum()
 
 
-def sharded(rank: int, folder: Path, mixed: bool) -> None:
+def sharded(folder: Path, mixed: bool) -> None:
     """One of two processes; the first writes the gathered gradients and the precision of the experts' input."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     backbone, mesh, seen = model(), init_device_mesh("cpu", (2,)), []
     recompute_layers(backbone.model.layers, "full")
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if mixed else MixedPrecisionPolicy()
@@ -49,7 +50,7 @@ def sharded(rank: int, folder: Path, mixed: bool) -> None:
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_sharded_and_recomputed_experts_have_the_gradient_of_one_process(mixed: bool, tmp_path: Path) -> None:
-    spawn(sharded, (tmp_path, mixed), nprocs=2)
+    together(sharded, tmp_path, mixed, count=2, folder=tmp_path)
     found, dtypes = torch.load(tmp_path / "found.pt")
     assert dtypes == {torch.bfloat16 if mixed else torch.float32}
     plain = model()

@@ -63,7 +63,7 @@ def test_recomputed_layers_have_the_same_gradient(mode: Checkpointing) -> None:
     assert torch.equal(gradient(model(mode)), gradient(model("none")))
 
 
-@pytest.mark.parametrize("mode", ["none", "full", "selective"])
+@pytest.mark.parametrize("mode", ["none", pytest.param("full", marks=pytest.mark.thorough), "selective"])
 def test_compiled_layers_have_the_same_gradient_and_share_few_graphs(mode: Checkpointing) -> None:
     """One graph for the first length and one for all others, for each kind of layer."""
     torch._dynamo.reset()

@@ -173,7 +173,13 @@ def with_value(model: nn.Module, value: nn.Module, live: LiveBytes, tokens: int,
 
 
 @pytest.mark.parametrize(
-    ("layers", "mode", "tokens"), [(2, "full", 8192), (6, "full", 8192), (6, "none", 4096), (6, "selective", 4096)]
+    ("layers", "mode", "tokens"),
+    [
+        (2, "full", 8192),
+        pytest.param(6, "full", 8192, marks=pytest.mark.thorough),
+        pytest.param(6, "none", 4096, marks=pytest.mark.thorough),
+        (6, "selective", 4096),
+    ],
 )
 @pytest.mark.usefixtures("head_as_on_a_gpu")
 def test_the_peak_of_a_step_with_a_value_model_is_planned_to_ten_per_cent(layers: int, mode: str, tokens: int) -> None:
@@ -185,7 +191,9 @@ def test_the_peak_of_a_step_with_a_value_model_is_planned_to_ten_per_cent(layers
     assert planned_peak(setup) == pytest.approx(measured, rel=0.1)
 
 
-@pytest.mark.parametrize(("layers", "mixed"), [(3, True), (9, True), (9, False)])
+@pytest.mark.parametrize(
+    ("layers", "mixed"), [(3, True), pytest.param(9, True, marks=pytest.mark.thorough), (9, False)]
+)
 @pytest.mark.usefixtures("head_as_on_a_gpu")
 def test_the_peak_of_a_sharded_step_with_a_value_model_is_planned_to_ten_per_cent(layers: int, mixed: bool) -> None:
     shape, value_shape = shallow("sdar-4b", 3), shallow("sdar-8b", layers)
