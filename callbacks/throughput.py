@@ -3,6 +3,7 @@
 import resource
 import time
 from dataclasses import dataclass, replace
+from typing import final
 
 import lightning as L
 import torch
@@ -24,10 +25,11 @@ WAITED = "time/rollout_s"
 """What the trainer waited for groups, where they are generated while it works."""
 
 
+@final
 class Throughput(L.Callback):
     """Logs `throughput/...` after every optimizer step, `share/...` and `memory/...` after every epoch.
 
-    `dirl fit` adds one where the config names none.
+    Every run of `dirl fit` has one; in configs its options have the key `throughput`.
 
     Tokens are real: packed ones (clean and noised) and those of responses; a row that only keeps ranks equal has none.
     Clean tokens that several rows repeat are packed, and computed, in each; response tokens are counted once.

@@ -4,12 +4,13 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning as L
 from tests.integration.toy import Letters
 from torch import Tensor
 
+from dirl.data.rl import RLDataModule
 from dirl.rewards import RewardSample
 from dirl.rollout import TorchEngine
 from dirl.rollout.engine import EnginesLostError
@@ -83,3 +84,11 @@ class FailsOnSecondRank(Letters):
 
 class NoTask(L.LightningDataModule):
     """Data of someone who has no tasks."""
+
+
+class OwnRLData(RLDataModule):
+    """Someone's own form of it."""
+
+    def __init__(self, own: int = 1, **options: Any) -> None:
+        super().__init__(**options)
+        self.own = own

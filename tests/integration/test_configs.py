@@ -266,7 +266,7 @@ def test_the_callbacks_of_a_user_stand_between_those_of_the_keys(tmp_path: Path)
         ("trainer:\n  callbacks+:\n    - class_path: dirl.callbacks.Export\n", "write its init_args under `export`"),
         ("rollout: {engine: {class_path: dirl.rollout.TorchEngine}}\n", "rollout.engine: .* write it under `engine`"),
         (
-            "trainer:\n  callbacks: []\n  callbacks+:\n    - class_path: dirl.callbacks.Throughput\n",
+            "trainer:\n  callbacks: []\n  callbacks+:\n    - class_path: tests.integration.observed.Observed\n",
             r"own.yaml: has both trainer.callbacks and trainer.callbacks\+, of which one would be lost",
         ),
         (
@@ -382,7 +382,7 @@ def test_published_settings_are_those_that_were_published(stem: str, samples: in
 
 def test_the_evaluation_config_takes_another_engine() -> None:
     options = parse_command("evaluate", ["--config", str(ROOT / "eval.yaml"), "--engine", "dirl.rollout.TorchEngine"])
-    assert (type(options["engine"]).__name__, options["engine"].max_batch_size) == ("TorchEngine", 256)
+    assert (type(options["engine"]).__name__, options["engine"].max_batch_size) == ("TorchEngine", 64)
 
 
 def test_the_serving_config_instantiates() -> None:

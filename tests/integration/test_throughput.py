@@ -56,10 +56,10 @@ class Count(L.Callback):
 
 
 def callbacks(path: Path, peak: float | None = PEAK) -> Path:
-    """A config on top that adds the callback and the slow count."""
+    """A config on top with a peak, and the slow count beside the callback."""
     path.write_text(
+        f"throughput: {{peak_tflops: {peak or 'null'}}}\n"
         "trainer:\n  callbacks+:\n"
-        f"    - class_path: dirl.callbacks.Throughput\n      init_args: {{peak_tflops: {peak or 'null'}}}\n"
         "    - class_path: tests.integration.test_throughput.Count\n"
         f"      init_args: {{folder: {path.parent}}}\n",
         encoding="utf-8",

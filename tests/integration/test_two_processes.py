@@ -30,9 +30,7 @@ evaluate:
   decoding: {greedy: {temperature: 0, max_response_tokens: 8}, drawn: {max_response_tokens: 8}}
   every_n_epochs: 1
 samples: {every_n_epochs: 1, count: 2}
-trainer:
-  callbacks:
-    - class_path: dirl.callbacks.Throughput
+throughput: {peak_tflops: 1.0}
 """
 TASKS = """
   tasks:
@@ -40,9 +38,9 @@ TASKS = """
     one: {class_path: dirl.tasks.Arithmetic, init_args: {seed: 3, val_prompts: 1}}
 """
 SFT_CALLBACKS = """
+throughput: {peak_tflops: 1.0}
 trainer:
   callbacks+:
-    - class_path: dirl.callbacks.Throughput
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
       init_args: {every_n_train_steps: 1, save_top_k: -1, monitor: null}
 """

@@ -165,12 +165,16 @@ class _Classes:
         """Option -> class path, by what was read until now."""
 
     def option(self, name: str, value: str) -> None:
-        """`--engine PATH`, or `--engine.init_args.NAME VALUE`."""
+        """`--engine PATH`, or `--engine.NAME VALUE`, or `--engine.init_args.NAME VALUE`."""
         chosen = name.removesuffix(".class_path")
         if chosen in OF_CLASS or chosen in self.chosen:
             self._choose(chosen, value, f"{name}: ")
-        of, _, given = name.partition(".init_args.")
-        self._check(of, [given.partition(".")[0]] if given else [], "")
+        of = ""
+        for word in name.replace(".init_args.", ".").split("."):
+            if of in self.chosen and word != "class_path":
+                self._check(of, [word], "")
+                of += ".init_args"
+            of = f"{of}.{word}".removeprefix(".")
 
     def config(self, node: yaml.Node | None, file: str, name: str = "") -> None:
         """All classes in it, however deep."""

@@ -184,6 +184,8 @@ def shorten(message: str) -> str:
         elif problem:
             in_class = True
             text = f"{problem[1]}: {problem[2]}"
+        elif abstract := re.match(r"Expected an instantiatable class, but (\S+) is abstract", text):
+            text = f"{abstract[1]} is a kind of class: name one of that kind, with its options or before them"
         elif text.startswith(("Given value", *NOISE)):
             text = ""
         if text:

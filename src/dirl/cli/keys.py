@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 
-from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout, Samples
+from dirl.callbacks import Checkpoint, Evaluate, Export, Rollout, Samples, Throughput
 from dirl.data.rl import RLDataModule
 from dirl.data.sft import SFTDataModule
 from dirl.modules import BlockDiffusionModule, RLModule
@@ -31,6 +31,7 @@ CALLBACKS: dict[str, tuple[type[L.Callback], str]] = {
         "How often the state of the run is written, and what is kept; not with trainer.enable_checkpointing=false.",
     ),
     "export": (Export, "The trained model as a Hugging Face folder; `{}` for the defaults."),
+    "throughput": (Throughput, "How fast a run is, which is logged in any case; null for the defaults."),
 }
 """In the order in which they are called."""
 DATA = (SFTDataModule, RLDataModule)
@@ -99,6 +100,29 @@ def drop_defaults(config: Any) -> None:
         config["rollout"] = None
 
 
+def check_stage(config: Mapping[str, Any]) -> None:
+    """Of a parsed config without what stood there by default: ValueError for data, or for keys, of the other stage."""
+    if not config["model"] or not config["data"]:
+        return
+    module, data = (resolve_name(config[name]["class_path"]) for name in ("model", "data"))
+    if module.makes_rollouts and not issubclass(data, RLDataModule):
+        raise ValueError(
+            f"data: {data.__name__}, and {module.__name__} learns from rollouts: use dirl.data.rl.RLDataModule, e.g. "
+            "by configs/data/local_rl.yaml on top"
+        )
+    if module.makes_rollouts:
+        return
+    if issubclass(data, RLDataModule):
+        raise ValueError(
+            f"data: {data.__name__} holds prompts for rollouts, and {module.__name__} makes none: use "
+            "dirl.data.sft.SFTDataModule, e.g. by configs/data/local_sft.yaml on top, or begin with configs/rl.yaml"
+        )
+    if unused := [name for name in OF_RL if config[name]]:
+        raise ValueError(
+            f"{', '.join(unused)}: in the config, and {module.__name__} makes no rollouts; remove it, or set it to null"
+        )
+
+
 def changed(cls: type, options: Mapping[str, Any]) -> bool:
     """Whether any option of a class, or of the bases that its `**options` go to, is not its default."""
     defaults = {
@@ -136,11 +160,6 @@ def callbacks_of(
         module.use(config["objective"] or module.objective)
         if isinstance(data, RLDataModule):
             config["rollout"].score_by(data.task)
-    elif unused := [name for name in OF_RL if config[name]]:
-        raise ValueError(
-            f"{', '.join(unused)}: in the config, and {type(module).__name__} makes no rollouts; remove it, or set it "
-            "to null"
-        )
     made = {name: config[name] for name in CALLBACKS if config[name]}
     first = [made[name] for name in ("rollout", "evaluate", "samples") if name in made]
-    return [*first, *given, *(made[name] for name in ("checkpoint", "export") if name in made)]
+    return [*first, *given, *(made[name] for name in ("checkpoint", "export", "throughput") if name in made)]

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from dirl.batches import PackedBatch
-from dirl.models import BlockDiffusionLM, Scores
+from dirl.models import BlockDiffusionLM, ModelSource, Scores
 from dirl.models.families.low_rank import adapters_off
 from dirl.models.policy import ScoringPlan
+from dirl.objectives import Objective
 from dirl.types import DecodingParams, ModelSpec
 
 
@@ -60,6 +62,15 @@ def check_same_spec(reference: ModelSpec, policy: ModelSpec) -> None:
         raise ValueError(
             f"the reference model ({reference}) differs from the policy ({policy}): KL compares the same tokens in the "
             "same blocks; use a reference of the same family"
+        )
+
+
+def say_if_unused(source: ModelSource | None, objective: Objective) -> None:
+    """Warn of a reference that was chosen for an objective that looks at none."""
+    if source is not None and not objective.needs_reference:
+        rank_zero_warn(
+            f"model.reference: not used, as the objective ({type(objective).__name__}) has no KL term to a reference; "
+            "set objective.kl_coef, or leave the reference out"
         )
 
 

@@ -23,7 +23,7 @@ from dirl.modules.columns import Found, fill_in, has_old
 from dirl.modules.layers import Checkpointing
 from dirl.modules.learners import Learner
 from dirl.modules.optimization import OptimizerConfig
-from dirl.modules.reference import AdaptersOff, Reference, check_same_spec
+from dirl.modules.reference import AdaptersOff, Reference, check_same_spec, say_if_unused
 from dirl.modules.sharding import reshard
 from dirl.modules.step_sums import StepSums, divided, trajectories, unscored
 from dirl.modules.value import ValueConfig
@@ -104,6 +104,7 @@ class RLModule(BlockDiffusionModule):
 
     def configure_model(self) -> None:
         self.use(self.objective)  # before weights are read
+        say_if_unused(self.reference_source, self.objective)
         of_value.check_alike(self.value_description, self.description)
         super().configure_model()
         if self.value is not None and self.value_model is None:

@@ -61,7 +61,7 @@ def read_rates(utilisation: str | None, device: str, rollout_tokens: float | Non
     """Of the options of `plan`; None: no utilisation is given.
 
     Args:
-        utilisation: a share, or the metrics.csv of a run in which `dirl.callbacks.Throughput` has measured it.
+        utilisation: a share, or the metrics.csv of a run, which has measured it.
     """
     if rollout_tokens is not None and rollout_tokens <= 0:
         raise ValueError(f"rollout_tokens_per_s={rollout_tokens:g}: use a positive number, of one device")
@@ -90,6 +90,7 @@ def _measured(path: Path) -> float:
         found = sorted(float(row[MEASURED]) for row in csv.DictReader(file) if row.get(MEASURED))
     if not found:
         raise ValueError(
-            f"utilisation={path}: it has no {MEASURED}; add dirl.callbacks.Throughput to the run, or give a number"
+            f"utilisation={path}: it has no {MEASURED}, which is logged where the peak is known: give the run "
+            "--throughput.peak_tflops, or give a number here"
         )
     return found[len(found) // 2]

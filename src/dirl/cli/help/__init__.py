@@ -12,10 +12,12 @@ FOLDER = Path(__file__).parent
 WIDTH = 100
 MADE_BY = ("jsonargparse", "lightning")
 """Whose versions a text depends on: with others, the parsers are asked."""
+KEYS = ("rollout", "evaluate", "samples", "checkpoint", "export", "throughput")
+"""Of `fit`, whose options have a help of their own."""
 TOPICS = {
     **{name: [name, "--help"] for name in ("fit", "validate", "plan", "rollout", "evaluate", "export", "demo")},
     **{name: [name, "--help"] for name in ("configs", "serve", "trace", "compare", "report", "chat")},
-    **{f"fit.{key}": ["fit", f"--{key}.help"] for key in ("rollout", "evaluate", "checkpoint", "export")},
+    **{f"fit.{key}": ["fit", f"--{key}.help"] for key in KEYS},
 }
 """Name of a text and the arguments that ask for it."""
 
