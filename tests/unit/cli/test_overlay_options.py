@@ -1,5 +1,6 @@
 """An overlay says all that any other config says of the same class: nothing of the config below is left in it."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ STAYS = {"importance_cap"}
 """What an objective is told because of the engine, which another overlay chooses."""
 
 
+@cache
 def stated(path: Path, place: str) -> tuple[str, set[str]] | None:
     """The class that a config names at a place, and the options that it gives it."""
     found: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
