@@ -33,11 +33,10 @@ def device_name(device: str) -> str:
     return f"{_processor()} ({device})"
 
 
-def versions(engine: object) -> dict[str, str]:
-    """Of this package and of what results depend on; LMDeploy's where its engine works."""
-    names = [*LIBRARIES, *(["lmdeploy"] if type(engine).__name__ == "LMDeployEngine" else [])]
+def versions(engine: RolloutEngine) -> dict[str, str]:
+    """Of this package, and of all that results depend on: the engine's own libraries too."""
     found = {"dirl": __version__, "python": platform.python_version()}
-    for name in names:
+    for name in (*LIBRARIES, *engine.libraries):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -48,6 +48,8 @@ class RLModule(BlockDiffusionModule):
     """
 
     makes_rollouts = True
+    default_objective: type[Objective] = DiPO
+    """Where the config names none."""
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class RLModule(BlockDiffusionModule):
         self.reference_source, self.reference_on_host = reference, reference_on_host
         self._reference: Reference | None = None
         self.value_model: ValueModel | ScalarHead | None = None
-        self.objective: Objective = DiPO()
+        self.objective = self.default_objective()
         if objective is not None or value is None:  # else one that needs values is still to come
             self.use(objective or self.objective)
 

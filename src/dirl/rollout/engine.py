@@ -49,6 +49,9 @@ class RolloutEngine(ABC):
     dtype: torch.dtype | None = None
     """Of its weights, from `setup` on: who pushes casts before it gathers or sends. None: they come as they are."""
 
+    libraries: tuple[str, ...] = ()
+    """Distributions beside torch and transformers that decide on its samples: results hold their versions."""
+
     still_wanted: Callable[[], None] = staticmethod(lambda: None)
     """Called between two forwards of `generate`, or a few times a second; it raises what ends the generation."""
 

@@ -14,7 +14,8 @@ COMMAND = re.compile(r"lightning run plan (--(?:[^`\n\\]|\\\n|(?<!\\)\n(?=--))*)
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "configs").rglob("*.yaml"))):
+    pages = sorted((ROOT / "docs").glob("*.md")) + sorted((ROOT / "configs").rglob("*.yaml"))
+    for page in (ROOT / "README.md", *pages):
         for match in COMMAND.finditer(page.read_text(encoding="utf-8")):
             yield page.stem, match[1].replace("\\\n", " ")
 
