@@ -97,9 +97,9 @@ def curves(results: Sequence[Result], sweep: Sweep) -> list[Curve]:
     found: dict[str, list[tuple[float, Mapping[str, float]]]] = {}
     for result in results:
         base, at, _ = result.decoding.rpartition("@")
-        if sweep.thresholds and at and result.params.strategy == DYNAMIC:
+        if sweep.thresholds and at and result.decoding_params.strategy == DYNAMIC:
             label = f"{result.model}, {result.task}, {base}"
-            found.setdefault(label, []).append((result.params.threshold, result.metrics))
+            found.setdefault(label, []).append((result.decoding_params.threshold, result.metrics))
         elif sweep.block_sizes and not sweep.thresholds:
             label = f"{result.model.rpartition('@b')[0]}, {result.task}, {result.decoding}"
             found.setdefault(label, []).append((result.block_size, result.metrics))

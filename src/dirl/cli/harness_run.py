@@ -180,10 +180,10 @@ def notes(task: str, judge: str | None, asked: "list[Asked]", found: Mapping[str
     """What stands behind the numbers of a task."""
     from dirl.evaluation.harness.decoding import ignored
 
-    params = asked[0].decoding
+    decoding = asked[0].decoding
     said = [
         f"lm_eval {version('lm_eval')}, examples before a question: {found['n-shot'].get(task, 0)}, temperature "
-        f"{params.temperature:g}, at most {params.max_response_tokens} tokens"
+        f"{decoding.temperature:g}, at most {decoding.max_response_tokens} tokens"
     ]
     said += [f"accuracy is {judge}"] if judge else ["no metric says 0 or 1 of each problem: no accuracy"]
     if asked[0].samples > 1:

@@ -56,7 +56,7 @@ class PromptStream(Iterator[Prompt]):
             self.skip.remove(self.place)
             self.place += 1
 
-    def ahead(self, count: int) -> list[int]:
+    def free_places(self, count: int) -> list[int]:
         """The next places that nobody has taken; of a stream that is settled."""
         free = (place for place in range(self.place, self.place + count + len(self.skip)) if place not in self.skip)
         return list(islice(free, count))

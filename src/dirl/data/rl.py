@@ -141,7 +141,7 @@ class RLDataModule(L.LightningDataModule):
         every = self._of_all(share)
         stream.settle(chain.from_iterable(taken for taken, _ in every))
         self.lengths.settle([pending for _, pending in every])
-        places = stream.ahead(self.prompts_per_rollout)
+        places = stream.free_places(self.prompts_per_rollout)
         prompts = [(prompt.prompt_id, len(prompt.input_ids)) for prompt in map(stream.at, places)]
         costs = self.lengths.costs(prompts, self.group_size)
         own = deal(costs, self.steps_per_rollout, stream.world_size)[stream.rank]

@@ -43,7 +43,7 @@ class Result:
         return int(self.settings["samples"])
 
     @property
-    def params(self) -> DecodingParams:
+    def decoding_params(self) -> DecodingParams:
         return DecodingParams(**self.settings["decoding"])
 
     def read_problems(self) -> list[Problem]:

@@ -25,7 +25,7 @@ class Words:
     """Of all tokens in front of the first masked one."""
     done: str
     """The part of it in finished blocks, to which nothing is added but at its end."""
-    rest: tuple[str | int, ...] = ()
+    unfinished: tuple[str | int, ...] = ()
     """Behind it in the block under way: texts, and numbers of masked tokens."""
 
 
