@@ -19,7 +19,7 @@ from dirl.planning.peaks import peak_tflops as known_peak
 from dirl.ranges import positive
 
 PHASES = ("generate", "reward", "push", "score")
-"""Of a rollout, as `dirl.callbacks.Rollout` logs their seconds (`time/NAME_s`)."""
+"""The phases of a rollout, as `dirl.callbacks.Rollout` logs their seconds (`time/NAME_s`)."""
 WAITED = "time/rollout_s"
 """What the trainer waited for groups, where they are generated while it works."""
 
@@ -129,7 +129,7 @@ def count_step(step: StepBatch, module: BlockDiffusionModule) -> _StepCount:
 
 
 def _value_shape(module: BlockDiffusionModule) -> ModelShape | None:
-    """Of a value model with a backbone of its own, which sees the same rows."""
+    """The shape of a value model with a backbone of its own, which sees the same rows."""
     if not isinstance(module, RLModule) or not isinstance(module.value_model, ValueModel):
         return None
     return module.value_description.family.shape(module.value_description.config)
@@ -177,7 +177,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _longest(trainer: L.Trainer, module: BlockDiffusionModule, value: float) -> float:
-    """The largest of all ranks."""
+    """The largest value that any rank has."""
     own = torch.tensor(value, dtype=torch.float64, device=module.device)
     return float(trainer.strategy.reduce(own, reduce_op="max"))
 

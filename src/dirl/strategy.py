@@ -72,7 +72,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         return "cpu:gloo,cuda:nccl" if self.cpu_offload and usual == "nccl" else usual
 
     def model_to_device(self) -> None:
-        """Of a model that stays in host memory only what FSDP2 knows nothing of."""
+        """Move the model, and of one that stays in host memory only what FSDP2 knows nothing of."""
         if not self.cpu_offload:
             super().model_to_device()
             return
@@ -111,7 +111,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 class MeshShape(NamedTuple):
-    """Of processes in the order of their numbers, so that those of a tensor-parallel group follow on one another."""
+    """A mesh of processes in the order of their numbers: those of a tensor-parallel group follow on one another."""
 
     replicas: int
     """Copies of the model."""
@@ -121,7 +121,7 @@ class MeshShape(NamedTuple):
     hybrid: bool
 
     def mesh(self, device: str) -> DeviceMesh:
-        """Of all processes; a collective."""
+        """Make the mesh of all processes; a collective."""
         if self.hybrid:
             return init_device_mesh(device, self[:3], mesh_dim_names=(REPLICATE, SHARD, TENSOR))
         made = init_device_mesh(device, (self.shards, self.tensor), mesh_dim_names=(DATA, TENSOR))

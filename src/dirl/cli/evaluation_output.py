@@ -82,7 +82,7 @@ def title_of(row: Row, group: str) -> str:
 
 
 def print_unjudged(result: Result) -> None:
-    """Responses that count as wrong because nobody could say."""
+    """Print which responses count as wrong because they could not be judged, and why."""
     if not result.unjudged:
         return
     print(f"{_name(result)}: {len(result.unjudged)} responses could not be judged and count as wrong:")
@@ -107,7 +107,7 @@ def curves(results: Sequence[Result], sweep: Sweep) -> list[Curve]:
 
 
 def write_sweep(folder: ResultsFolder, found: Sequence[Curve], setting: str) -> None:
-    """sweep.json, sweep.csv and sweep.png."""
+    """Write sweep.json, sweep.csv and sweep.png."""
     ends = [(one.points[0].tokens_per_step, one.points[-1].tokens_per_step) for one in found]
     slowest, fastest = min(low for low, _ in ends), max(high for _, high in ends)
     rows = [

@@ -18,7 +18,7 @@ from dirl.rollout import RolloutEngine
 from dirl.rollout.annotations import annotations
 
 MUCH_TRUNCATED = 0.5
-"""From this share of responses on, the limit of length is judged rather than the model."""
+"""From this share of cut-off responses on, the limit of length is judged rather than the model."""
 
 
 @dataclass

@@ -35,7 +35,7 @@ class HarnessPart:
     """How blocks are denoised; temperature and length are each task's."""
 
     def name(self, task: str) -> str:
-        """Of the files of one of its tasks."""
+        """The name that the files of one of its tasks begin with."""
         return "/".join(name for name in (self.model.name, task, self.decoding_name) if name)
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 GRACE_S = 5
 """How long open calls may take to end when the server is told to stop."""
 READ_BYTES = 1 << 20
-"""Of weights that are read from a connection at once."""
+"""Bytes of weights that are read from a connection at once."""
 
 
 def serve(

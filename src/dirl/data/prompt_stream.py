@@ -25,7 +25,7 @@ class PromptStream(Iterator[Prompt]):
         self.skip: set[int] = set()
         """Places behind it that somebody has."""
         self.taken: list[int] = []
-        """By this rank, which the others do not know of."""
+        """Places that this rank has taken, which the others do not know of."""
         self._dealt: list[int] = []
         self._turn = rank
         self._orders: dict[int, np.ndarray] = {}
@@ -74,7 +74,7 @@ class PromptStream(Iterator[Prompt]):
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Equal for equal prompts in equal order."""
+    """A digest that is equal for equal prompts in equal order."""
     digest = hashlib.blake2b(digest_size=16)
     for prompt in prompts:
         digest.update(repr((prompt.prompt_id, prompt.input_ids, prompt.ground_truth)).encode())

@@ -19,7 +19,7 @@ from dirl.spans import Spans
 from dirl.types import DecodingParams
 
 ROWS_BYTES = 1 << 28
-"""Without the kernels, so many bytes of fp32 logits are drawn from at a time."""
+"""Bytes of fp32 logits that are drawn from at a time without the kernels."""
 
 
 CHECKED_ROWS = 16

@@ -38,7 +38,7 @@ class EvaluationTask:
                 raise ValueError(f"tasks: {name}={value}: use at least 1, or null")
 
     def scored_by(self, name: str) -> list[Reward]:
-        """Its rewards; ValueError, with the option's name, for none."""
+        """The task's rewards; ValueError, with the option's name, if it has none."""
         found = self.rewards if self.rewards is not None else self.task.rewards()
         if not found:
             raise ValueError(

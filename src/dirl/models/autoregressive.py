@@ -61,7 +61,7 @@ class AutoregressiveModel(PretrainedModel):
         self._row: MaskRow | None = None
 
     def read_config(self) -> PreTrainedConfig:
-        """With the rows that the mask token adds."""
+        """The config, with the rows that the mask token adds."""
         super().read_config()  # says where it cannot be reached
         return self.describe().config
 

@@ -50,7 +50,7 @@ class _ExpertsLayer(Protocol):
 def _experts_forward(
     product: Product, module: _ExpertsLayer, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
-    """transformers' experts interface."""
+    """What transformers calls for the experts of a layer, by its experts interface."""
     matrices = module.gate_up_proj, module.down_proj
     return weighted_experts(hidden_states, top_k_index, top_k_weights, *matrices, module.act_fn, product)
 

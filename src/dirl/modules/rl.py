@@ -100,7 +100,7 @@ class RLModule(BlockDiffusionModule):
 
     @cached_property
     def value_description(self) -> ModelDescription:
-        """Of the value model's backbone."""
+        """The description of the value model's backbone."""
         source = None if self.value is None else self.value.source
         return self.description if source is None else source.describe()
 
@@ -264,7 +264,7 @@ class RLModule(BlockDiffusionModule):
         return scored
 
     def _score(self, batch: PackedBatch, keep_old: bool) -> Found:
-        """On the device: nothing waits yet."""
+        """Score a row; what is found stays on the device, so that nothing waits yet."""
         likelihood = self.objective.likelihood if keep_old else "tokens"
         row, plan = self.place(batch, self.decoding, likelihood)
         found: Found = {}

@@ -95,7 +95,7 @@ def shared_head(hidden_size: int, dtype: torch.dtype, mesh: DeviceMesh | None) -
 
 
 def expected_shapes(value: ValueConfig, description: ModelDescription, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Of its weights in a checkpoint, by name, without building it."""
+    """The shapes of its weights in a checkpoint, by name, without building it."""
     size = description.config.hidden_size
     if value.shared:
         return {f"{prefix}weight": (1, size)}

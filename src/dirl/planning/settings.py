@@ -46,7 +46,7 @@ STRATEGIES: dict[type[Strategy], StrategyName] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a config, with the defaults of the classes that it names."""
+    """What a config says, with the defaults of the classes that it names."""
 
     stage: Literal["sft", "rl"]
     shape: ModelShape
@@ -61,14 +61,14 @@ class Settings:
     """Options of the module, as in `model.init_args`."""
     data: Config
     engine: tuple[type[RolloutEngine], Config] | None
-    """Class and options."""
+    """Its class, and its options by name."""
     objective: Objective | None
     value: ModelShape | None = None
-    """Of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
+    """The shape of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
     adapters: AdapterShape | None = None
-    """Of LoRA."""
+    """The adapters that learn by LoRA; None: all weights learn."""
     mesh: MeshShape | None = None
-    """Of FSDP2."""
+    """How FSDP2 divides the devices; None: another strategy."""
     cpu_offload: bool = False
     steps: int | None = None
     """Rollouts (RL) or optimizer steps (SFT) of the whole run; None: the config alone does not say."""
@@ -112,7 +112,7 @@ class Settings:
 
 
 def read_settings(config: Config, devices: int | None, model_config: str | None) -> Settings:
-    """Of a config that `fit` has parsed.
+    """The settings in a config that `fit` has parsed.
 
     Args:
         devices: in all; None: as many as the config says.
@@ -182,7 +182,7 @@ def _steps(trainer: Config, data: Config, learns: bool) -> int | None:
 
 
 def _devices(trainer: Config) -> int:
-    """Per host, times hosts."""
+    """Devices of a host, times hosts."""
     devices = trainer["devices"]
     per_host = len(devices) if isinstance(devices, list) else devices
     if isinstance(per_host, str) and per_host.isdigit():
@@ -212,7 +212,7 @@ def _strategy(value: str | Config, devices: int) -> tuple[StrategyName, Config]:
 
 
 def _kind(made: type) -> StrategyName | None:
-    """By the class of Lightning's that it is or is derived from: DeepSpeed's is a DDPStrategy, and not known."""
+    """Its kind, by the class of Lightning's that it derives from: DeepSpeed's is a DDPStrategy, and not known."""
     return STRATEGIES.get(next(base for base in made.__mro__ if base.__module__.startswith("lightning.")))
 
 
@@ -290,7 +290,7 @@ UNITS = {"GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20, "TB": 10**12}
 
 
 def parse_bytes(text: str, name: str) -> float:
-    """80GB, 79.6GiB, 512MiB."""
+    """The bytes of a text such as 80GB, 79.6GiB or 512MiB."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         raise ValueError(f"{name}={text!r}: use a number and a unit, e.g. 80GB or 79GiB")

@@ -39,7 +39,7 @@ MOST_WORKERS = 16
 
 @dataclass(frozen=True)
 class ConversationEncoder:
-    """From rows to tokens. Which ones is decided by the row, these values and the code, and by nothing else."""
+    """Makes tokens of rows. Which ones is decided by the row, these values and the code, and by nothing else."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
@@ -51,7 +51,7 @@ class ConversationEncoder:
     """Ids that may stand nowhere, as they have no part in the softmax and so no finite loss: `ModelSpec.banned`."""
     row_schema: RowSchema = "auto"
     column: str | None = None
-    """With the conversation, see `conversation_row`."""
+    """The column that holds the conversation, see `conversation_row`."""
     on_bad_row: OnBadRow = "error"
 
     def __call__(self, rows: Rows, index: int) -> list[Encoded]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 TOKENS_PER_CHARACTER = 4
-"""At most, of tokens that are single bytes."""
+"""The most tokens that a character takes: each may be one of its bytes."""
 MARGIN = 8
 """Tokens; how a tokenizer writes the first of a text may depend on its being the first."""
 

@@ -90,7 +90,7 @@ class LiveDisplay:
 
 
 class _Tail:
-    """As many of the last lines of a text as the terminal has room for: more could not be drawn anew."""
+    """The last lines of a text, as many as the terminal has room for: more could not be drawn anew."""
 
     def __init__(self, text: Text) -> None:
         self.text = text

@@ -64,7 +64,7 @@ def load_tasks(asked: LMEval) -> Loaded:
 
 
 def _manager(asked: LMEval) -> Any:
-    """With the tasks of one's own alone, if they are all that is named: the package has 14,000 files."""
+    """A manager of one's own tasks alone, if they are all that is named: the package has 14,000 files."""
     from lm_eval.tasks import TaskManager
 
     if asked.include_path:

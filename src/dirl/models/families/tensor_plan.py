@@ -24,7 +24,7 @@ class TensorPlan:
 
     @classmethod
     def of(cls, plain: PlainDecoder) -> "TensorPlan":
-        """Of a decoder whose arithmetic is known."""
+        """The plan of a decoder whose arithmetic is known."""
         return cls(
             columns=(plain.query, plain.key, plain.value, plain.gate, plain.up),
             rows=(plain.output, plain.down),
@@ -34,5 +34,5 @@ class TensorPlan:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All of a layer that have parameters."""
+        """The names of all modules of a layer that have parameters."""
         return (*self.columns, *self.rows, *self.entries, *self.head_norms)

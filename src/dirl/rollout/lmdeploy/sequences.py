@@ -44,7 +44,7 @@ class Tracing:
     drawing: Drawing = "auto"
     decoding: DecodingParams = DecodingParams()
     strings: StopStrings | None = None
-    """Of `decoding`."""
+    """The stop strings of `decoding`."""
     traces: dict[int, Trace] = field(default_factory=dict)
     """Finished ones by session id."""
     broken: set[int] = field(default_factory=set)
@@ -64,9 +64,9 @@ class TracedSequence(SchedulerSequenceDLLM):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.blocks: list[Block] = []
-        """Complete ones."""
+        """Blocks that are complete."""
         self.response_ids: list[int] = []
-        """Of those that were looked at for stop strings."""
+        """The ids of the blocks that were looked at for stop strings."""
         self.looked_at = 0
         self.row = -1
         self.forward = 0
