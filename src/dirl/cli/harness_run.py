@@ -14,7 +14,7 @@ from dirl.evaluation.harness.loading import Loaded, quiet
 from dirl.evaluation.harness.outcome import judging_metric, measures, named_metrics, problems_of, sample_row
 from dirl.evaluation.provenance import described, made_by, model_settings, prompts_digest, versions
 from dirl.evaluation.results import Result
-from dirl.evaluation.results_folder import ResultsFolder
+from dirl.evaluation.results_folder import PROBLEMS, ResultsFolder
 from dirl.progress_bar import bar
 from dirl.rollout import RolloutEngine
 from dirl.rollout.lengths import check_positions
@@ -149,8 +149,8 @@ class HarnessRun:
         own = measures(problems, block_size, judge is not None, self.common["resamples"], self.common["seed"])
         prompts, asked = model.answers[task].prompts, model.answers[task].asked
         if self.folder is not None:
-            self.folder.write_lines(f"problems/{name}.jsonl", map(dataclasses.asdict, problems))
-            self.folder.write_lines(f"problems/{name}.lm_eval.jsonl", map(sample_row, rows))
+            self.folder.write_lines(f"{PROBLEMS}/{name}.jsonl", map(dataclasses.asdict, problems))
+            self.folder.write_lines(f"{PROBLEMS}/{name}.lm_eval.jsonl", map(sample_row, rows))
         more = {
             "prompts": {"count": len(prompts), "digest": prompts_digest(prompts)},
             "correct": judge,
@@ -169,7 +169,7 @@ class HarnessRun:
             settings=self.settings[name] | more,
             starts=[] if self.folder is None else self.folder.starts.get(name, []),
             problems=len(problems),
-            file=f"problems/{name}.jsonl",
+            file=f"{PROBLEMS}/{name}.jsonl",
             unjudged=[],
             notes=notes(task, judge, asked, found),
             kept=problems,

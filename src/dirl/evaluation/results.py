@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirl.evaluation.problems import Problem, problem_from_dict
-from dirl.evaluation.results_folder import RESULTS
+from dirl.evaluation.results_folder import PROBLEMS, RESULTS
 from dirl.types import DecodingParams
 
 FORMAT = "dirl evaluation 1"
@@ -36,6 +36,11 @@ class Result:
     folder: Path = Path()
     kept: list[Problem] | None = None
     """The per-problem results, where they are in memory."""
+
+    @property
+    def name(self) -> str:
+        """As it is told of, and as its files are named: model, task and decoding, where there are several."""
+        return self.file.removeprefix(f"{PROBLEMS}/").removesuffix(".jsonl")
 
     @property
     def count(self) -> int:
