@@ -274,7 +274,7 @@ class Rollout(L.Callback):
         reasons = {
             "rollout.overlap=true": self.overlap,
             f"rollout.oversample={self.oversample:g}, whose surplus the next rollout uses,": self.oversample > 1,
-            f"rollout.engine={type(self.engine).__name__}": self.engine.stale,
+            f"engine={type(self.engine).__name__}": self.engine.stale,
         }
         for reason in (reason for reason, given in reasons.items() if given):
             check_stale(reason, pl_module.objective, pl_module.decoding)

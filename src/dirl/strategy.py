@@ -37,11 +37,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         tensor_parallel_size: int = 1,
         cpu_offload: bool = False,
     ) -> None:
-        at_least(1, "strategy", timeout_minutes=timeout_minutes, tensor_parallel_size=tensor_parallel_size)
+        at_least(1, "trainer.strategy", timeout_minutes=timeout_minutes, tensor_parallel_size=tensor_parallel_size)
         if isinstance(shard_size, int):
-            at_least(1, "strategy", shard_size=shard_size)
+            at_least(1, "trainer.strategy", shard_size=shard_size)
         elif shard_size not in ("all", "host"):
-            raise ValueError(f"strategy.shard_size={shard_size!r}: use all, host, or a number of processes")
+            raise ValueError(f"trainer.strategy.shard_size={shard_size!r}: use all, host, or a number of processes")
         self.shard_size, self.cpu_offload = shard_size, cpu_offload
         super().__init__(
             tensor_parallel_size=tensor_parallel_size,
