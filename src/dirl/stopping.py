@@ -156,7 +156,7 @@ os.register_at_fork(before=request.before_fork, after_in_parent=request.after_fo
 
 
 def leave_signals_to_parent(*args: object) -> None:
-    """For a process that a trainer has forked (a worker of its dataloader): it ends with the trainer, not before.
+    """Have a process that a trainer has forked (a worker of its dataloader) end with the trainer, not before.
 
     SIGTERM may be for the whole group, and the trainer needs its batches until it can stop; or it is the trainer itself
     that ends this worker. So it is obeyed after a while.

@@ -113,7 +113,7 @@ LISTS: dict[str, frozenset[type]] = {
     "behaviour_logprobs": NUMBER,
     "token_texts": TEXT,
 }
-"""The same of the items of each that is a list."""
+"""Types of the items of each field that is a list."""
 
 
 def _wrong(name: str, value: Any) -> str | None:

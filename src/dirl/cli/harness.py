@@ -74,7 +74,7 @@ def evaluate_harness(
 
 
 def check_given(task: LMEval, data: PromptData, given: Mapping[str, object]) -> None:
-    """ValueError for options that say what the tasks decide themselves."""
+    """Raise ValueError for options that say what the tasks decide themselves."""
     data.check(task)
     said = [name for name, value in given.items() if value is not None]
     said += ["data.split"] if data.split is not None else []

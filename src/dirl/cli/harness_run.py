@@ -104,7 +104,7 @@ class HarnessRun:
         return [self._result(part, name, model, found) for name in self.tasks.tasks]
 
     def _check(self, part: HarnessPart, asked: "list[Asked]") -> None:
-        """ValueError for prompts that are too long, before weights are loaded."""
+        """Raise ValueError for prompts that are too long, before weights are loaded."""
         description = part.model.description
         for one in asked:
             check_positions(

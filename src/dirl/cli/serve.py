@@ -73,7 +73,7 @@ def serve(
 
 
 def check_exposure(host: str, port: int, api_key_env: str, key: str | None, tls: ssl.SSLContext | None) -> None:
-    """ValueError for a server without a key that other machines reach; a warning for one without encryption."""
+    """Raise ValueError for a server without a key that other machines reach; a warning for one without encryption."""
     if is_loopback(host):
         return
     if key is None:

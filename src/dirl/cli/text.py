@@ -22,7 +22,7 @@ _KEY = re.compile(r"NestedArg\(key='([^']+)'")
 MARK = "\ue001"
 """A character of Unicode's private use area that stands for the dollar sign of an escaped `${`."""
 GAP = "\ue002"
-"""The same before a text that is `--`, which argparse would take away; it stands for nothing."""
+"""A character that stands before a text that is `--`, which argparse would take away; it means nothing."""
 
 
 BREAKS = set("\x85\u2028\u2029")

@@ -39,7 +39,7 @@ class Result:
 
     @property
     def name(self) -> str:
-        """As it is told of, and as its files are named: model, task and decoding, where there are several."""
+        """What it and its files are called: model, task and decoding, each where there are several."""
         return self.file.removeprefix(f"{PROBLEMS}/").removesuffix(".jsonl")
 
     @property

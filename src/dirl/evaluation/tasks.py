@@ -76,7 +76,7 @@ def named_tasks(
 
 
 def check_name(name: str, option: str) -> None:
-    """ValueError for a name that cannot be part of a file's name."""
+    """Raise ValueError for a name that cannot be part of a file's name."""
     if not re.fullmatch(r"[\w.@+=-]+", name) or name.startswith(".") or name == "problems":
         raise ValueError(
             f"{option}: {name!r} is to name files and columns: use letters, digits and any of _ . @ + = -, and not "

@@ -116,7 +116,7 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def _pieces(count: int, size: int) -> Iterator[slice]:
-    """At least one, so that no rows at all have results of the right type as well."""
+    """The pieces, at least one, so that no rows at all have results of the right type as well."""
     return (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 

@@ -114,7 +114,7 @@ class BlockDiffusionModule(WeightAccess):
         return data_rank(self.trainer)
 
     def build_model(self, source: ModelSource, description: ModelDescription, **options: Any) -> BlockDiffusionLM:
-        """See `dirl.modules.building.build_model`, of which this has the options."""
+        """Build the model as `dirl.modules.building.build_model` does, with the options of this module."""
         building = Building(self.attention, self.head_chunk, self.activation_checkpointing, self.compile_layers)
         meshes = self.sharding_mesh, tensor_mesh(self.device_mesh)
         options["on_host"] = options.get("on_host", False) or self.offloaded

@@ -49,7 +49,7 @@ class RLModule(BlockDiffusionModule):
 
     makes_rollouts = True
     default_objective: type[Objective] = DiPO
-    """Where the config names none."""
+    """What it learns by where the config names none."""
 
     def __init__(
         self,

@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def work(self) -> Work:
-        """One pass over the step's data."""
+        """The work of one pass over the step's data."""
         return self.clean + self.noised
 
 

@@ -107,7 +107,7 @@ class Settings:
 
     @property
     def updates(self) -> int:
-        """Optimizer steps between rollouts."""
+        """The number of optimizer steps between two rollouts."""
         return self.data["steps_per_rollout"] * self.data["passes"] if self.stage == "rl" else 1
 
 

@@ -34,7 +34,7 @@ SMALL_DATA = 4 * 2**20
 """Files of fewer bytes in all are encoded in memory, by each process for itself: that takes a few seconds."""
 ROWS_PER_WORKER = 1000
 MOST_WORKERS = 16
-"""By default a process is started for so many rows, and no more than so many processes."""
+"""Rows that a process is started for by default, and the most processes."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _is_small(source: str | list[str]) -> bool:
 def encode_rows(
     rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool = True
 ) -> tuple[Sequence[Encoded], FitCounts]:
-    """The same of rows that are at hand, in memory."""
+    """Encode rows that are at hand, in memory."""
     indices = bar(range(len(rows)), desc=f"tokenise {split}", shown=not quiet, leave=False)
     examples = [example for index in indices for example in encoder(rows, index)]
     kept = [example for example in examples if len(example.input_ids)]

@@ -34,7 +34,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PromptRow:
-    """An RL row, checked."""
+    """What an RL row holds, checked."""
 
     question: str | list[Message]
     """A text, or messages of which the last is the user's (or a tool's)."""

@@ -19,7 +19,7 @@ LONGEST = 6000
 
 
 def sample_row(epoch: int, step: int, trajectory: Trajectory, words: Annotation) -> dict[str, Any]:
-    """A response in words."""
+    """One response as the page and the logs show it, in words."""
     return {
         "epoch": epoch,
         "step": step,

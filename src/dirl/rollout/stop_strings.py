@@ -13,7 +13,7 @@ MARGIN = 8
 
 @dataclass(frozen=True)
 class StopStrings:
-    """Where they end a response: with the token that completes the one that begins first.
+    """Says where they end a response: with the token that completes the one that begins first.
 
     While an earlier and longer one may yet be completed the response goes on, so that to cut its text at the first of
     all strings in it gives the same as if it had gone on to another end.

@@ -129,7 +129,7 @@ class GeneratedTask(Task):
         return [(p, self.teacher(p, teacher)) for p, _ in zip(fresh, range(self.solutions), strict=False)]
 
     def _drawn_anew(self, solutions: int) -> "GeneratedTask":
-        """The same problems and teacher, with random streams of their own."""
+        """A task of the same problems and teacher, with random streams of its own."""
         other = copy(self)
         for kept in ("lessons", "_held_out"):
             vars(other).pop(kept, None)

@@ -34,7 +34,7 @@ class Loaded:
 
 
 def load_tasks(asked: LMEval) -> Loaded:
-    """ValueError for names that are unknown, and tasks that do not generate."""
+    """Raise ValueError for names that are unknown, and tasks that do not generate."""
     for path in asked.include_path or []:
         if not Path(path).is_dir():
             raise ValueError(f"task.include_path={path!r}: no such folder; name one with task files of lm_eval (YAML)")

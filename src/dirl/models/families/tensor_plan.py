@@ -7,7 +7,7 @@ from dirl.models.families.plain_decoder import PlainDecoder
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """Of a layer in which attention and MLP each read the output of a norm and are added to the stream.
+    """How to cut a layer in which attention and MLP each read the output of a norm and are added to the stream.
 
     A process of a tensor-parallel group has some of the heads, and some of the MLP's inner columns; the stream between
     layers, the norms on it, embedding and head are whole on each. What is not named here is refused.

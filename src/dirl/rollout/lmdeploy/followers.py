@@ -20,7 +20,7 @@ GONE_S = 1.0
 
 
 def serve(seat: Seat, connection: Connection) -> None:
-    """Imports LMDeploy in the new process, and not here."""
+    """What the new process runs: LMDeploy is imported there, and not here."""
     from dirl.rollout.lmdeploy import follower
 
     follower.serve(seat, connection)

@@ -207,7 +207,7 @@ class WeightReceiver:
 
 
 async def fill(room: memoryview, content: aiohttp.StreamReader) -> None:
-    """ValueError unless exactly as many bytes come as there is room for."""
+    """Raise ValueError unless exactly as many bytes come as there is room for."""
     at = 0
     while piece := await content.readany():
         if at + len(piece) > len(room):
