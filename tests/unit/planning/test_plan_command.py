@@ -260,14 +260,14 @@ def test_a_value_model_without_its_objective_cannot_be_planned_and_the_reverse(o
         planned("debug/rl.yaml", "--memory=1GB", *options)
 
 
-MESHES = {"fsdp": (1, 16, 1, False), "hybrid": (2, 8, 1, True), "fsdp_tp": (1, 8, 2, False)}
-
-
 def test_a_config_that_names_no_objective_is_planned_by_the_modules_own() -> None:
     named, unnamed = (planned("debug/rl.yaml", "--memory=1GB", *more) for more in ([], ["--objective=null"]))
     assert named.settings.objective is not None
     assert type(unnamed.settings.objective) is type(named.settings.objective)
     assert unnamed.peak == named.peak
+
+
+MESHES = {"fsdp": (1, 16, 1, False), "hybrid": (2, 8, 1, True), "fsdp_tp": (1, 8, 2, False)}
 
 
 @pytest.mark.parametrize("strategy", MESHES)
