@@ -167,7 +167,10 @@ def _peak_of(device: torch.device) -> float | None:
     name = torch.cuda.get_device_name(device)
     peak = known_peak(name)
     if peak is None:
-        rank_zero_warn(f"no peak rate is known for {name!r}: utilisation is not logged; set peak_tflops of Throughput")
+        rank_zero_warn(
+            f"no peak rate is known for {name!r}: utilisation is not logged; set peak_tflops of "
+            "dirl.callbacks.Throughput"
+        )
     return peak
 
 
