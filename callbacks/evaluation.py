@@ -31,7 +31,7 @@ class Part(NamedTuple):
     """One column of an evaluation: prompts of all ranks, how they are answered, and who judges."""
 
     task: str
-    """Its name."""
+    """The name of the task."""
     decoding: str
     prompts: list[Prompt]
     scorer: Scorer
@@ -147,7 +147,7 @@ class Evaluate(L.Callback):
                     pl_module.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=1)
 
     def _run_once(self, trainer: L.Trainer, pl_module: BlockDiffusionModule, epochs: int) -> None:
-        """Not again where a run was resumed in the very hook in which it had evaluated."""
+        """Evaluate, but not again where a run was resumed in the very hook in which it had evaluated."""
         if epochs > self.evaluated:
             self._run(trainer, pl_module)
             self.evaluated = epochs

@@ -101,7 +101,7 @@ class Export(L.Callback):
 
 
 def _check_adapter(module: L.LightningModule) -> None:
-    """ValueError unless it has an adapter, of a base that has a name."""
+    """Raise ValueError unless the model has an adapter, of a base that has a name."""
     if not isinstance(module, BlockDiffusionModule) or module.lora is None:
         raise ValueError("export.form=adapter, and model.lora=null has none: use merged, or put LoRA on the recipe")
     base_name(module.source)

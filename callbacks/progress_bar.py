@@ -48,7 +48,7 @@ class ProgressLines(ProgressBar):
 
 
 def batches_of_epoch(trainer: L.Trainer, done: int) -> int | float:
-    """As many as `max_steps` leaves of them, seen from its batch `done`; Lightning's own number shrinks on the way."""
+    """How many `max_steps` leaves of them, seen from its batch `done`; Lightning's own number shrinks on the way."""
     left = trainer.max_steps - trainer.global_step if trainer.max_steps > 0 else float("inf")
     return min(trainer.num_training_batches, done + left)
 

@@ -101,7 +101,7 @@ class Rollout(L.Callback):
         self.sampled: list[Trajectory] = []  # of this epoch's rollout, until a step learns from it
 
     def score_by(self, task: Task) -> Scorer:
-        """With the task's rewards, if no others were given."""
+        """Take the task's rewards, if no others were given."""
         if self.scorer is not None:
             return self.scorer
         rewards = task.rewards()
@@ -115,7 +115,7 @@ class Rollout(L.Callback):
         return self.scorer
 
     def scorer_of(self, rewards: list[Reward], correct: str | None) -> Scorer:
-        """Of other rewards, with the workers and limits of these."""
+        """The scorer of other rewards, with the workers and limits of these."""
         return Scorer(rewards, *self._scoring[:3], correct)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -159,7 +159,7 @@ class Rollout(L.Callback):
         )
 
     def _still_wanted(self) -> None:
-        """For engine and rewards while they work, in whatever thread: raises if the run ends."""
+        """Engine and rewards call it while they work, in whatever thread: it raises if the run ends."""
         request.check()
         self._data.prefetch.check()
 
@@ -260,7 +260,7 @@ class Rollout(L.Callback):
         self.sampled = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: RLModule) -> None:
-        """Also where a run is resumed after the last step of an epoch."""
+        """Log the rollout, also where a run is resumed after the last step of an epoch."""
         self.account.log(pl_module)
         self.account.values = {}
 
@@ -274,7 +274,7 @@ class Rollout(L.Callback):
         reasons = {
             "rollout.overlap=true": self.overlap,
             f"rollout.oversample={self.oversample:g}, whose surplus the next rollout uses,": self.oversample > 1,
-            f"rollout.engine={type(self.engine).__name__}": self.engine.stale,
+            f"engine={type(self.engine).__name__}": self.engine.stale,
         }
         for reason in (reason for reason, given in reasons.items() if given):
             check_stale(reason, pl_module.objective, pl_module.decoding)

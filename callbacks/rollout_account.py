@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 COUNTS = ("dropped_uniform", "dropped_failed", "dropped_stale", "missing", "rounds")
 SHOWN = ("rollout/reward", "rollout/accuracy")
-"""In the progress bar."""
+"""Values that the progress bar shows."""
 
 
 class RolloutAccount:
@@ -32,7 +32,7 @@ class RolloutAccount:
         self._logged = self._said_uniform = False
 
     def take(self, trainer: L.Trainer, pl_module: RLModule, collection: Collection, times: dict[str, float]) -> None:
-        """Of a rollout that was made; on all ranks.
+        """Take the values of a rollout that was made; all ranks call it.
 
         Args:
             times: seconds of this rank by name, those of generation and rewards apart.
@@ -65,7 +65,7 @@ class RolloutAccount:
         self._logged = True
 
     def state_dict(self) -> dict:
-        """With the values of the rollout under way: what goes on from here logs them at the end of its epoch."""
+        """It holds the values of the rollout under way: what goes on from here logs them at the end of its epoch."""
         return {"empty_rollouts": self.empty_rollouts, "pending": self.values}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -104,7 +104,7 @@ class RolloutAccount:
 
 
 def counts_of(collection: Collection, policy_version: int) -> dict[str, float]:
-    """Of one rank, to be summed over all."""
+    """The counts of one rank, to be summed over all."""
     return {
         **{name: collection.counts[name] for name in COUNTS},
         "reward/incomparable": collection.counts["incomparable"],

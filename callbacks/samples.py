@@ -24,7 +24,7 @@ from dirl.types import Prompt, Trajectory
 TAG = "samples"
 """Under which loggers have them."""
 COLUMNS = ("epoch", "step", "question", "response", "ground_truth", "reward", "correct")
-"""Of a logger's table."""
+"""The columns of a logger's table."""
 
 
 @final
@@ -100,7 +100,7 @@ def drawn(trajectories: Sequence[Trajectory], count: int, seed: tuple[int, ...])
 
 
 def log_samples(logger: Logger, rows: Sequence[dict[str, Any]], step: int) -> None:
-    """As text, in the way of this logger; one that takes none is left alone."""
+    """Log the samples as text, in the way of this logger; one that takes none is left alone."""
     experiment = getattr(logger, "experiment", None)
     if callable(write := getattr(logger, "log_text", None)):
         # W&B: a table; with a step, it would drop what came before

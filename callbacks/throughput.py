@@ -20,7 +20,7 @@ from dirl.planning.peaks import peak_tflops as known_peak
 from dirl.ranges import positive
 
 PHASES = ("generate", "reward", "push", "score")
-"""Of a rollout, as `dirl.callbacks.Rollout` logs their seconds (`time/NAME_s`)."""
+"""The phases of a rollout, as `dirl.callbacks.Rollout` logs their seconds (`time/NAME_s`)."""
 WAITED = "time/rollout_s"
 """What the trainer waited for groups, where they are generated while it works."""
 
@@ -45,7 +45,7 @@ class Throughput(L.Callback):
     """
 
     def __init__(self, peak_tflops: float | None = None, prog_bar: bool = True) -> None:
-        positive("throughput", peak_tflops=peak_tflops)
+        positive("Throughput", peak_tflops=peak_tflops)
         self.peak_tflops, self.prog_bar = peak_tflops, prog_bar
         self.step: _StepCount | None = None
         self.step_started = self.epoch_started = 0.0
@@ -131,7 +131,7 @@ def count_step(step: StepBatch, module: BlockDiffusionModule) -> _StepCount:
 
 
 def _value_shape(module: BlockDiffusionModule) -> ModelShape | None:
-    """Of a value model with a backbone of its own, which sees the same rows."""
+    """The shape of a value model with a backbone of its own, which sees the same rows."""
     if not isinstance(module, RLModule) or not isinstance(module.value_model, ValueModel):
         return None
     return module.value_description.family.shape(module.value_description.config)
@@ -169,7 +169,10 @@ def _peak_of(device: torch.device) -> float | None:
     name = torch.cuda.get_device_name(device)
     peak = known_peak(name)
     if peak is None:
-        rank_zero_warn(f"no peak rate is known for {name!r}: utilisation is not logged; set throughput.peak_tflops")
+        rank_zero_warn(
+            f"no peak rate is known for {name!r}: utilisation is not logged; set peak_tflops of "
+            "dirl.callbacks.Throughput"
+        )
     return peak
 
 
@@ -179,7 +182,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _longest(trainer: L.Trainer, module: BlockDiffusionModule, value: float) -> float:
-    """The largest of all ranks."""
+    """The largest value that any rank has."""
     own = torch.tensor(value, dtype=torch.float64, device=module.device)
     return float(trainer.strategy.reduce(own, reduce_op="max"))
 

@@ -41,7 +41,7 @@ State = tuple[tuple[int, ...], tuple[int, ...]]
 class Policies:
     """Two groups of three trajectories, and what the policies say of their tokens."""
 
-    params: DecodingParams
+    decoding: DecodingParams
     groups: list[list[Trajectory]]
     spec: ModelSpec
     backbone: PreTrainedModel
@@ -50,14 +50,14 @@ class Policies:
     said: dict[tuple, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def sample(cls, params: DecodingParams) -> "Policies":
+    def sample(cls, decoding: DecodingParams) -> "Policies":
         advantages: Iterator[float] = iter(ADVANTAGES)
-        groups = sample_groups(BEHAVIOUR, [prompt(6, 6), prompt(3)], 3, params)
+        groups = sample_groups(BEHAVIOUR, [prompt(6, 6), prompt(3)], 3, decoding)
         groups = [[dataclasses.replace(t, advantage=next(advantages)) for t in group] for group in groups]
         sources: dict[Policy, TinyModel] = {"old": OLD, "current": CURRENT, "reference": REFERENCE}
         backbones = {name: source.make()[0].double() for name, source in sources.items()}
         models = {name: hf_logits(backbone) for name, backbone in backbones.items()}
-        return cls(params, groups, BEHAVIOUR.describe().spec, backbones["current"], models)
+        return cls(decoding, groups, BEHAVIOUR.describe().spec, backbones["current"], models)
 
     @property
     def trajectories(self) -> list[Trajectory]:
@@ -67,7 +67,7 @@ class Policies:
         """[n] of what the state scores; only the current policy's have a gradient."""
         key = policy, trajectory.key, state
         if key not in self.said:
-            found = naive_masked_logprobs(self.models[policy], trajectory, self.spec, self.params, *state)
+            found = naive_masked_logprobs(self.models[policy], trajectory, self.spec, self.decoding, *state)
             self.said[key] = found if policy == "current" else found.detach()
         return self.said[key]
 
@@ -90,7 +90,7 @@ class Policies:
         self, objective: Objective, moved: bool, token_budget: int = WHOLE, seed: tuple[int, ...] = (0,)
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Loss and gradient of a step of all trajectories, and the sums for the log, as `fit` has them."""
-        module = RLModule(OLD, objective=objective, decoding=self.params, reference=REFERENCE)
+        module = RLModule(OLD, objective=objective, decoding=self.decoding, reference=REFERENCE)
         module.trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
         )
@@ -98,7 +98,7 @@ class Policies:
         current = CURRENT.make()[0].state_dict()
         if not moved:
             module.model.backbone.load_state_dict(current)
-        limit = self.params.max_response_tokens
+        limit = self.decoding.max_response_tokens
         step = step_batch(self.groups, self.spec, objective, limit, token_budget, seed=seed)
         assert (len(step.micro_batches) > 1) == (token_budget < WHOLE)
         (step,) = module.score_steps([step], keep_old=moved)

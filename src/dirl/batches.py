@@ -100,7 +100,7 @@ class StepBatch:
     response_tokens: int
     """That this rank learns from, each counted once, however often it is scored."""
     block_size: int | None = None
-    """Of this step, where a schedule decides it; None: the model's."""
+    """The block size of this step, where a schedule decides it; None: the model's."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepBatch":
         moved = [batch.to(device, non_blocking) for batch in self.micro_batches]
@@ -110,7 +110,7 @@ class StepBatch:
         return dataclasses.replace(self, micro_batches=[b.pin_memory() for b in self.micro_batches])
 
     def state(self) -> dict[str, Any]:
-        """As plain containers of tensors, for a file."""
+        """The batch as plain containers of tensors, for a file."""
         return {**vars(self), "micro_batches": [dict(vars(batch)) for batch in self.micro_batches]}
 
     @classmethod

@@ -32,7 +32,7 @@ class DataRank(NamedTuple):
 
 
 def data_rank(trainer: Any) -> DataRank:
-    """Of the process that this trainer runs in, by the mesh of its strategy."""
+    """The share of the data of the process that this trainer runs in, by the mesh of its strategy."""
     mesh: DeviceMesh | None = getattr(getattr(trainer, "lightning_module", None), "device_mesh", None)
     tensor = tensor_mesh(mesh)
     tensor_size = 1 if tensor is None else tensor.size()
@@ -45,7 +45,7 @@ def data_mesh(mesh: "DeviceMesh") -> "DeviceMesh":
 
 
 def tensor_mesh(mesh: "DeviceMesh | None") -> "DeviceMesh | None":
-    """Of the processes that a matrix is cut over; None: it is not."""
+    """The mesh of the processes that a matrix is cut over; None: it is not."""
     if mesh is None or TENSOR not in (mesh.mesh_dim_names or ()):
         return None
     found = mesh[TENSOR]

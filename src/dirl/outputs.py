@@ -22,7 +22,7 @@ def check_new_file(path: Path, name: str, overwrite: bool) -> None:
 
 
 def check_new_folder(path: Path, name: str, overwrite: bool) -> None:
-    """ValueError if the folder holds anything and `overwrite` is not set, or is a file; it is made."""
+    """Raise ValueError if the folder holds anything and `overwrite` is not set, or is a file; it is made."""
     if path.is_file():
         raise ValueError(f"{name}={str(path)!r} is a file: name a folder")
     _check_free(path.is_dir() and any(path.iterdir()), path, name, overwrite)

@@ -35,7 +35,7 @@ class Lines(plain):
         return write
 
     def moveto(self, n: int) -> None:
-        """Lines stand where they are."""
+        """A line stays where it is, so nothing is moved."""
 
     def close(self) -> None:
         if self.disable:

@@ -102,7 +102,7 @@ class StopRequest:
             self._heard = TOLD_BY
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        """In the main thread, as soon as Python gets there; the watcher has it already."""
+        """Handle a signal in the main thread, as soon as Python gets there; the watcher has it already."""
         if not self.deferred:
             raise Stopped(signum)
 
@@ -130,12 +130,12 @@ class StopRequest:
             signal.pthread_sigmask(signal.SIG_BLOCK, TOLD_BY)
 
     def after_fork(self) -> None:
-        """In the process that has forked."""
+        """Let signals through again, in the process that has forked."""
         if self._write is not None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD_BY)
 
     def forget(self) -> None:
-        """In a fork: its signals are not this run's."""
+        """Forget the run in a fork: the signals that come to it are not the run's."""
         if self._write is not None:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -156,7 +156,7 @@ os.register_at_fork(before=request.before_fork, after_in_parent=request.after_fo
 
 
 def leave_signals_to_parent(*args: object) -> None:
-    """For a process that a trainer has forked (a worker of its dataloader): it ends with the trainer, not before.
+    """Have a process that a trainer has forked (a worker of its dataloader) end with the trainer, not before.
 
     SIGTERM may be for the whole group, and the trainer needs its batches until it can stop; or it is the trainer itself
     that ends this worker. So it is obeyed after a while.

@@ -37,11 +37,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         tensor_parallel_size: int = 1,
         cpu_offload: bool = False,
     ) -> None:
-        at_least(1, "strategy", timeout_minutes=timeout_minutes, tensor_parallel_size=tensor_parallel_size)
+        at_least(1, "trainer.strategy", timeout_minutes=timeout_minutes, tensor_parallel_size=tensor_parallel_size)
         if isinstance(shard_size, int):
-            at_least(1, "strategy", shard_size=shard_size)
+            at_least(1, "trainer.strategy", shard_size=shard_size)
         elif shard_size not in ("all", "host"):
-            raise ValueError(f"strategy.shard_size={shard_size!r}: use all, host, or a number of processes")
+            raise ValueError(f"trainer.strategy.shard_size={shard_size!r}: use all, host, or a number of processes")
         self.shard_size, self.cpu_offload = shard_size, cpu_offload
         super().__init__(
             tensor_parallel_size=tensor_parallel_size,
@@ -72,7 +72,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         return "cpu:gloo,cuda:nccl" if self.cpu_offload and usual == "nccl" else usual
 
     def model_to_device(self) -> None:
-        """Of a model that stays in host memory only what FSDP2 knows nothing of."""
+        """Move the model, and of one that stays in host memory only what FSDP2 knows nothing of."""
         if not self.cpu_offload:
             super().model_to_device()
             return
@@ -111,7 +111,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 class MeshShape(NamedTuple):
-    """Of processes in the order of their numbers, so that those of a tensor-parallel group follow on one another."""
+    """A mesh of processes in the order of their numbers: those of a tensor-parallel group follow on one another."""
 
     replicas: int
     """Copies of the model."""
@@ -121,7 +121,7 @@ class MeshShape(NamedTuple):
     hybrid: bool
 
     def mesh(self, device: str) -> DeviceMesh:
-        """Of all processes; a collective."""
+        """Make the mesh of all processes; a collective."""
         if self.hybrid:
             return init_device_mesh(device, self[:3], mesh_dim_names=(REPLICATE, SHARD, TENSOR))
         made = init_device_mesh(device, (self.shards, self.tensor), mesh_dim_names=(DATA, TENSOR))

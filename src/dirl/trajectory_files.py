@@ -20,7 +20,7 @@ class Annotation:
     """The text up to, without, the stop token."""
     ground_truth: str | None = None
     token_texts: tuple[str, ...] | None = None
-    """Of `prompt_ids`, then of `response_ids`, as `dirl.models.token_texts` writes them."""
+    """Texts of `prompt_ids`, then of `response_ids`, as `dirl.models.token_texts` writes them."""
     block_size: int | None = None
 
 
@@ -50,7 +50,7 @@ def write_trajectories(
 def trajectory_line(
     path: Path, trajectory: Trajectory, annotate: Callable[[Trajectory], Annotation] | None = None
 ) -> str:
-    """What a file has of it; see `write_trajectories`."""
+    """The line that a file has of a trajectory; see `write_trajectories`."""
     what = f"{path}: trajectory {trajectory.prompt_id}#{trajectory.sample_index}"
     words = {} if annotate is None else vars(annotate(trajectory))
     row = vars(trajectory) | {name: value for name, value in words.items() if value is not None}
@@ -63,7 +63,7 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
 
 
 def read_annotated(path: str | Path) -> Iterator[tuple[Trajectory, Annotation]]:
-    """The same with what stands beside each."""
+    """Read trajectories, each with what stands beside it."""
     with Path(path).open(encoding="utf-8") as file:
         number = 0
         try:
@@ -113,7 +113,7 @@ LISTS: dict[str, frozenset[type]] = {
     "behaviour_logprobs": NUMBER,
     "token_texts": TEXT,
 }
-"""The same of the items of each that is a list."""
+"""Types of the items of each field that is a list."""
 
 
 def _wrong(name: str, value: Any) -> str | None:

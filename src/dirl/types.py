@@ -16,7 +16,7 @@ from dirl.spans import Spans, spans
 Strategy = Literal["low_confidence_dynamic", "low_confidence_static", "sequential"]
 Confidence = Literal["sampled", "max"]
 FinishReason = Literal["stop", "length", "stop_string"]
-"""By a stop token, which is the last of the response; by the length limit; by a string that its text ends with."""
+"""A response ends by a stop token, which is its last; by the length limit; by a string that its text ends with."""
 Likelihood = Literal["tokens", "trajectory"]
 """Whether committed tokens alone are scored, or also that the others were not committed."""
 
@@ -31,7 +31,7 @@ class ModelSpec:
     """Any of these ends a response; the first is the end token that SFT fills the last block with."""
     pad_token_id: int
     vocab_size: int
-    """Of the model's embedding and head, which may be larger than the tokenizer's."""
+    """Rows of the model's embedding and head, which may be more than the tokenizer has tokens."""
     unknown_ids: tuple[int, ...] = ()
     """Ids below `vocab_size` that the tokenizer has no token for, in order."""
 

@@ -126,7 +126,7 @@ def test_rates_of_sft_count_response_tokens_and_a_cpu_has_no_utilisation(tmp_pat
 
 def test_a_gpu_of_unknown_name_is_told_how_to_get_its_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Abacus 3000")
-    with pytest.warns(UserWarning, match=r"'Abacus 3000'.*throughput\.peak_tflops"):
+    with pytest.warns(UserWarning, match=r"'Abacus 3000'.*set peak_tflops of dirl\.callbacks\.Throughput"):
         assert _peak_of(torch.device("cuda")) is None
 
 
@@ -169,7 +169,7 @@ def test_peaks_are_found_by_the_name_of_the_device(name: str, peak: float | None
 
 
 def test_a_peak_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"throughput\.peak_tflops=0"):
+    with pytest.raises(ValueError, match=r"Throughput\.peak_tflops=0"):
         Throughput(peak_tflops=0)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dirl.rollout.lmdeploy.changes import _EarliestStop, _ModelAgent, _Sampling
 from dirl.rollout.lmdeploy.sequences import TracedSequences, Tracing
+from dirl.rollout.response import response_end
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec
 
 MASK, STOP, WORD = 9, 7, 1
@@ -121,6 +122,29 @@ def test_the_two_rules_agree_where_lmdeploy_does_not_deviate() -> None:
             else:
                 assert after.num_appendable_ids[i] == after_too.num_appendable_ids[i], row
     assert min(seen.values()) >= 30, seen
+
+
+def test_lmdeploy_is_told_to_stop_in_the_block_and_at_the_place_where_a_response_ends() -> None:
+    choose, reasons = random.Random(0), {"stop": 0, "length": 0}
+    for _ in range(200):
+        prompt, limit = choose.randrange(1, 12), choose.randrange(1, 14)
+        _, ours = both_rules(prompt, limit)
+        response: list[int] = []
+        for start in range(prompt // 4 * 4, prompt + limit + 4, 4):
+            of_prompt = max(prompt - start, 0)
+            block = [choose.choice([WORD] * 8 + [STOP]) for _ in range(4)]
+            response += block[of_prompt:]
+            tokens = torch.tensor([block])
+            stopped, position, ours = step(ours, tokens, unmasked(tokens), torch.tensor([start]), [[STOP]])
+            end = response_end(response, SPEC.stop_token_ids, limit)
+            assert bool(stopped) == (end is not None), (prompt, limit, response)
+            if end is not None:
+                assert start + int(position) + 1 - prompt == end[0], (prompt, limit, response)
+                reasons[end[1]] += 1
+                break
+        else:
+            raise AssertionError("no response is longer than its limit")
+    assert min(reasons.values()) >= 30, reasons
 
 
 class Row(SimpleNamespace):

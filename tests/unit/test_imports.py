@@ -11,6 +11,7 @@ FOLDERS = {"dirl": ROOT / "src" / "dirl", "dirl.callbacks": ROOT / "callbacks"}
 
 LEVELS = (
     {
+        "autocast",
         "errors",
         "finite",
         "seeds",

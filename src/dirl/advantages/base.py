@@ -41,7 +41,7 @@ class Advantage(ABC):
 
 
 class OfRewards(Advantage):
-    """Of the total rewards alone; zeros for a group without spread."""
+    """An advantage of the total rewards alone; zeros for a group without spread."""
 
     def __call__(self, group: Sequence[Trajectory]) -> list[float]:
         return self.of_rewards(rewards_of(group))

@@ -45,7 +45,7 @@ class LightningRL(Advantage):
         return any(_correct(group)) and self._differ(self._speeds(group))
 
     def _speeds(self, group: Sequence[Trajectory]) -> list[float]:
-        """Tokens per step."""
+        """Response tokens per denoising step, of each trajectory."""
         assert self.block_size is not None, "`setup` says how long a block is"
         return [t.response_length / t.denoising_steps(self.block_size) for t in group]
 

@@ -17,6 +17,7 @@ from dirl.attention.sdpa import grouped_sdpa
 from dirl.attention.segment_attention import segment_attention
 from dirl.attention.segments import SegmentMask, segment_mask
 from dirl.attention.visibility import dense_mask
+from dirl.autocast import of_compute_type
 from dirl.batches import Layout
 
 ATTENTION_NAME = "dirl"
@@ -69,7 +70,7 @@ def masked_attention(
     if attention_mask is None:
         attention_mask = packed_mask
     scale: float = kwargs.get("scaling") or module.head_dim**-0.5
-    query, key, value = _of_one_dtype(query, key, value)
+    query, key, value = of_compute_type(query, key, value)  # the norms leave fp32 beside a bf16 value
     if isinstance(attention_mask, SegmentMask):
         return segment_attention(query, key, value, attention_mask, scale), None
     if isinstance(attention_mask, BlockMask):
@@ -77,11 +78,3 @@ def masked_attention(
     if not torch.is_tensor(attention_mask):
         raise ValueError(f"attention mask of type {type(attention_mask).__name__}: use dirl.attention.build_mask")
     return grouped_sdpa(query, key, value, attention_mask, scale).transpose(1, 2), None
-
-
-def _of_one_dtype(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast, its type: the norms leave query and key in fp32 beside a bf16 value."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)

@@ -27,10 +27,10 @@ KERNEL_OPTIONS = {"FORCE_USE_FLEX_ATTENTION": True}
 heads: it finds no way to run."""
 
 LEAST_WIDTH = 16
-"""Of a head, in the kernels: narrower ones, of toy models, get zeros beside their numbers."""
+"""The least width of a head in the kernels: narrower ones, of toy models, get zeros beside their numbers."""
 
 COMPILATIONS = 64
-"""Of the kernel in one process, for as many kinds of inputs."""
+"""How often the kernel may be compiled in one process, for as many kinds of inputs."""
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

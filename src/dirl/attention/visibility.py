@@ -1,6 +1,6 @@
 """The one visibility predicate, shared by SFT, RL, prompt sharing and decoding.
 
-Every token stands at (group, branch, block, view), see `dirl.types.Layout`. With `view = 0` everywhere it
+Every token stands at (group, branch, block, view), see `dirl.batches.Layout`. With `view = 0` everywhere it
 is block-causal attention, which is what an engine with a KV cache computes.
 """
 

@@ -36,7 +36,7 @@ class Position:
     batches: int
     """Batches of the whole run that are done."""
     optimizer_steps: int
-    """Of the whole run: fewer than batches where steps were skipped."""
+    """Steps of the whole run: fewer than batches where steps were skipped."""
     validated: bool
     """Whether the validation after the last batch, if one is due there, is done."""
     ended: bool = False

@@ -29,11 +29,11 @@ class Contents:
     path: Path
     values: dict[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
-    """Of the module's weights."""
+    """Shapes of the module's weights."""
 
     @property
     def own(self) -> dict[str, Any]:
-        """What `Resumable` adds."""
+        """What `Resumable` has added to the checkpoint."""
         return self.values[KEY]
 
 

@@ -1,4 +1,4 @@
-"""Before a run is resumed: which checkpoint, whether it is one of this run's kind, which settings differ."""
+"""What is asked before a run is resumed: which checkpoint, whether it is of this run's kind, which settings differ."""
 
 import json
 import os

@@ -52,7 +52,7 @@ def compare(
 
 
 def model_names(runs: Sequence[str], found: Sequence[tuple[str, Result]], tasks: list[str] | None) -> list[str]:
-    """Of each result: what its run calls the model, behind the run where two runs have models of one name."""
+    """What the run of each result calls the model, behind the run's own name where two have models of one name."""
     kept = [(run, result) for run, result in found if tasks is None or result.task in tasks]
     seen = Counter(name for run in runs for name in {result.model for r, result in kept if r == run})
     short = {run: Path(run).name for run in runs}

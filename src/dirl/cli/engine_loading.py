@@ -20,5 +20,5 @@ def load_engine(
 
 
 def default_device() -> str:
-    """Where an engine works unless its options say otherwise."""
+    """The device on which an engine works unless its options say otherwise."""
     return "cuda" if torch.cuda.is_available() else "cpu"

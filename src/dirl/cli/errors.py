@@ -39,7 +39,7 @@ NOISE = (
 
 
 def console() -> NoReturn:
-    """The script `dirl`."""
+    """What the script `dirl` starts."""
     leave(entry())
 
 

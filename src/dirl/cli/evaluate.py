@@ -118,7 +118,7 @@ def harness(*args: Any) -> None:
 
 
 def _sources(source: ModelSource | None, models: Mapping[str, ModelSource | str] | None) -> dict[str, ModelSource]:
-    """By name; the name of the only one is empty."""
+    """The models by name; the name of the only one is empty."""
     if (source is None) == (models is None):
         given = "both are given" if models is not None else "neither is given"
         raise ValueError(
@@ -142,7 +142,7 @@ def _tasks(
     task: Task | None,
     sweep: Sweep,
 ) -> dict[str, EvaluationTask]:
-    """By name, with all decodings of the sweep; the name of the only one is empty."""
+    """The tasks by name, with all decodings of the sweep; the name of the only one is empty."""
     if tasks is None:
         data.check(task)
         if not own.decoding:
@@ -179,7 +179,7 @@ def _tasks(
 
 
 def _rewards(name: str, asked: EvaluationTask, task: Task | None) -> list[Reward]:
-    """Those that are given, else the task's."""
+    """The rewards that are given, else the task's."""
     if name:
         return asked.scored_by(f"tasks.{name}.rewards")
     found = asked.rewards if asked.rewards is not None else asked.task.rewards()

@@ -21,7 +21,7 @@ LISTED = 5
 
 def write_results(folder: ResultsFolder, results: Sequence[Result], sweep: Sweep) -> None:
     """The file of results, the metrics alone, and what a sweep comes to."""
-    folder.write("metrics.json", {_name(result): result.metrics for result in results})
+    folder.write("metrics.json", {result.name: result.metrics for result in results})
     folder.write(RESULTS, results_file(list(results)))
     if sweep:
         write_sweep(folder, curves(results, sweep), "threshold" if sweep.thresholds else "block size")
@@ -30,7 +30,7 @@ def write_results(folder: ResultsFolder, results: Sequence[Result], sweep: Sweep
 def print_progress(result: Result) -> None:
     found = {name: result.metrics.get(name) for name in ("accuracy", "tokens_per_step")}
     told = ", ".join(f"{SHOWN[name]} {value:.4g}" for name, value in found.items() if value is not None)
-    print(f"{_name(result)}: {told} ({result.problems} problems x {result.count})", flush=True)
+    print(f"{result.name}: {told} ({result.problems} problems x {result.count})", flush=True)
 
 
 def print_results(results: Sequence[Result], sweep: Sweep, named: bool, resamples: int, seed: int) -> None:
@@ -48,7 +48,7 @@ def print_results(results: Sequence[Result], sweep: Sweep, named: bool, resample
             console.print(table)
     for result in results:
         for note in result.notes:
-            print(f"{_name(result)}: {note}")
+            print(f"{result.name}: {note}")
         print_unjudged(result)
     for one in curves(results, sweep):
         print(
@@ -82,10 +82,10 @@ def title_of(row: Row, group: str) -> str:
 
 
 def print_unjudged(result: Result) -> None:
-    """Responses that count as wrong because nobody could say."""
+    """Print which responses count as wrong because they could not be judged, and why."""
     if not result.unjudged:
         return
-    print(f"{_name(result)}: {len(result.unjudged)} responses could not be judged and count as wrong:")
+    print(f"{result.name}: {len(result.unjudged)} responses could not be judged and count as wrong:")
     for row in result.unjudged[:LISTED]:
         print(f"  prompt {row['prompt_id']} sample {row['sample_index']}: {row['judgement']}: {row['why']}")
     if len(result.unjudged) > LISTED:
@@ -97,9 +97,9 @@ def curves(results: Sequence[Result], sweep: Sweep) -> list[Curve]:
     found: dict[str, list[tuple[float, Mapping[str, float]]]] = {}
     for result in results:
         base, at, _ = result.decoding.rpartition("@")
-        if sweep.thresholds and at and result.params.strategy == DYNAMIC:
+        if sweep.thresholds and at and result.decoding_params.strategy == DYNAMIC:
             label = f"{result.model}, {result.task}, {base}"
-            found.setdefault(label, []).append((result.params.threshold, result.metrics))
+            found.setdefault(label, []).append((result.decoding_params.threshold, result.metrics))
         elif sweep.block_sizes and not sweep.thresholds:
             label = f"{result.model.rpartition('@b')[0]}, {result.task}, {result.decoding}"
             found.setdefault(label, []).append((result.block_size, result.metrics))
@@ -107,7 +107,7 @@ def curves(results: Sequence[Result], sweep: Sweep) -> list[Curve]:
 
 
 def write_sweep(folder: ResultsFolder, found: Sequence[Curve], setting: str) -> None:
-    """sweep.json, sweep.csv and sweep.png."""
+    """Write sweep.json, sweep.csv and sweep.png."""
     ends = [(one.points[0].tokens_per_step, one.points[-1].tokens_per_step) for one in found]
     slowest, fastest = min(low for low, _ in ends), max(high for _, high in ends)
     rows = [
@@ -136,7 +136,3 @@ def write_sweep(folder: ResultsFolder, found: Sequence[Curve], setting: str) -> 
         for one in found
     }
     tradeoff_figure(folder.path / "sweep.png", marks, f"Accuracy against speed, by {setting}")
-
-
-def _name(result: Result) -> str:
-    return result.file.removeprefix("problems/").removesuffix(".jsonl")

@@ -40,7 +40,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name that its files begin with."""
         return "/".join(name for name in (self.model.name, self.task_name, self.decoding_name) if name)
 
     @property
@@ -49,7 +49,7 @@ class Part:
 
 
 def models_of(sources: Mapping[str, ModelSource], sweep: Sweep) -> Iterator[Model]:
-    """Each at each block size of the sweep."""
+    """Each of the models at each block size of the sweep."""
     for name, source in sources.items():
         label = name or (source.path if isinstance(source, PretrainedModel) else type(source).__name__)
         own = source.describe().spec.block_size

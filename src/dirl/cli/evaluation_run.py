@@ -11,14 +11,14 @@ from dirl.cli.evaluation_parts import Model, Part
 from dirl.evaluation.problems import unjudged
 from dirl.evaluation.provenance import made_by
 from dirl.evaluation.results import Result
-from dirl.evaluation.results_folder import ResultsFolder
+from dirl.evaluation.results_folder import PROBLEMS, ResultsFolder
 from dirl.evaluation.run import Evaluation, run_evaluation
 from dirl.progress_bar import bar
 from dirl.rollout import RolloutEngine
 from dirl.rollout.annotations import annotations
 
 MUCH_TRUNCATED = 0.5
-"""From this share of responses on, the limit of length is judged rather than the model."""
+"""From this share of cut-off responses on, the limit of length is judged rather than the model."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Run:
             settings=self.settings[part.name],
             starts=starts,
             problems=len(evaluation.problems),
-            file=f"problems/{part.name}.jsonl",
+            file=f"{PROBLEMS}/{part.name}.jsonl",
             unjudged=unjudged(evaluation.problems),
             notes=notes(part, evaluation.metrics),
             kept=evaluation.problems,

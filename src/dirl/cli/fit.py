@@ -46,7 +46,7 @@ HARMLESS = (
 
 
 class TrainingParser(CommandParser, LightningArgumentParser):
-    """`CommandParser` for LightningCLI."""
+    """The parser of LightningCLI that reads arguments as `CommandParser` does."""
 
 
 class DirlCLI(LightningCLI):
@@ -112,7 +112,7 @@ class DirlCLI(LightningCLI):
         check_stage(config)
 
     def instantiate_classes(self) -> None:
-        """From texts without marks; the config that is written keeps them."""
+        """Instantiate from texts without marks; the config that is written keeps them."""
         marked, self.config = self.config, unmark(self.config)
         try:
             super().instantiate_classes()
@@ -150,7 +150,7 @@ class DirlCLI(LightningCLI):
 
 
 _launchers: list[object] = []
-"""Of the trainers of this process."""
+"""The launchers of the trainers that this process has made."""
 
 
 def started_processes() -> Sequence[subprocess.Popen]:

@@ -74,7 +74,7 @@ def evaluate_harness(
 
 
 def check_given(task: LMEval, data: PromptData, given: Mapping[str, object]) -> None:
-    """ValueError for options that say what the tasks decide themselves."""
+    """Raise ValueError for options that say what the tasks decide themselves."""
     data.check(task)
     said = [name for name, value in given.items() if value is not None]
     said += ["data.split"] if data.split is not None else []
@@ -88,9 +88,7 @@ def check_given(task: LMEval, data: PromptData, given: Mapping[str, object]) -> 
 def print_harness(results: Sequence[Result], groups: Mapping[str, Mapping[str, float]]) -> None:
     """The metrics of lm_eval, a line each, with their standard errors; those of groups last."""
     table = Table("task", "filter", "metric", "value", "stderr", title="lm-evaluation-harness")
-    rows = [(_name(result), result.metrics) for result in results] + [
-        (f"group {name}", m) for name, m in groups.items()
-    ]
+    rows = [(result.name, result.metrics) for result in results] + [(f"group {name}", m) for name, m in groups.items()]
     for name, metrics in rows:
         for key, value in metrics.items():
             metric, comma, filtered = key.partition(",")
@@ -98,7 +96,3 @@ def print_harness(results: Sequence[Result], groups: Mapping[str, Mapping[str, f
                 stderr = metrics.get(f"{key}/stderr")
                 table.add_row(name, filtered, metric, f"{value:.4g}", "" if stderr is None else f"{stderr:.3g}")
     Console().print(table)
-
-
-def _name(result: Result) -> str:
-    return result.file.removeprefix("problems/").removesuffix(".jsonl")

@@ -14,7 +14,7 @@ from dirl.evaluation.harness.loading import Loaded, quiet
 from dirl.evaluation.harness.outcome import judging_metric, measures, named_metrics, problems_of, sample_row
 from dirl.evaluation.provenance import described, made_by, model_settings, prompts_digest, versions
 from dirl.evaluation.results import Result
-from dirl.evaluation.results_folder import ResultsFolder
+from dirl.evaluation.results_folder import PROBLEMS, ResultsFolder
 from dirl.progress_bar import bar
 from dirl.rollout import RolloutEngine
 from dirl.rollout.lengths import check_positions
@@ -35,7 +35,7 @@ class HarnessPart:
     """How blocks are denoised; temperature and length are each task's."""
 
     def name(self, task: str) -> str:
-        """Of the files of one of its tasks."""
+        """The name that the files of one of its tasks begin with."""
         return "/".join(name for name in (self.model.name, task, self.decoding_name) if name)
 
 
@@ -104,7 +104,7 @@ class HarnessRun:
         return [self._result(part, name, model, found) for name in self.tasks.tasks]
 
     def _check(self, part: HarnessPart, asked: "list[Asked]") -> None:
-        """ValueError for prompts that are too long, before weights are loaded."""
+        """Raise ValueError for prompts that are too long, before weights are loaded."""
         description = part.model.description
         for one in asked:
             check_positions(
@@ -149,8 +149,8 @@ class HarnessRun:
         own = measures(problems, block_size, judge is not None, self.common["resamples"], self.common["seed"])
         prompts, asked = model.answers[task].prompts, model.answers[task].asked
         if self.folder is not None:
-            self.folder.write_lines(f"problems/{name}.jsonl", map(dataclasses.asdict, problems))
-            self.folder.write_lines(f"problems/{name}.lm_eval.jsonl", map(sample_row, rows))
+            self.folder.write_lines(f"{PROBLEMS}/{name}.jsonl", map(dataclasses.asdict, problems))
+            self.folder.write_lines(f"{PROBLEMS}/{name}.lm_eval.jsonl", map(sample_row, rows))
         more = {
             "prompts": {"count": len(prompts), "digest": prompts_digest(prompts)},
             "correct": judge,
@@ -169,7 +169,7 @@ class HarnessRun:
             settings=self.settings[name] | more,
             starts=[] if self.folder is None else self.folder.starts.get(name, []),
             problems=len(problems),
-            file=f"problems/{name}.jsonl",
+            file=f"{PROBLEMS}/{name}.jsonl",
             unjudged=[],
             notes=notes(task, judge, asked, found),
             kept=problems,
@@ -180,10 +180,10 @@ def notes(task: str, judge: str | None, asked: "list[Asked]", found: Mapping[str
     """What stands behind the numbers of a task."""
     from dirl.evaluation.harness.decoding import ignored
 
-    params = asked[0].decoding
+    decoding = asked[0].decoding
     said = [
         f"lm_eval {version('lm_eval')}, examples before a question: {found['n-shot'].get(task, 0)}, temperature "
-        f"{params.temperature:g}, at most {params.max_response_tokens} tokens"
+        f"{decoding.temperature:g}, at most {decoding.max_response_tokens} tokens"
     ]
     said += [f"accuracy is {judge}"] if judge else ["no metric says 0 or 1 of each problem: no accuracy"]
     if asked[0].samples > 1:

@@ -8,7 +8,7 @@ SDK = "lightning-sdk"
 
 
 def console() -> NoReturn:
-    """The script."""
+    """What the script `lightning` starts."""
     code = main()
     if sys.argv[1:2] == ["run"]:
         from dirl.cli.errors import leave

@@ -28,12 +28,12 @@ def main(args: list[str] | None = None) -> int | None:
 
 
 def no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning recommends other products at every start."""
+    """A filter for what Lightning recommends at every start, which is other products."""
     return "Tip: For seamless" not in record.getMessage()
 
 
 def run(args: list[str]) -> int | None:
-    """`main`, without listening for signals."""
+    """Run one command as `main` does, without listening for signals."""
     if not args:
         print(overview(), file=sys.stderr)
         return 2

@@ -75,17 +75,17 @@ class PlanCLI(DirlCLI):
         _add_rates(group)
 
     def _set_seed(self) -> None:
-        """Nothing is drawn."""
+        """A plan draws nothing, so it sets no seed."""
 
     def instantiate_classes(self) -> None:
-        """Nothing: a plan needs no device and no weights."""
+        """A plan needs no device and no weights, so it makes no objects."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""
+        """A plan is made of the config alone, so nothing is run."""
 
 
 def _add_rates(group: ArgumentGroup) -> None:
-    """What hours are made of."""
+    """Add the options that a plan's hours are calculated from."""
     group.add_argument(
         "--utilisation",
         type=str | None,

@@ -59,7 +59,7 @@ class PromptData:
         return prompts[: self.limit]
 
     def check(self, task: Task | None) -> None:
-        """ValueError for both path and task, for neither, and for a split that no task has."""
+        """Raise ValueError for both path and task, for neither, and for a split that no task has."""
         check_given_once(task, {"path": self.path})
         self.split_of(task)
         if unused := said_of_files(task, self.files().options()):

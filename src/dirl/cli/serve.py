@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 GRACE_S = 5
 """How long open calls may take to end when the server is told to stop."""
 READ_BYTES = 1 << 20
-"""Of weights that are read from a connection at once."""
+"""Bytes of weights that are read from a connection at once."""
 
 
 def serve(
@@ -73,7 +73,7 @@ def serve(
 
 
 def check_exposure(host: str, port: int, api_key_env: str, key: str | None, tls: ssl.SSLContext | None) -> None:
-    """ValueError for a server without a key that other machines reach; a warning for one without encryption."""
+    """Raise ValueError for a server without a key that other machines reach; a warning for one without encryption."""
     if is_loopback(host):
         return
     if key is None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 class Command(NamedTuple):
     place: str
-    """`module:function`."""
+    """Where the command is, as `module:function`."""
     about: str
     """The first line of the function's docstring, where the command is a function."""
     positional: bool = False
@@ -20,7 +20,7 @@ class Command(NamedTuple):
 
 
 TRAINER_COMMANDS = ("fit", "validate")
-"""Of Lightning's CLI."""
+"""The commands that Lightning's CLI runs."""
 FUNCTIONS: dict[str, Command] = {
     "rollout": Command("dirl.cli.commands:rollout", "Sample responses and write them as trajectories (JSON Lines)."),
     "evaluate": Command("dirl.cli.evaluate:evaluate", "Sample responses, score them, and print a table of metrics."),
@@ -59,7 +59,7 @@ NAMES = (*TRAINER_COMMANDS, "plan", *FUNCTIONS)
 
 
 def function(name: str) -> Callable:
-    """That of a command of FUNCTIONS, imported now."""
+    """The function of a command of FUNCTIONS, imported now."""
     place = FUNCTIONS[name].place
     with no_collection(place.partition(":")[0]):
         return resolve_name(place)
@@ -67,7 +67,7 @@ def function(name: str) -> Callable:
 
 @contextmanager
 def no_collection(module: str) -> Iterator[None]:
-    """For the first import of a module: a million objects are made, and to look for garbage takes a fifth of the time.
+    """Import a module without looking for garbage: it makes a million objects, and to look takes a fifth of the time.
 
     What is there at the end is left out of later collections too.
     """

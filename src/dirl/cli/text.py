@@ -20,9 +20,9 @@ _KEY = re.compile(r"NestedArg\(key='([^']+)'")
 
 
 MARK = "\ue001"
-"""Of Unicode's private use area: stands for the dollar sign of an escaped `${`."""
+"""A character of Unicode's private use area that stands for the dollar sign of an escaped `${`."""
 GAP = "\ue002"
-"""The same before a text that is `--`, which argparse would take away; it stands for nothing."""
+"""A character that stands before a text that is `--`, which argparse would take away; it means nothing."""
 
 
 BREAKS = set("\x85\u2028\u2029")
@@ -71,7 +71,7 @@ def mark(value: Any) -> Any:
 
 
 def unmark(value: Any) -> Any:
-    """For whoever gets the value: what was escaped is a `${`."""
+    """The text as whoever gets the value shall have it: what was escaped is a `${`."""
     return _with_texts(value, lambda text: text.replace(MARK, "$").removeprefix(GAP))
 
 
@@ -80,7 +80,7 @@ def _plain(value: Any) -> Any:
 
 
 def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """The same with each text in it changed."""
+    """The same value with each text in it changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Namespace):

@@ -25,7 +25,7 @@ class PromptStream(Iterator[Prompt]):
         self.skip: set[int] = set()
         """Places behind it that somebody has."""
         self.taken: list[int] = []
-        """By this rank, which the others do not know of."""
+        """Places that this rank has taken, which the others do not know of."""
         self._dealt: list[int] = []
         self._turn = rank
         self._orders: dict[int, np.ndarray] = {}
@@ -56,7 +56,7 @@ class PromptStream(Iterator[Prompt]):
             self.skip.remove(self.place)
             self.place += 1
 
-    def ahead(self, count: int) -> list[int]:
+    def free_places(self, count: int) -> list[int]:
         """The next places that nobody has taken; of a stream that is settled."""
         free = (place for place in range(self.place, self.place + count + len(self.skip)) if place not in self.skip)
         return list(islice(free, count))
@@ -74,7 +74,7 @@ class PromptStream(Iterator[Prompt]):
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Equal for equal prompts in equal order."""
+    """A digest that is equal for equal prompts in equal order."""
     digest = hashlib.blake2b(digest_size=16)
     for prompt in prompts:
         digest.update(repr((prompt.prompt_id, prompt.input_ids, prompt.ground_truth)).encode())

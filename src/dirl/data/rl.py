@@ -133,7 +133,7 @@ class RLDataModule(L.LightningDataModule):
             self.val_prompts = self.prompts_of(self.task, "val", description, "val")[: self.max_val_prompts]
 
     def deal_prompts(self) -> list[int]:
-        """Of the next rollout's prompts, those for this process, for the stream to give; how many are in each step.
+        """Deal this process its share of the next rollout's prompts; returns how many of them are in each step.
 
         All processes call it. They are dealt by the tokens that are to be expected, see `dirl.rl.dealing`.
         """
@@ -141,7 +141,7 @@ class RLDataModule(L.LightningDataModule):
         every = self._of_all(share)
         stream.settle(chain.from_iterable(taken for taken, _ in every))
         self.lengths.settle([pending for _, pending in every])
-        places = stream.ahead(self.prompts_per_rollout)
+        places = stream.free_places(self.prompts_per_rollout)
         prompts = [(prompt.prompt_id, len(prompt.input_ids)) for prompt in map(stream.at, places)]
         costs = self.lengths.costs(prompts, self.group_size)
         own = deal(costs, self.steps_per_rollout, stream.world_size)[stream.rank]
@@ -255,7 +255,7 @@ class RLDataModule(L.LightningDataModule):
             )
 
     def prompts_of(self, task: Task, split: Split, description: ModelDescription, name: str) -> list[Prompt]:
-        """Of any task, within the limits of this data; `counts[name]` says what became of its rows."""
+        """The prompts of any task, within the limits of this data; `counts[name]` says what became of its rows."""
         assert self.trainer is not None
         encode = PromptEncoder(
             description,
@@ -275,7 +275,7 @@ class RLDataModule(L.LightningDataModule):
 
 
 def check_rollout(prompts_per_rollout: int, steps_per_rollout: int, group_size: int) -> None:
-    """ValueError for numbers that make no rollout."""
+    """Raise ValueError for numbers that make no rollout."""
     at_least(1, "data", prompts_per_rollout=prompts_per_rollout, steps_per_rollout=steps_per_rollout)
     if group_size < 2:
         raise ValueError(f"data.group_size={group_size}: advantages compare the responses of a group; use at least 2")

@@ -205,7 +205,7 @@ class SFTDataModule(L.LightningDataModule):
         return spec
 
     def _steps_of_epoch(self) -> int:
-        """That the trainer takes."""
+        """How many steps of an epoch the trainer takes."""
         steps, limit = len(self.examples["train"]) // self.global_batch_size, self.trainer.limit_train_batches
         return min(steps, limit if isinstance(limit, int) else int(steps * limit))
 

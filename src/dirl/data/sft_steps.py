@@ -69,7 +69,7 @@ class SFTSteps(Dataset):
         return StepBatch(rows, float(tokens), len(pieces), self.token_budget, tokens, size)
 
     def _block_size(self, epoch: int, step: int) -> int | None:
-        """Of a step, if it is not simply the model's."""
+        """The block size of a step, if it is not simply the model's."""
         if self.schedule is None:
             return None
         return self.schedule.size_at(epoch * (len(self) if self.epoch_steps is None else self.epoch_steps) + step)

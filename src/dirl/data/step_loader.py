@@ -71,7 +71,7 @@ class StepLoader(DataLoader):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """See `state_dict`."""
+        """Take what `state_dict` has given."""
 
 
 def steps_done(trainer: object) -> Callable[[], int]:

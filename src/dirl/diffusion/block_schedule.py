@@ -18,7 +18,7 @@ class BlockSchedule:
     steps: int | list[int]
 
     def __post_init__(self) -> None:
-        name = f"block_schedule.sizes={self.sizes}"
+        name = f"data.block_schedule.sizes={self.sizes}"
         if len(self.sizes) < 2 or any(isinstance(size, bool) or size < 1 for size in self.sizes):
             raise ValueError(f"{name}: name two block sizes or more, each at least 1, e.g. [1, 2, 4]")
         if any(one == next_ for one, next_ in zip(self.sizes, self.sizes[1:], strict=False)):
@@ -26,7 +26,7 @@ class BlockSchedule:
         counts = self.counts
         if len(counts) != len(self.sizes) - 1 or any(isinstance(count, bool) or count < 1 for count in counts):
             raise ValueError(
-                f"block_schedule.steps={self.steps}: give one number, or one for each of the first "
+                f"data.block_schedule.steps={self.steps}: give one number, or one for each of the first "
                 f"{len(self.sizes) - 1} sizes, each at least 1; the last size stays to the end"
             )
 

@@ -19,7 +19,7 @@ from dirl.spans import Spans
 from dirl.types import DecodingParams
 
 ROWS_BYTES = 1 << 28
-"""Without the kernels, so many bytes of fp32 logits are drawn from at a time."""
+"""Bytes of fp32 logits that are drawn from at a time without the kernels."""
 
 
 CHECKED_ROWS = 16
@@ -85,7 +85,7 @@ def kernels_serve(logits: Tensor, decoding: DecodingParams) -> bool:
 
 
 def check_drawing(drawing: str, device: torch.device | None = None) -> None:
-    """ValueError for an engine's `drawing` that there is not, or not on this device."""
+    """Raise ValueError for an engine's `drawing` that there is not, or not on this device."""
     if drawing not in ("auto", "kernel", "torch"):
         raise ValueError(f"engine.drawing={drawing!r}: use auto, kernel or torch")
     if drawing == "kernel" and device is not None and not (device.type == "cuda" and _has_triton()):

@@ -1,4 +1,4 @@
-"""From logits to drawn tokens: temperature, cuts, confidence, and seeded draws that ignore the batch.
+"""The way from logits to drawn tokens: temperature, cuts, confidence, and seeded draws that ignore the batch.
 
 The engine samples with these functions and the trainer scores with them, so that both mean the same
 distribution by one set of settings.

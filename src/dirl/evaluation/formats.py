@@ -117,16 +117,19 @@ def made_with(results: Sequence[Result], names: Sequence[str]) -> list[str]:
 
 def _made(result: Result, name: str) -> str:
     given, last = result.settings, result.starts[-1] if result.starts else {}
-    params = result.params
-    drawn = "greedy" if params.temperature == 0 else f"temperature {params.temperature:g}"
-    cuts = {"top_k": params.top_k or None, "top_p": None if params.top_p == 1 else params.top_p, "min_p": params.min_p}
+    decoding = result.decoding_params
+    drawn = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
+    top_p = None if decoding.top_p == 1 else decoding.top_p
+    cuts = {"top_k": decoding.top_k or None, "top_p": top_p, "min_p": decoding.min_p}
     drawn += "".join(f", {cut} {value:g}" for cut, value in cuts.items() if value)
-    strategy = params.strategy + (f" at {params.threshold:g}" if params.strategy == "low_confidence_dynamic" else "")
+    strategy: str = decoding.strategy
+    if strategy == "low_confidence_dynamic":
+        strategy += f" at {decoding.threshold:g}"
     versions = ", ".join(f"{lib} {given['versions'][lib]}" for lib in ("dirl", "torch", "transformers", "lmdeploy")
                          if lib in given["versions"])  # fmt: skip
     parts = [
         f"{name}, {result.task}, {result.decoding}: {result.problems} problems x {result.count}",
-        f"block size {result.block_size}, {strategy}, {drawn}, at most {params.max_response_tokens} tokens",
+        f"block size {result.block_size}, {strategy}, {drawn}, at most {decoding.max_response_tokens} tokens",
         *_asked_and_judged(given),
         f"seed {given['seed']}",
         f"{last.get('engine')} in {last.get('dtype')} on {last.get('device')}",

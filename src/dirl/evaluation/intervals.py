@@ -13,7 +13,7 @@ AT_ONCE = 1 << 22
 def intervals(
     numerators: np.ndarray, denominators: np.ndarray, resamples: int, seed: int
 ) -> list[tuple[float, float] | None]:
-    """For each of M metrics, the percentile interval of its ratio of sums when the problems are drawn anew.
+    """The percentile interval of each of M metrics, which are ratios of sums, when the problems are drawn anew.
 
     The same problems are drawn for all metrics. None: no interval, for there are fewer than two problems, or none that
     the metric applies to.

@@ -72,7 +72,7 @@ class ResponseMetrics(nn.Module):
         self.means.update({problem.prompt_id: self._parts(problem.responses) for problem in problems})
 
     def compute(self) -> dict[str, float]:
-        """Over everything taken since `reset`, over all ranks; metrics without a sample on any are left out."""
+        """The metrics of everything taken since `reset`, over all ranks; those without a sample on any are left out."""
         return self.means.compute()
 
     def reset(self) -> None:

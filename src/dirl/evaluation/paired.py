@@ -13,11 +13,11 @@ from dirl.evaluation.problems import Problem
 
 @dataclass(frozen=True)
 class Paired:
-    """Of the second run over the first, on the problems that both have."""
+    """What the second run gains over the first, on the problems that both have."""
 
     problems: int
     difference: float
-    """Of accuracies, second minus first."""
+    """The difference of the accuracies, second minus first."""
     low: float | None
     high: float | None
     """Paired bootstrap interval of the difference; None: fewer than two problems."""
@@ -47,7 +47,7 @@ def paired(first: Sequence[Problem], second: Sequence[Problem], resamples: int =
 
 
 def check_same_problems(first: Sequence[Problem], second: Sequence[Problem]) -> None:
-    """ValueError, with the first problem that differs."""
+    """Raise ValueError, with the first problem that differs, unless both runs have the same."""
     asked, others = _asked(first), _asked(second)
     different = [name for name in {**asked, **others} if asked.get(name) != others.get(name)]
     if different or not asked:

@@ -33,11 +33,10 @@ def device_name(device: str) -> str:
     return f"{_processor()} ({device})"
 
 
-def versions(engine: object) -> dict[str, str]:
-    """Of this package and of what results depend on; LMDeploy's where its engine works."""
-    names = [*LIBRARIES, *(["lmdeploy"] if type(engine).__name__ == "LMDeployEngine" else [])]
+def versions(engine: RolloutEngine) -> dict[str, str]:
+    """Versions of this package and of all that results depend on, the engine's own libraries included."""
     found = {"dirl": __version__, "python": platform.python_version()}
-    for name in names:
+    for name in (*LIBRARIES, *engine.libraries):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -46,7 +45,7 @@ def versions(engine: object) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Of the checkout that this package is run from, with `+changes` where files differ; None: there is none."""
+    """The commit of the checkout that this package is run from, with `+changes` where files differ, or None."""
     folder = Path(__file__).parents[1]
 
     def git(*args: str) -> str | None:
@@ -133,7 +132,7 @@ def part_settings(
 
 
 def made_by(engine: RolloutEngine, device: str) -> dict[str, Any]:
-    """With what a start makes its responses; the engine has its weights."""
+    """What a start makes its responses with; the engine has its weights."""
     dtype = engine.dtype
     return {
         "engine": type(engine).__name__,
@@ -149,7 +148,7 @@ def task_label(task: Task) -> str:
 
 
 def prompts_digest(prompts: Sequence[Prompt]) -> str:
-    """Of all that is asked, in tokens, and the truths."""
+    """A digest of all that is asked, in tokens, and of the truths."""
     return digest([(p.prompt_id, p.input_ids, p.question, p.ground_truth, p.info) for p in prompts])
 
 
@@ -158,7 +157,7 @@ def digest(value: object) -> str:
 
 
 def _processor() -> str:
-    """`platform` has an empty name on most Linux machines."""
+    """The processor's name; `platform` has an empty one on most Linux machines."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

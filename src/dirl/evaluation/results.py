@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dirl.evaluation.problems import Problem, problem_from_dict
-from dirl.evaluation.results_folder import RESULTS
+from dirl.evaluation.results_folder import PROBLEMS, RESULTS
 from dirl.types import DecodingParams
 
 FORMAT = "dirl evaluation 1"
@@ -20,16 +20,16 @@ class Result:
     model: str
     task: str
     decoding: str
-    """Its name."""
+    """The name of the decoding."""
     block_size: int
     metrics: Mapping[str, float]
     settings: Mapping[str, Any]
     """What was asked for, as plain values: model, task, decoding, rewards, engine, samples, seed, versions."""
     starts: list[dict[str, Any]]
-    """With what it was made, for each start: device, dtype, commit, time."""
+    """What each start made it with: device, dtype, commit, time."""
     problems: int
     file: str
-    """Of the per-problem results, beside the file of results."""
+    """The name of the file of per-problem results, which lies beside the file of results."""
     unjudged: list[dict[str, Any]]
     """Responses that count as wrong because they could not be judged: prompt id, sample, why."""
     notes: list[str]
@@ -38,12 +38,17 @@ class Result:
     """The per-problem results, where they are in memory."""
 
     @property
+    def name(self) -> str:
+        """What it and its files are called: model, task and decoding, each where there are several."""
+        return self.file.removeprefix(f"{PROBLEMS}/").removesuffix(".jsonl")
+
+    @property
     def count(self) -> int:
         """Responses to each prompt."""
         return int(self.settings["samples"])
 
     @property
-    def params(self) -> DecodingParams:
+    def decoding_params(self) -> DecodingParams:
         return DecodingParams(**self.settings["decoding"])
 
     def read_problems(self) -> list[Problem]:
@@ -64,7 +69,7 @@ def results_file(results: list[Result]) -> dict[str, Any]:
 
 
 def read_results(run: str | Path) -> list[Result]:
-    """Of a folder of `lightning run evaluate`, or its file of results; ValueError for anything else."""
+    """The results in a folder of `lightning run evaluate`, or in its file of results; ValueError for anything else."""
     path = Path(run).expanduser()
     path = path / RESULTS if path.is_dir() else path
     if not path.is_file():

@@ -41,7 +41,7 @@ class ResultsFile:
         self.problems, self.trajectories = folder / PROBLEMS / f"{name}.jsonl", folder / f"{name}.jsonl"
 
     def whole(self, prompts: Sequence[Prompt]) -> bool:
-        """Whether nothing is left to be done."""
+        """Whether all of it has been evaluated."""
         return len(whole_lines(self.problems)) >= len(prompts)
 
     def read(self, prompts: Sequence[Prompt], settings: Settings) -> list[Problem]:
@@ -103,7 +103,7 @@ class ResultsFolder:
         return ResultsFile(self.path, name, annotate)
 
     def started(self, name: str, made_by: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """With what a part has been made in each start, with those added that make it now."""
+        """What each start has made a part with, and what makes it now."""
         known = self.starts.setdefault(name, [])
         if made_by:
             known += map(dict, made_by)
@@ -115,7 +115,7 @@ class ResultsFolder:
         write_whole(self.path / name, dumps(value, name, indent=1, ensure_ascii=False) + "\n")
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """The same of JSON Lines."""
+        """Write a file of JSON Lines, whole or not at all."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(f"{dumps(row, name, ensure_ascii=False)}\n" for row in rows))
@@ -124,7 +124,7 @@ class ResultsFolder:
         self.write(SETTINGS, {"parts": self.parts, "starts": self.starts})
 
     def _locked(self) -> int:
-        """Until this process ends."""
+        """Lock the folder until this process ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
@@ -203,7 +203,7 @@ def cut(path: Path, lines: Sequence[bytes]) -> None:
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
-    """Flushed to the disk."""
+    """Append lines, and flush them to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("ab") as file:

@@ -30,7 +30,7 @@ class Evaluation:
     `responses` that were scored, `lost` (no reward: wrong), `reward/incomparable` (answers that could not be compared:
     wrong); `tokens_per_second` while engines worked, and `seconds` of this rank."""
     problems: list[Problem]
-    """Of this rank, in the order of the prompts."""
+    """The problems of this rank, in the order of the prompts."""
     trajectories: list[Trajectory] = field(default_factory=list)
     """All of this rank, those that lost their reward without one; none of results that were read from a file."""
 
@@ -59,11 +59,11 @@ class Settings:
 
     @property
     def ks(self) -> list[int]:
-        """Of pass@k and maj@k."""
+        """The values of k for pass@k and maj@k."""
         return [] if self.count == 1 else sorted({k for k in (1, 2, 4, 8, 16, 32, 64) if k < self.count} | {self.count})
 
     def portions(self, prompts: Sequence[Prompt]) -> list[Sequence[Prompt]]:
-        """The same cuts whatever has been done of them: a response is always made beside the same others."""
+        """The portions, cut alike whatever has been done of them: a response is always made beside the same others."""
         size = self.prompts_at_a_time(len(prompts))
         return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
@@ -108,7 +108,7 @@ def run_evaluation(
 
 
 def check_judged(problems: Sequence[Problem]) -> None:
-    """ValueError if every response has lost its reward: that is a fault of the reward."""
+    """Raise ValueError if every response has lost its reward: that is a fault of the reward."""
     responses = [response for problem in problems for response in problem.responses]
     if all(response.judgement == "lost" for response in responses):
         raise ValueError(f"all {len(responses)} responses lost their reward, the first: {responses[0].why}")

@@ -78,7 +78,7 @@ class Curve:
 
     label: str
     points: tuple[Point, ...]
-    """By tokens per step."""
+    """The points, in the order of their tokens per step."""
 
     @property
     def area(self) -> float:
@@ -116,7 +116,7 @@ class Curve:
 
 
 def curve(label: str, metrics: Sequence[tuple[float, Mapping[str, float]]]) -> Curve:
-    """Of pairs of a setting and the metrics at it."""
+    """The curve of pairs of a setting and the metrics at it."""
     points = [
         Point(t, m["tokens_per_step"], m["accuracy"], m.get("accuracy/low"), m.get("accuracy/high")) for t, m in metrics
     ]

@@ -31,10 +31,10 @@ class Row:
     model: str
     decoding: str
     results: Mapping[str, Result]
-    """By task."""
+    """The results of this column, by task."""
 
     def estimate(self, task: str, metric: str) -> Estimate | None:
-        """Of the mean, that over all tasks of the table; None: it was not evaluated."""
+        """The metric on a task; None: it was not evaluated there. A mean over tasks is that of the whole table."""
         if task == MEAN:
             return None
         result = self.results.get(task)
@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def groups(self) -> list[str]:
-        """Of columns: the tasks, and their mean where there are several."""
+        """The groups of columns: the tasks, and their mean where there are several."""
         return [*self.tasks, MEAN] if len(self.tasks) > 1 else self.tasks
 
     def estimate(self, row: Row, group: str, metric: str) -> Estimate | None:
@@ -94,7 +94,7 @@ def compare(results: Sequence[Result], names: Sequence[str]) -> Comparison:
 
 
 def check_same_prompts(results: Sequence[Result]) -> None:
-    """ValueError for results of one name on other problems."""
+    """Raise ValueError for results of one name on other problems."""
     first = results[0]
     for other in results[1:]:
         if other.settings["prompts"]["digest"] == first.settings["prompts"]["digest"]:

@@ -38,7 +38,7 @@ class EvaluationTask:
                 raise ValueError(f"tasks: {name}={value}: use at least 1, or null")
 
     def scored_by(self, name: str) -> list[Reward]:
-        """Its rewards; ValueError, with the option's name, for none."""
+        """The task's rewards; ValueError, with the option's name, if it has none."""
         found = self.rewards if self.rewards is not None else self.task.rewards()
         if not found:
             raise ValueError(
@@ -76,7 +76,7 @@ def named_tasks(
 
 
 def check_name(name: str, option: str) -> None:
-    """ValueError for a name that cannot be part of a file's name."""
+    """Raise ValueError for a name that cannot be part of a file's name."""
     if not re.fullmatch(r"[\w.@+=-]+", name) or name.startswith(".") or name == "problems":
         raise ValueError(
             f"{option}: {name!r} is to name files and columns: use letters, digits and any of _ . @ + = -, and not "

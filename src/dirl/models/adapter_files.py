@@ -154,7 +154,7 @@ def _check_options(config: LoRAConfig, found: Mapping[str, Any]) -> None:
 
 
 def _check_base(config: LoRAConfig, source: object) -> None:
-    """By name: its content is not looked at."""
+    """Raise ValueError for an adapter of another base, by name: the base's content is not looked at."""
     assert config.adapter is not None
     path = Path(config.adapter).expanduser() / CONFIG
     named = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")

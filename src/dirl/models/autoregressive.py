@@ -61,7 +61,7 @@ class AutoregressiveModel(PretrainedModel):
         self._row: MaskRow | None = None
 
     def read_config(self) -> PreTrainedConfig:
-        """With the rows that the mask token adds."""
+        """The config, with the rows that the mask token adds."""
         super().read_config()  # says where it cannot be reached
         return self.describe().config
 
@@ -96,7 +96,7 @@ class AutoregressiveModel(PretrainedModel):
         return tokenizer
 
     def _add_mask(self, tokenizer: PreTrainedTokenizerBase, stored: int) -> MaskRow:
-        """Where its row is; the tokenizer has it from now on, and declares it."""
+        """Give the tokenizer the mask token, and have it declare it; returns where its row is."""
         name = self.mask_token
         if not isinstance(name, str) or not name:
             raise ValueError(f"source.mask_token={name!r}: give the token a name, e.g. {MASK_TOKEN}")

@@ -82,7 +82,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def packed(files: Mapping[str, bytes]) -> dict[str, str]:
-    """As a checkpoint holds them: `torch.load` refuses empty bytes where it takes no code."""
+    """The files as a checkpoint holds them: `torch.load` refuses empty bytes where it takes no code."""
     return {name: content.decode("latin-1") for name, content in files.items()}
 
 

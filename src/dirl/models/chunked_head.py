@@ -21,7 +21,7 @@ CHUNK_BYTES = 2 * 2**30
 """What the tensors of a chunk's [rows, vocabulary] may take together where the user names no chunk."""
 
 SLICE_BYTES = 64 * 2**20
-"""Of the weight's gradient, what is computed before it is added to the sum, where the GPU multiplies in bf16."""
+"""Bytes of the weight's gradient that are computed before they join the sum, where the GPU multiplies in bf16."""
 
 
 class RowScore(ABC):
@@ -40,7 +40,7 @@ class RowScore(ABC):
     def numbers(
         self, logits: Callable[[], Float[Tensor, "n V"]], *columns: Shaped[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], ...]:
-        """[n] each."""
+        """Log-probabilities and the other numbers of the rows, [n] each."""
 
     @abstractmethod
     def slope(
@@ -116,7 +116,7 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def _pieces(count: int, size: int) -> Iterator[slice]:
-    """At least one, so that no rows at all have results of the right type as well."""
+    """The pieces, at least one, so that no rows at all have results of the right type as well."""
     return (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 

@@ -14,6 +14,8 @@ from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from dirl.autocast import of_compute_type
+
 Experts = Literal["auto", "grouped", "loop"]
 """How the stretches meet their experts: torch's grouped product, one product for each expert, or what is possible."""
 
@@ -50,7 +52,7 @@ class _ExpertsLayer(Protocol):
 def _experts_forward(
     product: Product, module: _ExpertsLayer, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
-    """transformers' experts interface."""
+    """What transformers calls for the experts of a layer, by its experts interface."""
     matrices = module.gate_up_proj, module.down_proj
     return weighted_experts(hidden_states, top_k_index, top_k_weights, *matrices, module.act_fn, product)
 
@@ -76,7 +78,7 @@ def weighted_experts(
         gate_up: [E, 2I, D].
         down: [E, D, I].
     """
-    rows_in, gate_up, down = _of_compute_type(hidden, gate_up, down)
+    rows_in, gate_up, down = of_compute_type(hidden, gate_up, down)
     choices = index.shape[1]
     expert, order = index.flatten().sort(stable=True)  # rows of an expert in the order of the tokens, on every run
     numbers = torch.arange(len(order), device=order.device, dtype=torch.int32)
@@ -146,14 +148,6 @@ def _products_one_by_one(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor
     stops = ends.tolist()
     sizes = [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
     return torch.cat([part @ matrix.T for part, matrix in zip(rows.split(sizes), matrices.unbind(), strict=True)])
-
-
-def _of_compute_type(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Under autocast, its type: it does not know the grouped product."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    return tuple(x.to(torch.get_autocast_dtype(device)) for x in tensors)
 
 
 def _spread(hidden: Tensor, order: Tensor, choices: int) -> Tensor:

@@ -145,7 +145,7 @@ class _RejectionScore(RowScore):
 
 
 _SORTED_BYTES = 40
-"""Per logit where top-k, top-p or min-p sort the vocabulary: values, int64 indices, and the sort's own copies."""
+"""Bytes of a logit where top-k, top-p or min-p sort the vocabulary: values, int64 indices, the sort's own copies."""
 
 
 def _pick(table: Tensor, ids: Tensor) -> Tensor:

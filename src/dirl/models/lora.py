@@ -64,7 +64,7 @@ def with_adapters(config: LoRAConfig | None, description: ModelDescription, sour
 
 
 def target_names(config: LoRAConfig, backbone: nn.Module, parts: Parts) -> list[str]:
-    """Of the layers that get an adapter, in the backbone's order; ValueError for a target that is no such layer."""
+    """The names of the layers that get an adapter, in their order; ValueError for a target that is no such layer."""
     linear = [
         name
         for name, module in backbone.named_modules()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MaskRow:
-    """Where it is, and how many rows there are."""
+    """Where the row of the mask token is, and how many rows there are."""
 
     index: int
     stored: int

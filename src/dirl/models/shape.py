@@ -30,7 +30,7 @@ class ModelShape:
     shared_expert_size: int = 0
     """Width of what every token passes beside its experts, in layers with experts."""
     fused: bool = False
-    """As LLaDA2: queries, keys and values are one product, half a head is rotated, the router computes in fp32."""
+    """As in LLaDA2, queries, keys and values are one product, half a head is rotated, the router computes in fp32."""
 
     @classmethod
     def of(
@@ -66,7 +66,7 @@ class ModelShape:
 
     @classmethod
     def dense(cls, config: PreTrainedConfig, head_norms: bool = True) -> "ModelShape":
-        """Without experts."""
+        """The shape that a config of a model without experts has."""
         return cls.of(config, dense_layers=config.num_hidden_layers, head_norms=head_norms)
 
     def cut(self, processes: int) -> "ModelShape":
@@ -113,12 +113,12 @@ class ModelShape:
 
     @property
     def norm_weights(self) -> int:
-        """Of a layer: the two of the residual stream, and those of queries and keys where it has them."""
+        """Weights of a layer's norms: two of the residual stream, and those of queries and keys where it has them."""
         return 2 * self.hidden_size + (2 * self.head_dim if self.head_norms else 0)
 
     @property
     def layer_parameters(self) -> int:
-        """Of the largest layer, which is what FSDP2 gathers at a time."""
+        """Parameters of the largest layer, which is what FSDP2 gathers at a time."""
         sizes = []
         if self.dense_layers:
             sizes.append(self.dense_mlp_weights)
@@ -132,7 +132,7 @@ class ModelShape:
 
     @property
     def root_parameters(self) -> int:
-        """What is in no layer: embedding, head, last norm."""
+        """Parameters that are in no layer: embedding, head, last norm."""
         return self.embedding_parameters * (1 if self.tie_word_embeddings else 2) + self.hidden_size
 
     @property

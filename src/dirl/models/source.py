@@ -120,7 +120,7 @@ class PretrainedModel(ModelSource):
 
     @contextmanager
     def _folder(self) -> Iterator[str]:
-        """Folder or hub name, within the block."""
+        """The folder or hub name to read from, within the block."""
         if self.checkpoint is None:
             yield os.path.expanduser(self.path)
             return

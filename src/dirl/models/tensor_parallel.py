@@ -129,7 +129,7 @@ def _run(module: nn.Module, mesh: DeviceMesh, kind: Kind = "whole", begins: bool
 
 @contextmanager
 def _plain(module: nn.Module, kind: Kind) -> Iterator[dict[str, Tensor]]:
-    """Within the block the module's parameters are plain tensors."""
+    """Have the module's parameters be plain tensors within the block."""
     whole = dict(module._parameters)
     parts = {name: _part(value, kind) for name, value in whole.items() if value is not None}
     module._parameters.update(parts)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def _text(name: str, decoded: str) -> str:
-    """Of one token, from its name in the vocabulary and what it is decoded to alone."""
+    """The text of one token, from its name in the vocabulary and what it is decoded to alone."""
     if REPLACEMENT in decoded and (data := _bytes(name)) is not None:
         return _visible_bytes(data)
     if name.startswith("▁") and not decoded.startswith((" ", "▁")):
@@ -64,7 +64,7 @@ def _visible_bytes(data: bytes) -> str:
 
 @cache
 def _byte_of_character() -> dict[str, int]:
-    """Of GPT-2's alphabet, which writes each byte as one printable character."""
+    """The bytes of GPT-2's alphabet, which writes each as one printable character."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

@@ -111,7 +111,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 
 def _file_of(folder: Path) -> dict[str, str]:
-    """Name of each stored tensor -> file."""
+    """The file of each stored tensor, by its name."""
     index = folder / INDEX
     if index.is_file():
         return json.loads(index.read_text(encoding="utf-8"))["weight_map"]

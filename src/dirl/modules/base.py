@@ -114,7 +114,7 @@ class BlockDiffusionModule(WeightAccess):
         return data_rank(self.trainer)
 
     def build_model(self, source: ModelSource, description: ModelDescription, **options: Any) -> BlockDiffusionLM:
-        """See `dirl.modules.building.build_model`, of which this has the options."""
+        """Build the model as `dirl.modules.building.build_model` does, with the options of this module."""
         building = Building(self.attention, self.head_chunk, self.activation_checkpointing, self.compile_layers)
         meshes = self.sharding_mesh, tensor_mesh(self.device_mesh)
         options["on_host"] = options.get("on_host", False) or self.offloaded
@@ -209,7 +209,7 @@ class BlockDiffusionModule(WeightAccess):
         return True
 
     def _skip(self, step: StepBatch, every: list[dict[str, Tensor]], totals: list[Tensor], norms: list[Tensor]) -> None:
-        """Of a step that must not be made: the loss is the sum of all, the norm the first that is not finite."""
+        """Skip a step that must not be made: the loss is the sum of all, the norm the first that is not finite."""
         norm = next((norm for norm in norms if not norm.isfinite()), norms[0])
         loss = float(torch.stack(totals).sum() / self.data_rank.size)
         losses = [torch.stack([*losses.values()]).sum() for losses in every]
@@ -225,7 +225,7 @@ class BlockDiffusionModule(WeightAccess):
         self.log_dict(shown, prog_bar=True)
 
     def _log_step(self, step: StepBatch, rows: list[PackedBatch], seconds: float) -> None:
-        """Of an optimizer step that was made; on all ranks, with all rows of this one."""
+        """Log an optimizer step that was made; on all ranks, with all rows of this one."""
         packed = float(sum(len(batch) for batch in step.micro_batches))
         room = float(sum(max(len(batch), step.token_budget) for batch in rows))
         packed, room = self.sum_over_ranks(torch.tensor([packed, room], dtype=torch.float64)).float()

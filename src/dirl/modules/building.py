@@ -80,7 +80,7 @@ def build_model(
 
 
 def check_precision(precision: str) -> None:
-    """ValueError for one of Lightning's in which training would not work."""
+    """Raise ValueError for a precision of Lightning's in which training would not work."""
     if precision not in PRECISIONS:
         raise ValueError(
             f"trainer.precision={precision!r}: use one of {', '.join(PRECISIONS)}; small updates vanish in "
@@ -89,7 +89,7 @@ def check_precision(precision: str) -> None:
 
 
 def check_dtype(dtype: torch.dtype) -> None:
-    """ValueError for weights in half precision."""
+    """Raise ValueError for weights in half precision."""
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"the model's weights are {dtype}, in which small updates vanish: set model.init_args.source."

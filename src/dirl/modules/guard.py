@@ -20,7 +20,7 @@ from dirl.finite import NotFiniteError
 log = logging.getLogger(__name__)
 
 FOLDER = "not_finite"
-"""In the run's log folder, for the batches of skipped steps."""
+"""The folder in the run's log folder for the batches of skipped steps."""
 FILES = 32
 """The most batches that one start of a run keeps, so that they do not fill the disk."""
 
@@ -39,7 +39,7 @@ class StepGuard:
     files: int = 0
 
     def made(self) -> None:
-        """A step was finite."""
+        """Take notice that a step was finite."""
         self.in_row = 0
 
     def skip(self, trainer: L.Trainer, step: StepBatch, losses: Sequence[Tensor], loss: float, norm: float) -> None:
@@ -73,7 +73,7 @@ class StepGuard:
             )  # fmt: skip
 
     def state(self) -> dict[str, int]:
-        """For a checkpoint."""
+        """What a checkpoint holds of it."""
         return {"in_row": self.in_row, "in_all": self.in_all}
 
     def load(self, state: dict[str, int]) -> None:

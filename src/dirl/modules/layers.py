@@ -16,7 +16,7 @@ Checkpointing = Literal["none", "full", "selective"]
 LayerForward = Callable[..., Tensor]
 
 COMPILATIONS = 64
-"""Of the layers in one process, for as many kinds of inputs."""
+"""How often the layers may be compiled in one process, for as many kinds of inputs."""
 
 
 def check_checkpointing(mode: str) -> None:

@@ -19,7 +19,7 @@ class Learner(NamedTuple):
     """Parameters that are optimized together."""
 
     name: str
-    """In logs and checkpoints, with a separator behind it; the policy, which comes first, has none."""
+    """Its name in logs and checkpoints, with a separator behind it; the policy, which comes first, has none."""
     parameters: list[Parameter]
     config: OptimizerConfig
 
@@ -27,7 +27,7 @@ class Learner(NamedTuple):
         return f"{self.name}{separator}{name}" if self.name else name
 
     def settings(self, total_steps: int | float | None) -> dict[str, Any]:
-        """Of its optimizer, flat, as a checkpoint holds them; `total_steps` where the schedule depends on it."""
+        """What its optimizer has, flat, as a checkpoint holds it; `total_steps` where the schedule depends on it."""
         found = dataclasses.asdict(self.config) | {"total_steps": None}
         if self.config.schedule == "cosine":
             found["total_steps"] = total_steps

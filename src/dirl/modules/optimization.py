@@ -115,7 +115,7 @@ def offload_optimizer_state(optimizer: Optimizer) -> list[HostCopy]:
 
 
 def restore_optimizer_state(copies: list[HostCopy]) -> None:
-    """Undo `offload_optimizer_state`."""
+    """Bring back to the device what `offload_optimizer_state` took away."""
     for each in copies:
         each.storage.resize_(each.copy.numel())
         _bytes(each.storage).copy_(each.copy, non_blocking=True)

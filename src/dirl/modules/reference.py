@@ -57,7 +57,7 @@ class AdaptersOff(Reference):
 
 
 def check_same_spec(reference: ModelSpec, policy: ModelSpec) -> None:
-    """ValueError unless both score the same tokens in the same blocks."""
+    """Raise ValueError unless both score the same tokens in the same blocks."""
     if reference != policy:
         raise ValueError(
             f"the reference model ({reference}) differs from the policy ({policy}): KL compares the same tokens in the "

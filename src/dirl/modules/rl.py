@@ -48,6 +48,8 @@ class RLModule(BlockDiffusionModule):
     """
 
     makes_rollouts = True
+    default_objective: type[Objective] = DiPO
+    """What it learns by where the config names none."""
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class RLModule(BlockDiffusionModule):
         self.reference_source, self.reference_on_host = reference, reference_on_host
         self._reference: Reference | None = None
         self.value_model: ValueModel | ScalarHead | None = None
-        self.objective: Objective = DiPO()
+        self.objective = self.default_objective()
         if objective is not None or value is None:  # else one that needs values is still to come
             self.use(objective or self.objective)
 
@@ -98,7 +100,7 @@ class RLModule(BlockDiffusionModule):
 
     @cached_property
     def value_description(self) -> ModelDescription:
-        """Of the value model's backbone."""
+        """The description of the value model's backbone."""
         source = None if self.value is None else self.value.source
         return self.description if source is None else source.describe()
 
@@ -263,7 +265,7 @@ class RLModule(BlockDiffusionModule):
         return scored
 
     def _score(self, batch: PackedBatch, keep_old: bool) -> Found:
-        """On the device: nothing waits yet."""
+        """Score a row; what is found stays on the device, so that nothing waits yet."""
         likelihood = self.objective.likelihood if keep_old else "tokens"
         row, plan = self.place(batch, self.decoding, likelihood)
         found: Found = {}

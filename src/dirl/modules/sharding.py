@@ -72,7 +72,7 @@ def shard(
 
 
 def _make_ready(model: BlockDiffusionLM, part: str, files: WeightFiles | None, tensor: DeviceMesh | None) -> None:
-    """Of what is in no layer one at a time: a table of the vocabulary is as large as some layers."""
+    """Shard what is in no layer one at a time: a table of the vocabulary is as large as some layers."""
     module = model.part(part)
     if files is not None:
         files.fill(module, f"{getattr(model.parts, part)}.")

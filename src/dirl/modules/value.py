@@ -48,7 +48,7 @@ class ValueConfig:
 
 
 def check_needed(value: ValueConfig | None, objective: Objective) -> None:
-    """ValueError unless there is a value model just where the objective learns from one."""
+    """Raise ValueError unless there is a value model just where the objective learns from one."""
     name = type(objective).__name__
     if objective.needs_values and value is None:
         raise ValueError(
@@ -73,7 +73,7 @@ def check_needed(value: ValueConfig | None, objective: Objective) -> None:
 
 
 def check_alike(value: ModelDescription, policy: ModelDescription) -> None:
-    """ValueError unless both models read the same tokens in the same blocks."""
+    """Raise ValueError unless both models read the same tokens in the same blocks."""
     if value.spec != policy.spec:
         what = f"({value.spec}) differs from the policy's ({policy.spec})"
     elif value.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
@@ -95,7 +95,7 @@ def shared_head(hidden_size: int, dtype: torch.dtype, mesh: DeviceMesh | None) -
 
 
 def expected_shapes(value: ValueConfig, description: ModelDescription, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Of its weights in a checkpoint, by name, without building it."""
+    """The shapes of its weights in a checkpoint, by name, without building it."""
     size = description.config.hidden_size
     if value.shared:
         return {f"{prefix}weight": (1, size)}

@@ -14,7 +14,7 @@ from dirl.modules.sharding import reshard
 
 
 class WeightAccess(Resumable):
-    """Of the model that `configure_model` builds, however it is sharded."""
+    """The weights of the model that `configure_model` builds, however it is sharded."""
 
     source: ModelSource
     lora: LoRAConfig | None
@@ -37,10 +37,10 @@ class WeightAccess(Resumable):
         yield from named_adapters(self.model.backbone)
 
     def weight_shapes(self) -> dict[str, torch.Size]:
-        """Of `full_weights`, by name."""
+        """The shapes of `full_weights`, by name."""
         return weight_shapes(self.description.family, self.model.backbone)
 
     def expected_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the weights in a checkpoint, by name, without building the model."""
+        """The shapes of the weights in a checkpoint, by name, without building the model."""
         backbone = with_adapters(self.lora, self.description, self.source)
         return {f"model.backbone.{name}": tuple(value.shape) for name, value in backbone.state_dict().items()}

@@ -16,7 +16,7 @@ from dirl.types import DecodingParams, Likelihood, ModelSpec, Trajectory
 
 
 class RowLoss(NamedTuple):
-    """Of one packed row."""
+    """The loss of one packed row, and what is logged of it."""
 
     loss: Tensor
     """Not yet divided: the step's loss is the sum over all rows of all ranks, over the divisor."""
@@ -81,11 +81,11 @@ class Objective(ABC):
         return step_views(trajectory, spec.block_size, spec.mask_token_id)
 
     def weights(self, trajectory: Trajectory, views: Views) -> float | np.ndarray:
-        """Of the scored tokens in the loss: one for all of them, or [V, B]."""
+        """Weights of the scored tokens in the loss: one for all of them, or [V, B]."""
         return token_weight(self.normalization, trajectory)
 
     def columns(self, trajectory: Trajectory) -> Mapping[str, float | Sequence[float]]:
-        """By name, one number for the trajectory or one for each of its `response_ids`."""
+        """Columns by name: one number for the trajectory or one for each of its `response_ids`."""
         advantage = 0.0 if trajectory.advantage is None else trajectory.advantage
         outcomes = {} if self.gae is None else {"outcomes": self.gae.outcome_of(trajectory)}
         return {"advantages": advantage, "behaviour_logprobs": trajectory.behaviour_logprobs, **outcomes}
@@ -125,7 +125,7 @@ class Objective(ABC):
         return {}
 
     def divisor(self, trajectories: Sequence[Trajectory], scored: int, max_response_tokens: int) -> float:
-        """Of one rank's share of an optimizer step; that of the step is their sum over the ranks.
+        """The divisor of one rank's share of an optimizer step; that of the step is their sum over the ranks.
 
         Where that is 0 there is nothing to learn from, and the step is skipped.
 

@@ -55,7 +55,7 @@ class BestOfGroup(Objective):
         return RowLoss(-(row.weights * row.logprobs).sum(), {"nll": -row.logprobs.detach().sum()})
 
     def planned_views(self, denoising_steps: float) -> float:
-        """As if all answers were right."""
+        """The number of views as if all answers were right."""
         return float(self.noise.views_per_block)
 
     def planned_scorings(self) -> float:
@@ -64,7 +64,7 @@ class BestOfGroup(Objective):
 
 
 def right(trajectory: Trajectory) -> bool:
-    """ValueError if nothing has judged it."""
+    """Whether the trajectory is right; ValueError if nothing has judged it."""
     if trajectory.correct is None:
         raise ValueError(
             f"trajectory {trajectory.prompt_id}#{trajectory.sample_index}: nothing says whether it is right, which the "

@@ -52,7 +52,7 @@ class LikelihoodBound(Objective):
         return float(len(trajectories))
 
     def planned_views(self, denoising_steps: float) -> float:
-        """At most: a complement that masks nothing is left out."""
+        """The most views that there can be: a complement that masks nothing is left out."""
         return float(self.views_per_block)
 
     def planned_scorings(self) -> float:

@@ -37,8 +37,8 @@ class DiPO(PolicyGradient):
         if self.likelihood == "trajectory" and decoding.choice_is_random:
             return (
                 "objective.likelihood=trajectory asks with which probability the older policy left positions masked, "
-                "which no trajectory holds: use likelihood=tokens, or decoding.confidence=max or strategy=sequential, "
-                "where positions are left by rule"
+                "which no trajectory holds: use likelihood=tokens, or model.decoding.confidence=max or "
+                "model.decoding.strategy=sequential, where positions are left by rule"
             )
         return None
 

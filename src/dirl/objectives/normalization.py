@@ -12,12 +12,12 @@ NORMALIZATIONS = ("token", "sequence", "constant")
 
 
 def token_weight(normalization: Normalization, trajectory: Trajectory) -> float:
-    """Of each scored token of the trajectory."""
+    """The weight of each scored token of the trajectory."""
     return 1 / len(trajectory.response_ids) if normalization == "sequence" else 1.0
 
 
 def step_divisor(normalization: Normalization, trajectories: int, scored: int, max_response_tokens: int) -> float:
-    """Of an optimizer step, or of one rank's share of it: shares add up."""
+    """The divisor of an optimizer step, or of one rank's share of it: shares add up."""
     if normalization == "token":
         return float(scored)
     return float(trajectories if normalization == "sequence" else trajectories * max_response_tokens)

@@ -141,6 +141,6 @@ class PolicyGradient(Objective):
 
 
 def check_option(ok: bool, name: str, value: object, remedy: str) -> None:
-    """ValueError for an option of an objective."""
+    """Raise ValueError for a value that an option of an objective cannot have."""
     if not ok:
         raise ValueError(f"objective.{name}={value!r}: {remedy}")

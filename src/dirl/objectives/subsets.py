@@ -13,7 +13,7 @@ import numpy as np
 
 ViewChoice = Literal["uniform", "weighted"]
 EVEN = 0.1
-"""Of `weighted`: the share of the draw that is uniform, so that no weight exceeds ten times the uniform one."""
+"""The share of the draw of `weighted` that is uniform, so that no weight exceeds ten times the uniform one."""
 
 
 @dataclass(frozen=True)

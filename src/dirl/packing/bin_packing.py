@@ -22,14 +22,14 @@ Row = list[tuple[int, list[int]]]
 
 GROUPS_TRIED = 32
 RESPONSES_TRIED = 128
-"""For the rest of a row, and for a subset: more would fill hardly better, and take long."""
+"""How many are tried for the rest of a row, and for a subset: more would fill hardly better, and take long."""
 
 RANDOM_PLANS = 256
 RESPONSES_PLACED = 32768
 """Random plans tried, and the responses that all of them place together: some tenths of a second."""
 
 PIECES_COUNTED = 8
-"""Of so many responses in a row, equal lengths hardly leave room."""
+"""So many responses in a row hardly leave room when their lengths are equal."""
 
 
 class Rules(NamedTuple):

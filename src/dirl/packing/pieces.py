@@ -55,7 +55,7 @@ class Piece:
 
     @property
     def scored(self) -> int:
-        """Tokens with a target."""
+        """The number of tokens with a target."""
         return int((self.target_ids != IGNORE).sum())
 
 
@@ -170,7 +170,7 @@ def _joined(name: str, pieces: Sequence[Piece]) -> np.ndarray:
 
 
 def _column(value: float | Sequence[float], views: Views) -> np.ndarray:
-    """[V, B]."""
+    """One number for all positions, or one for each of the response, as [V, B]."""
     if isinstance(value, float | int):
         return np.full(views.inputs.shape, value)
     return np.array((*value, 0.0), dtype=np.float32)[views.response_index]  # index -1: not scored

@@ -12,25 +12,25 @@ from dirl.modules.layers import Checkpointing
 from dirl.planning.flops import recomputed_layers
 
 Compute = Literal["fp32", "autocast", "fsdp_bf16"]
-"""Of the layers: fp32; bf16 by autocast over fp32 weights; bf16 by FSDP2, residual stream and norms included."""
+"""How layers compute: fp32; bf16 by autocast over fp32 weights; bf16 by FSDP2, residual stream and norms included."""
 
 INDEX_BYTES = 8
-"""Of a token or position id, or of the number of an expert."""
+"""Bytes of a token or position id, or of the number of an expert."""
 
 ROW_BYTES = 4
-"""Of the number of a row among those of all experts."""
+"""Bytes of the number of a row among those of all experts."""
 
 
 @dataclass(frozen=True)
 class ActivationBytes:
-    """Per token of a packed row."""
+    """Bytes of activations per token of a packed row."""
 
     kept: float
-    """From the forward until the backward comes to each layer, all layers together."""
+    """What stays from the forward until the backward comes to each layer, all layers together."""
     once: float
     """Once a row: what the last norm and the rotary embedding keep, and the last hidden states."""
     at_work: float
-    """On top, at the worst moment: a layer computed anew, and gradients of activations."""
+    """What comes on top at the worst moment: a layer computed anew, and gradients of activations."""
 
 
 def activation_bytes(shape: ModelShape, compute: Compute, checkpointing: Checkpointing) -> ActivationBytes:
@@ -58,12 +58,12 @@ def passing_bytes(shape: ModelShape, compute: Compute, kept_first: bool) -> int:
 
 
 def element_bytes(compute: Compute) -> int:
-    """Of the results of matrix products."""
+    """Bytes of a number among the results of matrix products."""
     return 4 if compute == "fp32" else 2
 
 
 def residual_bytes(compute: Compute) -> int:
-    """Of the stream that the layers add to: autocast leaves the fp32 of the embedding in it."""
+    """Bytes of a number in the stream that the layers add to: autocast leaves the fp32 of the embedding in it."""
     return 2 if compute == "fsdp_bf16" else 4
 
 
@@ -102,12 +102,12 @@ def _input_bytes(shape: ModelShape, compute: Compute, consumers: int) -> int:
 
 
 def _mlp_bytes(shape: ModelShape, compute: Compute) -> int:
-    """Gate, its SiLU, up, and their product."""
+    """Bytes of an MLP: gate, its SiLU, up, and their product."""
     return _input_bytes(shape, compute, 2) + 4 * element_bytes(compute) * shape.intermediate_size
 
 
 def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
-    """For each expert of a token: its input, gate and up together, SiLU, product, the product weighted, the weight, and
+    """Bytes for each expert of a token: its input, gate and up together, SiLU, product, this weighted, the weight, and
     its places among the rows; and the router's probabilities and choices. Grouped as in `dirl.models.experts`.
     Of a shared expert what a dense MLP keeps, but for an fp32 input, which the router keeps as well."""
     size = element_bytes(compute)
@@ -119,6 +119,6 @@ def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
 
 
 def routed_bytes(shape: ModelShape, compute: Compute) -> int:
-    """Of the experts alone, which their backward pass frees first."""
+    """Bytes of the experts alone, which their backward pass frees first."""
     rows = element_bytes(compute) * (shape.hidden_size + 5 * shape.expert_size + 1)
     return shape.experts_per_token * (rows + 2 * ROW_BYTES + INDEX_BYTES + 4)

@@ -32,7 +32,7 @@ class AdapterShape:
 
     @classmethod
     def of(cls, rank: int, targets: Sequence[str] | None) -> "AdapterShape":
-        """Of a config; ValueError for a name that a plan does not know."""
+        """The adapters of a config; ValueError for a name that a plan does not know."""
         names = frozenset(target.rpartition(".")[2] for target in targets or (*ATTENTION, *MLP))
         if strange := sorted(names - {*ATTENTION, *MLP}):
             raise ValueError(
@@ -42,7 +42,7 @@ class AdapterShape:
         return cls(rank, names)
 
     def matrices(self, shape: ModelShape) -> dict[str, tuple[int, int, int]]:
-        """By name, what goes in, what comes out, and in how many layers."""
+        """The adapted matrices by name: what goes in, what comes out, and in how many layers."""
         width, queries, keys, inner = shape.hidden_size, shape.query_size, shape.key_size, shape.intermediate_size
         layers, dense = shape.num_hidden_layers, shape.dense_layers
         every = {
@@ -70,7 +70,7 @@ class AdapterShape:
 def adapter_activation_bytes(
     shape: ModelShape, adapters: AdapterShape, compute: Compute, checkpointing: Checkpointing
 ) -> ActivationBytes:
-    """As `activation_bytes`, of a frozen model with adapters."""
+    """What `activation_bytes` counts, for a frozen model with adapters."""
     layer, entry = _layer_bytes(shape, adapters, compute), shape.hidden_size * residual_bytes(compute)
     layers = shape.num_hidden_layers
     recomputed = recomputed_layers(layers, checkpointing)
@@ -87,7 +87,7 @@ def adapter_activation_bytes(
 
 
 def _layer_bytes(shape: ModelShape, adapters: AdapterShape, compute: Compute) -> float:
-    """Mean over the layers."""
+    """Bytes of a layer, as the mean over all layers."""
     size, targets, layers = element_bytes(compute), adapters.targets, shape.num_hidden_layers
     width, inner = shape.hidden_size, shape.intermediate_size
     every = _attention_bytes(shape, compute) + _norm_bytes(width, 1)
@@ -108,7 +108,7 @@ def _attention_bytes(shape: ModelShape, compute: Compute) -> int:
 
 
 def _before_first(shape: ModelShape, adapters: AdapterShape, compute: Compute) -> int:
-    """Of the first layer, what comes before its first adapter: nothing there has a gradient."""
+    """Bytes of what comes before the first adapter of the first layer: nothing there has a gradient."""
     if adapters.targets & {"q_proj", "k_proj", "v_proj"}:
         return _norm_bytes(shape.hidden_size, 1)
     attention = _attention_bytes(shape, compute)
@@ -123,7 +123,7 @@ def _norm_bytes(width: int, norms: int) -> int:
 
 
 def _experts_bytes(shape: ModelShape, compute: Compute) -> int:
-    """For each expert of a token: gate and up together, SiLU, product, the weight, its places among the rows; and the
+    """Bytes for each expert of a token: gate and up together, SiLU, product, weight, its places among the rows; and the
     router's probabilities and choices."""
     each = element_bytes(compute) * (4 * shape.expert_size + 1) + 2 * ROW_BYTES + INDEX_BYTES + 4
     return shape.experts_per_token * each + 4 * shape.experts + 4

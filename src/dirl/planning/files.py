@@ -7,10 +7,10 @@ from dirl.planning.setup import TrainingSetup, adapters_bytes, trained_bytes
 
 
 class FileSizes(NamedTuple):
-    """Of one checkpoint, and of one export; a rollout under way, which RL's checkpoints hold, comes on top."""
+    """Sizes of one checkpoint and of one export; a rollout under way, which RL's checkpoints hold, comes on top."""
 
     weights: float
-    """In a checkpoint: of the policy, adapters and a value model."""
+    """Bytes in a checkpoint: of the policy, adapters and a value model."""
     optimizer: float
     per_process: float
     """What the process with the most of a checkpoint writes."""

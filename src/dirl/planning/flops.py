@@ -69,7 +69,7 @@ def layout_work(batch: PackedBatch) -> Work:
 
 
 def forward_flops(shape: ModelShape, work: Work) -> Flops:
-    """Per pair, layer and head: a product of queries with keys and one of weights with values."""
+    """FLOPs of a forward: a pair takes a query-key and a weight-value product in each head of each layer."""
     return Flops(
         dense=2 * shape.multiplied_weights * work.tokens,
         attention=4 * shape.query_size * shape.num_hidden_layers * work.pairs,

@@ -13,7 +13,7 @@ MEASURED = "throughput/mfu"
 
 
 class Rates(NamedTuple):
-    """Of one device.
+    """How fast one device is.
 
     Args:
         peak: bf16 TFLOP/s that utilisation is a share of.
@@ -45,7 +45,7 @@ class Hours(NamedTuple):
 
 
 def hours(flops: dict[str, Flops], devices: int, rates: Rates, response_tokens: float, steps: int | None) -> Hours:
-    """Of a plan's FLOPs by purpose; recomputation is in the utilisation, and so left out.
+    """The hours of a plan's FLOPs by purpose; recomputation is in the utilisation, and so left out.
 
     Args:
         response_tokens: that a step's rollout makes on all devices.
@@ -58,7 +58,7 @@ def hours(flops: dict[str, Flops], devices: int, rates: Rates, response_tokens: 
 
 
 def read_rates(utilisation: str | None, device: str, rollout_tokens: float | None) -> Rates | None:
-    """Of the options of `plan`; None: no utilisation is given.
+    """The rates that the options of `plan` give; None: no utilisation is given.
 
     Args:
         utilisation: a share, or the metrics.csv of a run, which has measured it.

@@ -86,7 +86,7 @@ def memory_by_moment(setup: TrainingSetup, engine: EngineMemory | None, reserve:
 
 
 def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Parts:
-    """In the last layer, or in the one before it: there FSDP2 holds the gradients of the last one in fp32, up to
+    """Bytes in the last layer, or in the one before it: there FSDP2 holds the gradients of the last one in fp32, up to
     the next reduction, beside those of its own, which are whole when its experts' activations have gone."""
     gathered, shape = _copies_in_layer(setup), setup.part
     last: Parts = {**stored, "a layer at work": kept.at_work * setup.tokens, "casts, gathered layers": gathered}
@@ -103,7 +103,7 @@ def _in_layer(setup: TrainingSetup, stored: Parts, kept: ActivationBytes) -> Par
 
 
 def _layer_gradients(setup: TrainingSetup) -> float:
-    """Of one layer, as a device has it, in fp32."""
+    """Bytes of the gradients of one layer, as a device has it, in fp32."""
     shape = setup.part
     return 4.0 * shape.layer_parameters if setup.adapters is None else adapters_bytes(setup) / shape.num_hidden_layers
 

@@ -11,10 +11,10 @@ PEAKS: dict[str, float] = {
     "B200": 2250.0,
     "GB200": 2500.0,
 }
-"""By what `torch.cuda.get_device_name` contains; the longest entry that it contains counts."""
+"""Peaks by what `torch.cuda.get_device_name` contains; the longest entry that it contains counts."""
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """None where the device is not in the table."""
+    """The device's peak; None where it is not in the table."""
     found = [name for name in PEAKS if name.lower() in device_name.lower()]
     return PEAKS[max(found, key=len)] if found else None

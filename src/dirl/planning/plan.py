@@ -68,12 +68,12 @@ class Plan:
 
     @property
     def work(self) -> Work:
-        """One pass over the step's data."""
+        """The work of one pass over the step's data."""
         return self.clean + self.noised
 
 
 def make_plan(settings: Settings, lengths: Lengths, memory: float, reserve: float, rates: Rates | None = None) -> Plan:
-    """Of a run through several block sizes, that of the size that needs the most memory.
+    """Plan a run; of one through several block sizes, the plan is that of the size that needs the most memory.
 
     Args: memory, reserve: bytes of a device, and of it what no tensor takes; rates: for hours.
     """
@@ -179,7 +179,7 @@ def _engine(settings: Settings, setup: TrainingSetup, room: float) -> EngineMemo
 def _flops(
     settings: Settings, lengths: Lengths, sequence: SequenceLoad, load: GroupLoad, groups: int
 ) -> dict[str, Flops]:
-    """Of a step, by purpose."""
+    """FLOPs of a step, by purpose."""
     work = load.work * groups
     passes = settings.data["passes"] if settings.stage == "rl" else 1
     adapters = None if settings.adapters is None else settings.adapters.parameters(settings.shape)

@@ -55,7 +55,7 @@ def _files(plan: Plan) -> list[str]:
 
 
 def _hours(plan: Plan) -> list[str]:
-    """Nothing where no utilisation is given."""
+    """Print the hours, or nothing where no utilisation is given."""
     found = plan.hours
     if found is None:
         return ["hours: give --utilisation (and, for rollouts, --rollout_tokens_per_s)"]

@@ -9,6 +9,13 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
 from transformers import PreTrainedConfig
 
 from dirl.diffusion.block_schedule import BlockSchedule
@@ -21,7 +28,7 @@ from dirl.models.shape import ModelShape
 from dirl.models.tensor_parallel import check_tensor_parallel
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.value import ValueConfig, check_needed
-from dirl.objectives import DiPO, Objective
+from dirl.objectives import Objective
 from dirl.planning.adapters import AdapterShape
 from dirl.planning.named_shapes import SHAPES, named_or_file
 from dirl.planning.setup import StrategyName
@@ -29,18 +36,17 @@ from dirl.rollout import RolloutEngine
 from dirl.strategy import MeshShape, mesh_shape
 
 Config = Mapping[str, Any]
-STRATEGIES: dict[str, StrategyName] = {
-    "FSDP2Strategy": "fsdp2",
-    "ModelParallelStrategy": "fsdp2",
-    "DDPStrategy": "ddp",
-    "SingleDeviceStrategy": "single",
-    "ddp": "ddp",
+STRATEGIES: dict[type[Strategy], StrategyName] = {
+    ModelParallelStrategy: "fsdp2",
+    DDPStrategy: "ddp",
+    SingleDeviceStrategy: "single",
 }
+"""Lightning's classes whose memory is known here."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a config, with the defaults of the classes that it names."""
+    """What a config says, with the defaults of the classes that it names."""
 
     stage: Literal["sft", "rl"]
     shape: ModelShape
@@ -55,14 +61,14 @@ class Settings:
     """Options of the module, as in `model.init_args`."""
     data: Config
     engine: tuple[type[RolloutEngine], Config] | None
-    """Class and options."""
+    """Its class, and its options by name."""
     objective: Objective | None
     value: ModelShape | None = None
-    """Of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
+    """The shape of a value model with a backbone of its own; a head on the policy's takes next to nothing."""
     adapters: AdapterShape | None = None
-    """Of LoRA."""
+    """The adapters that learn by LoRA; None: all weights learn."""
     mesh: MeshShape | None = None
-    """Of FSDP2."""
+    """How FSDP2 divides the devices; None: another strategy."""
     cpu_offload: bool = False
     steps: int | None = None
     """Rollouts (RL) or optimizer steps (SFT) of the whole run; None: the config alone does not say."""
@@ -101,19 +107,20 @@ class Settings:
 
     @property
     def updates(self) -> int:
-        """Optimizer steps between rollouts."""
+        """The number of optimizer steps between two rollouts."""
         return self.data["steps_per_rollout"] * self.data["passes"] if self.stage == "rl" else 1
 
 
 def read_settings(config: Config, devices: int | None, model_config: str | None) -> Settings:
-    """Of a config that `fit` has parsed.
+    """The settings in a config that `fit` has parsed.
 
     Args:
         devices: in all; None: as many as the config says.
         model_config: stands for the model of the config; see `dirl.planning.named_shapes.named_or_file`.
     """
     trainer, model, data = config["trainer"], config["model"], config["data"]
-    learns: bool = resolve_name(model["class_path"]).makes_rollouts
+    module = resolve_name(model["class_path"])
+    learns: bool = module.makes_rollouts
     if data is None:
         raise ValueError("the config names no data: put a recipe below your overlay, e.g. --config configs/rl.yaml")
     count = devices if devices is not None else _devices(trainer)
@@ -124,7 +131,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
     if precision not in ("32-true", "32", "bf16-mixed"):
         raise ValueError(f"trainer.precision={precision!r}: plan knows 32-true and bf16-mixed")
     shape, block_size, half = _model(model["init_args"]["source"], model_config)
-    objective = _instance(config["objective"]) if learns else None
+    objective = (_instance(config["objective"]) or module.default_objective()) if learns else None
     mesh = _mesh(trainer, strategy, options, count)
     adapters = _adapters(model["init_args"]["lora"])
     if mesh is not None and mesh.tensor > 1:
@@ -143,7 +150,7 @@ def read_settings(config: Config, devices: int | None, model_config: str | None)
         data=data["init_args"],
         engine=_engine(config["engine"]) if learns else None,
         objective=objective,
-        value=_value(model["init_args"]["value"], objective, shape) if learns else None,
+        value=None if objective is None else _value(model["init_args"]["value"], objective, shape),
         adapters=adapters,
         mesh=mesh,
         cpu_offload=bool(options.get("cpu_offload")),
@@ -175,7 +182,7 @@ def _steps(trainer: Config, data: Config, learns: bool) -> int | None:
 
 
 def _devices(trainer: Config) -> int:
-    """Per host, times hosts."""
+    """Devices of a host, times hosts."""
     devices = trainer["devices"]
     per_host = len(devices) if isinstance(devices, list) else devices
     if isinstance(per_host, str) and per_host.isdigit():
@@ -188,12 +195,25 @@ def _devices(trainer: Config) -> int:
 def _strategy(value: str | Config, devices: int) -> tuple[StrategyName, Config]:
     if value == "auto":
         return ("single" if devices == 1 else "ddp"), {}
-    name, options = (value, {}) if isinstance(value, str) else (_class_name(value), value.get("init_args") or {})
-    if name not in STRATEGIES:
+    if isinstance(value, str):
+        name, options = value, {}
+        made: type = Strategy
+        if value in StrategyRegistry:
+            made, options = StrategyRegistry[value]["strategy"], StrategyRegistry[value]["init_params"]
+    else:
+        made, options = resolve_name(value["class_path"]), value.get("init_args") or {}
+        name = made.__name__
+    kind = _kind(made)
+    if kind is None:
         raise ValueError(f"trainer.strategy={name!r}: plan knows a single device, DDP and FSDP2")
-    if STRATEGIES[name] == "single" and devices > 1:
+    if kind == "single" and devices > 1:
         raise ValueError(f"trainer.strategy={name!r} runs on one device, devices={devices}: choose DDP or FSDP2")
-    return STRATEGIES[name], {**options, **(options.get("dict_kwargs") or {})}
+    return kind, {**options, **(options.get("dict_kwargs") or {})}
+
+
+def _kind(made: type) -> StrategyName | None:
+    """Its kind, by the class of Lightning's that it derives from: DeepSpeed's is a DDPStrategy, and not known."""
+    return STRATEGIES.get(next(base for base in made.__mro__ if base.__module__.startswith("lightning.")))
 
 
 def _model(config: Config, model_config: str | None) -> tuple[ModelShape, int, bool]:
@@ -214,10 +234,10 @@ def _model(config: Config, model_config: str | None) -> tuple[ModelShape, int, b
     return shape, block_size, half
 
 
-def _value(config: Config | None, objective: Objective | None, policy: ModelShape) -> ModelShape | None:
+def _value(config: Config | None, objective: Objective, policy: ModelShape) -> ModelShape | None:
     """The shape of its backbone, if it has one; ValueError if it is not what the objective learns from."""
     value = None if config is None else ValueConfig(_instance(config["source"]), shared=config["shared"])
-    check_needed(value, objective or DiPO())
+    check_needed(value, objective)
     if value is None or value.shared:
         return None
     if value.source is None:
@@ -266,15 +286,11 @@ def _engine(engine: Config | None) -> tuple[type[RolloutEngine], Config]:
     return resolve_name(engine["class_path"]), engine.get("init_args") or {}
 
 
-def _class_name(value: Config) -> str:
-    return value["class_path"].rsplit(".", 1)[-1]
-
-
 UNITS = {"GB": 10**9, "GIB": 2**30, "MB": 10**6, "MIB": 2**20, "TB": 10**12}
 
 
 def parse_bytes(text: str, name: str) -> float:
-    """80GB, 79.6GiB, 512MiB."""
+    """The bytes of a text such as 80GB, 79.6GiB or 512MiB."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         raise ValueError(f"{name}={text!r}: use a number and a unit, e.g. 80GB or 79GiB")

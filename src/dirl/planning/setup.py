@@ -62,7 +62,7 @@ class TrainingSetup:
 
     @property
     def of_value(self) -> "TrainingSetup":
-        """With the value model, which has a head of its own and no adapters, in place of the policy."""
+        """The set-up with the value model, which has a head of its own and no adapters, in place of the policy."""
         assert self.value is not None
         return replace(self, shape=replace(self.value, tie_word_embeddings=False), adapters=None)
 
@@ -83,12 +83,12 @@ class TrainingSetup:
 
     @property
     def gathered_bytes(self) -> float:
-        """Of a weight in compute."""
+        """Bytes of a gathered weight, in the precision of compute."""
         return 2.0 if self.mixed else 4.0
 
 
 def policy_bytes(setup: TrainingSetup) -> float:
-    """Of its weights, those that are frozen included."""
+    """Bytes of the policy's weights, those that are frozen included."""
     frozen = 2.0 if setup.adapters is not None and setup.mixed else 4.0
     return (frozen * setup.shape.parameters + adapters_bytes(setup)) / setup.shards
 
@@ -98,7 +98,7 @@ def adapters_bytes(setup: TrainingSetup) -> float:
 
 
 def value_weights_bytes(setup: TrainingSetup) -> float:
-    """A backbone without its head, tied or not."""
+    """Bytes of a value model's backbone without its head, tied or not."""
     shape = setup.value
     return 0.0 if shape is None else 4.0 * replace(shape, tie_word_embeddings=True).parameters / setup.shards
 
@@ -110,7 +110,7 @@ def trained_bytes(setup: TrainingSetup) -> float:
 
 
 def reference_bytes(setup: TrainingSetup) -> float:
-    """Frozen, in the precision of compute."""
+    """Bytes of the reference model, which is frozen, in the precision of compute."""
     size = 2.0 if setup.mixed else 4.0
     return size * setup.shape.parameters / setup.shards if setup.reference == "device" else 0.0
 

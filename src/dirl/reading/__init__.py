@@ -1,1 +1,1 @@
-"""From files to tokens: rows read and checked, put into the chat template, and encoded."""
+"""The way from files to tokens: rows are read and checked, put into the chat template, and encoded."""

@@ -30,9 +30,9 @@ class FitCounts:
     kept: int = 0
     cut: int = 0
     dropped: int = 0
-    """For their length."""
+    """Conversations that are left out for their length."""
     bad: int = 0
-    """With an error, where `on_bad_row` is skip."""
+    """Rows with an error, where `on_bad_row` is skip."""
     without_truth: int = 0
     """Prompts whose truth is null."""
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from dirl.models.special_tokens import MASK_TOKENS, find_token
 
 MARK = "\ue000"
-"""Of Unicode's private use area: stands before and after a typed control token, and in no rendered text."""
+"""A character for private use in Unicode: it stands before and after a typed control token, and in no rendered text."""
 _MARKED = re.compile(f"{MARK}([^{MARK}]*){MARK}")
 
 

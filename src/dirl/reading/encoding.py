@@ -34,12 +34,12 @@ SMALL_DATA = 4 * 2**20
 """Files of fewer bytes in all are encoded in memory, by each process for itself: that takes a few seconds."""
 ROWS_PER_WORKER = 1000
 MOST_WORKERS = 16
-"""By default a process is started for so many rows, and no more than so many processes."""
+"""Rows that a process is started for by default, and the most processes."""
 
 
 @dataclass(frozen=True)
 class ConversationEncoder:
-    """From rows to tokens. Which ones is decided by the row, these values and the code, and by nothing else."""
+    """Makes tokens of rows. Which ones is decided by the row, these values and the code, and by nothing else."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_token_ids: tuple[int, ...]
@@ -51,7 +51,7 @@ class ConversationEncoder:
     """Ids that may stand nowhere, as they have no part in the softmax and so no finite loss: `ModelSpec.banned`."""
     row_schema: RowSchema = "auto"
     column: str | None = None
-    """With the conversation, see `conversation_row`."""
+    """The column that holds the conversation, see `conversation_row`."""
     on_bad_row: OnBadRow = "error"
 
     def __call__(self, rows: Rows, index: int) -> list[Encoded]:
@@ -174,7 +174,7 @@ def _is_small(source: str | list[str]) -> bool:
 def encode_rows(
     rows: Rows, split: str, encoder: ConversationEncoder, quiet: bool = True
 ) -> tuple[Sequence[Encoded], FitCounts]:
-    """The same of rows that are at hand, in memory."""
+    """Encode rows that are at hand, in memory."""
     indices = bar(range(len(rows)), desc=f"tokenise {split}", shown=not quiet, leave=False)
     examples = [example for index in indices for example in encoder(rows, index)]
     kept = [example for example in examples if len(example.input_ids)]

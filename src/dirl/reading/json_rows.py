@@ -58,7 +58,7 @@ def _line_spans(path: Path) -> Iterator[tuple[int, int, int]]:
 
 
 def _list_spans(path: Path, name: Path) -> Iterator[tuple[int, int, int]]:
-    """Of every object of one JSON list: start and end in bytes, and the line where it starts."""
+    """Start and end of every object of one JSON list, in bytes, and the line where it starts."""
     with path.open(encoding="latin-1", newline="") as file:  # one character a byte; rows are decoded as UTF-8
         text = file.read()
     decoder = json.JSONDecoder()

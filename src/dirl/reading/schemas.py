@@ -1,4 +1,4 @@
-"""From the rows that people have to conversations and prompts: which columns mean what."""
+"""Which columns of the rows that people have mean what, in conversations and prompts."""
 
 import json
 import math
@@ -34,14 +34,14 @@ class Conversation:
 
 @dataclass(frozen=True)
 class PromptRow:
-    """An RL row, checked."""
+    """What an RL row holds, checked."""
 
     question: str | list[Message]
     """A text, or messages of which the last is the user's (or a tool's)."""
     truth: str | None
     """None: the row has none."""
     info: dict[str, Any] = field(default_factory=dict)
-    """The other columns."""
+    """All other columns of the row."""
 
 
 def conversation_row(row: Row, where: str, schema: RowSchema = "auto", column: str | None = None) -> Conversation:
@@ -146,7 +146,7 @@ def _schema(row: Row, where: str, column: str | None) -> str:
 
 
 def _joined(row: Row, where: str) -> list:
-    """Prompt and completion: texts, or messages."""
+    """The messages of a prompt and its completion, which are texts or messages."""
     parts: list[Any] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         value = _take(row, name, where)
@@ -162,7 +162,7 @@ def _alpaca(row: Row, where: str) -> list[Message]:
 
 
 def _tools(value: object, where: str) -> list[dict[str, Any]] | None:
-    """Descriptions of functions, also as JSON."""
+    """The tools: descriptions of functions, which may also be JSON texts."""
     if isinstance(value, str) and value.strip():
         value = _json(value, f"{where}: tools")
     if value in (None, "", []):

@@ -28,7 +28,7 @@ class Panel:
     curves: Mapping[str, str]
     """Metric to legend label."""
     points: Mapping[str, str]
-    """The same for metrics measured now and then, drawn as points."""
+    """Metric to legend label, of what is measured now and then and drawn as points."""
 
 
 PANELS = (

@@ -38,7 +38,7 @@ def embedded(data: Any) -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Whole or not at all."""
+    """Write the page, whole or not at all."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(page, encoding="utf-8", newline="\n")
     part.replace(path)

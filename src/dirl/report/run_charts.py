@@ -12,7 +12,7 @@ class Group:
     title: str
     unit: str
     pattern: str
-    """Of whole column names; what it captures first is the name of the curve, else the column is."""
+    """A pattern of whole column names; what it captures first is the name of the curve, else the column is."""
 
 
 GROUPS = (
@@ -45,11 +45,11 @@ GROUPS = (
     Group("Speed", "Compute", "", r"throughput/(tflops_per_device|mfu)"),
     Group("Speed", "Memory", "GiB", r"memory/(.+)_gib"),
 )
-"""In order. What is in none has a chart of its own, under `Further`; what fits several is in the first."""
+"""Groups in their order. What is in none has its own chart, under `Further`; what fits several is in the first."""
 ALONE = "Reward by part"
-"""Not drawn of a single part: the chart before it says the same."""
+"""What is not drawn of a single part: the chart before it says the same."""
 LEFT_OUT = ("epoch", r"share/.*", r"throughput/step_s", r"eval/.+/(?:responses|reward(?:/.+)?)", r"train/scored_tokens")
-"""Not drawn: shares have a table, the others say what another curve says."""
+"""What is not drawn: shares have a table, the others say what another curve says."""
 
 
 def charts(columns: Iterable[str]) -> list[dict[str, Any]]:

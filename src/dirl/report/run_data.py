@@ -14,7 +14,7 @@ from dirl.report.run_samples import samples_of
 from dirl.report.run_warnings import warnings_of
 
 POINTS = 1500
-"""Of a curve on the page; of a longer one, the least and the largest of each of half as many parts."""
+"""Points of a curve on the page; of a longer one, the least and the largest of each of half as many parts."""
 DIGITS = 6
 """Significant ones of a value."""
 TITLES = {"RL": "Reinforcement learning", "SFT": "Supervised fine-tuning"}
@@ -67,7 +67,7 @@ def _run(run: Run, name: str) -> dict[str, Any]:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """In a few words: what, how far, how long."""
+    """The run in a few words: what it is, how far it came, how long it took."""
     steps = max((series[0][-1] for series in run.series.values()), default=0)
     found = {
         "folder": str(run.root),

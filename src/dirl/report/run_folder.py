@@ -29,9 +29,9 @@ class Run:
     earlier: tuple[Path, ...]
     """Those of runs that were started anew in the same place before, which are left out."""
     config: Mapping[str, str]
-    """Of the last start, by dotted name, without secrets."""
+    """The config of the last start, by dotted name, without secrets."""
     series: Mapping[str, Series]
-    """By column of metrics.csv."""
+    """The values of each column of metrics.csv."""
     not_finite: Mapping[str, int]
     """Values of a column that were no finite numbers, and are not in its series."""
     clock: Clock
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def learns_by(self) -> str:
-        """`RL` or `SFT`."""
+        """The stage that the run is, `RL` or `SFT`."""
         made_rollouts = any(name.startswith("rollout/") for name in self.series)
         return "RL" if made_rollouts or self.config.get("model.class_path", "").endswith("RLModule") else "SFT"
 
@@ -71,7 +71,7 @@ def read_run(root: Path) -> Run:
 
 
 def version_folders(root: Path) -> list[Path]:
-    """Those with metrics, by their number."""
+    """The folders of starts that have metrics, by their number."""
     if (root / "metrics.csv").is_file():
         return [root]
     found = [path.parent for path in root.glob("logs/version_*/metrics.csv")]

@@ -5,7 +5,7 @@ from typing import Any
 from dirl.report.page import html_page
 
 CODE = ("series.js", "plot.js", "tables.js", "samples.js", "report.js")
-"""In the order in which they run."""
+"""The scripts of the page, in the order in which they run."""
 
 
 def run_page(data: dict[str, Any], title: str) -> str:

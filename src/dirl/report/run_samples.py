@@ -11,15 +11,15 @@ from dirl.trajectory_files import Annotation, read_annotated
 from dirl.types import Trajectory
 
 FILE = "samples.jsonl"
-"""In the folder of a start: a JSON object a line, of the fields of `sample_row`."""
+"""The file in the folder of a start: a JSON object a line, of the fields of `sample_row`."""
 EPOCHS, EACH = 8, 4
-"""Of how many epochs the page shows responses, and how many of each."""
+"""How many epochs the page shows responses of, and how many of each."""
 LONGEST = 6000
 """Characters of a text that the page shows."""
 
 
 def sample_row(epoch: int, step: int, trajectory: Trajectory, words: Annotation) -> dict[str, Any]:
-    """A response in words."""
+    """One response as the page and the logs show it, in words."""
     return {
         "epoch": epoch,
         "step": step,
@@ -58,7 +58,7 @@ def samples_of(run: Run) -> dict[str, Any]:
 
 
 def _kept(run: Run) -> dict[int, list[dict[str, Any]]]:
-    """By epoch; those of a later start replace the same epoch's of the one before."""
+    """The samples by epoch; those of a later start replace the same epoch's of the one before."""
     found: dict[int, list[dict[str, Any]]] = {}
     for path in (folder / FILE for folder in run.folders):
         if path.is_file():
@@ -84,7 +84,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _trajectory_files(run: Run) -> dict[int, Path]:
-    """Of the first rank, by epoch."""
+    """The trajectory files of the first rank, by epoch."""
     named = run.config.get("rollout.save_trajectories", "null")
     if named == "null":
         return {}

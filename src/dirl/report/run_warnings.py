@@ -35,13 +35,13 @@ FEWEST = 10
 @dataclass(frozen=True)
 class Warned:
     name: str
-    """Of the threshold."""
+    """The name of the threshold."""
     threshold: float
     text: str
 
 
 def warnings_of(run: Run) -> list[Warned]:
-    """In the order of the rules below."""
+    """The warnings of a run, in the order of the rules below."""
     return [Warned(name, threshold, text) for name, threshold, rule in RULES for text in rule(run, threshold)]
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from dirl.report.terminal_text import printable, shortened, styled
 
 Row = dict[str, Any]
-"""Of `dirl.report.run_samples.sample_row`."""
+"""A sample, with the fields of `dirl.report.run_samples.sample_row`."""
 PARTS = (("question", "asked"), ("response", "answer"), ("ground_truth", "truth"))
 
 
@@ -43,7 +43,7 @@ def for_terminal(rows: Sequence[Row], most: int, console: Console) -> str:
 
 
 def _hanging(text: Text, width: int) -> Text:
-    """Lines behind a label of ten characters."""
+    """The text in lines behind a label of ten characters."""
     lines = text.wrap(Console(width=max(width, 20)), max(width, 20))
     return Text("\n          ").join(lines)
 
@@ -74,6 +74,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def _code(text: str) -> str:
-    """Within a line, between fences that are longer than any in it."""
+    """The text as code within a line, between fences that are longer than any in it."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}"

@@ -16,10 +16,10 @@ def _number(character: str) -> str:
 
 
 def styled(text: str, style: str = "") -> Text:
-    """For rich, which sees no markup in it."""
+    """The text for rich, which sees no markup in it."""
     return Text(printable(text), style)
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many characters, and how many are left out."""
+    """The text cut to so many characters, and how many are left out."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most} characters more)"

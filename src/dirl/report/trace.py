@@ -15,9 +15,9 @@ class Answer:
     prompt_text: str
     tokens: Sequence[str]
     step_map: Sequence[int]
-    """As in a `Trajectory`."""
+    """The step map, as in a `Trajectory`."""
     logprobs: Sequence[float]
-    """Nats."""
+    """Log-probabilities of the tokens when they were drawn, in nats."""
     response_length: int
     """Positions from here on, the tail after the stop token, are dimmed."""
     block_size: int
@@ -30,7 +30,7 @@ class Answer:
 
     @property
     def steps(self) -> tuple[list[tuple[int, int]], list[int]]:
-        """See `denoising_steps`."""
+        """The number of denoising steps, as `Trajectory.denoising_steps` counts them."""
         return denoising_steps(self.step_map, self.block_size, self.first_block_offset)
 
 

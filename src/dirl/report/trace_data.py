@@ -52,7 +52,7 @@ def trace_data(
 
 
 def check_rows(rows: Iterable[Row], block_size: int) -> None:
-    """ValueError for a trajectory that cannot be of this block size, or contradicts itself."""
+    """Raise ValueError for a trajectory that cannot be of this block size, or contradicts itself."""
     for trajectory, words in rows:
         most = 1 + max((*trajectory.prompt_ids, *trajectory.response_ids), default=0)
         trajectory.check(ModelSpec(block_size, mask_token_id=-1, stop_token_ids=(), pad_token_id=-1, vocab_size=most))

@@ -5,7 +5,7 @@ from typing import Any
 from dirl.report.page import html_page
 
 CODE = ("traces.js", "chart.js", "cards.js", "viewer.js", "list.js", "keys.js")
-"""In the order in which they run."""
+"""The scripts of the page, in the order in which they run."""
 
 
 def trace_page(data: dict[str, Any], title: str) -> str:

@@ -13,7 +13,7 @@ WALL_TIME, STEP = 0x09, 0x10
 
 
 def clock_of(folders: list[Path]) -> Clock:
-    """Of the starts of one run, in order: what a killed one did beyond its checkpoint is not counted twice."""
+    """The clock of one run's starts, in their order: what a killed one did beyond its checkpoint counts once."""
     steps: list[int] = []
     seconds: list[float] = []
     for folder in folders:

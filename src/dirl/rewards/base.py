@@ -92,5 +92,5 @@ class Reward(ABC):
 
 
 def snake_case(name: str) -> str:
-    """`SoftOverlong` -> `soft_overlong`."""
+    """The name of a class as configs and logs write it: `SoftOverlong` becomes `soft_overlong`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -56,5 +56,5 @@ class Length(Reward):
 
 
 def half_cosine(x: float) -> float:
-    """From 0 at x = 0 to 1 at x = 1, flat at both ends."""
+    """A curve from 0 at x = 0 to 1 at x = 1 that is flat at both ends."""
     return (1.0 - math.cos(math.pi * x)) / 2.0

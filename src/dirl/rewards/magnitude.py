@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import sympy
 
 MAX_DIGITS = 1_000_000
-"""Of an integer that is still calculated, in a fraction of a second."""
+"""Digits of an integer that is still calculated, in a fraction of a second."""
 ROUNDING, EXACT, SAME = 2e-6, 1e-9, 1e-15
 """Relative differences: allowed to a decimal that stands for an exact value, to exact values; certainly none."""
 

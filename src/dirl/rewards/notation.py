@@ -10,7 +10,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 MAX_EXPONENT = 400
-"""Of scientific notation that is written out; floats end at 308."""
+"""The largest exponent of scientific notation that is written out; floats end at 308."""
 
 _SYMBOLS = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-"),
@@ -124,7 +124,7 @@ def _written_out(match: re.Match) -> str:
 
 
 def _as_fraction(match: re.Match) -> str:
-    r"""`0.1\overline{6}` as `\frac{15}{90}`."""
+    r"""Write a repeating decimal as a fraction: `0.1\overline{6}` as `\frac{15}{90}`."""
     whole, fixed, repeated = match.groups()
     top = int(whole + fixed + repeated) - int(whole + fixed or "0")
     return rf"\frac{{{top}}}{{{10 ** len(fixed) * (10 ** len(repeated) - 1)}}}"

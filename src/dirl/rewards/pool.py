@@ -25,7 +25,7 @@ from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.worker import Message, Received, Value
 
 START_LIMIT_S = 120.0
-"""For a process to start, import the rewards and prepare them, and to accept a chunk."""
+"""The time for a process to start, import the rewards and prepare them, and to accept a chunk."""
 PATIENCE_S = 0.25
 """How often a wait for workers is asked whether it is still wanted."""
 MAX_CHUNK = 32

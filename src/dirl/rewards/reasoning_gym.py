@@ -71,7 +71,7 @@ class ReasoningGymScore(ReasoningGym):
 
 
 def score(sample: RewardSample) -> float:
-    """Of the boxed answer; 0 without one."""
+    """The score of the boxed answer; 0 without one."""
     wanted = Entry.of(sample)
     dataset = dataset_of(wanted.generator, wanted.options, wanted.seed, wanted.size)
     answer, asked = last_boxed(sample.response), entry_of(wanted)

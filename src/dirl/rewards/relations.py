@@ -147,5 +147,5 @@ def _admitted(relation: object) -> object:
 
 
 def _named(text: str) -> str:
-    """`> 5` as `x > 5`."""
+    """Give a relation without a left side one: `> 5` becomes `x > 5`."""
     return f"x {text}" if RELATION.match(text.strip()) else text

@@ -174,7 +174,7 @@ def _check_rewards(rewards: Sequence[Reward]) -> None:
 
 
 def _check_time(rewards: Sequence[Reward], timeout_s: float) -> None:
-    """ValueError if a reward may need longer than it is given: it would be an error where it has a verdict."""
+    """Raise ValueError if a reward may need longer than it is given: it would be an error where it has a verdict."""
     slow = next((reward for reward in rewards if reward.takes_s > timeout_s), None)
     if slow is not None:
         raise ValueError(
@@ -184,7 +184,7 @@ def _check_time(rewards: Sequence[Reward], timeout_s: float) -> None:
 
 
 def _check_sendable(reward: Reward, kind: str) -> None:
-    """ValueError if a worker process could not be sent this reward."""
+    """Raise ValueError if a worker process could not be sent this reward."""
     if type(reward).__module__ == "__main__":
         raise ValueError(f"reward {kind} is defined in the main script; put it into a module that workers can import")
     try:

@@ -41,7 +41,7 @@ class Collection:
     lost: Counter = field(default_factory=Counter)
     """Responses whose reward failed, by prompt id; `sampled` lacks them."""
     steps: list[int] = field(default_factory=list)
-    """Of the prompts that were dealt for it, how many are in each optimizer step; empty: as many in each."""
+    """How many of the prompts that were dealt for it are in each optimizer step; empty: as many in each."""
 
 
 class Collector:
@@ -221,7 +221,7 @@ def reward_sample(
 
 
 def collection_state(collection: Collection) -> dict[str, Any]:
-    """As plain containers, for a checkpoint."""
+    """A collection as plain containers, for a checkpoint."""
     return {
         "groups": [trajectory_rows(group) for group in collection.groups],
         "surplus": [trajectory_rows(group) for group in collection.surplus],

@@ -7,11 +7,11 @@ from typing import NamedTuple
 from dirl.types import Trajectory
 
 KEPT = 0.5
-"""Of what was known of a prompt's responses, when it is answered again."""
+"""The share that is kept of what was known of a prompt's responses, when it is answered again."""
 
 
 class Share(NamedTuple):
-    """Of one rank."""
+    """What is dealt to one rank."""
 
     items: list[int]
     """Numbers of what it was dealt, ascending."""
@@ -52,7 +52,7 @@ class ResponseLengths:
         self.pending: dict[str, float] = {}
 
     def take(self, sampled: Iterable[Trajectory]) -> None:
-        """Of a rollout: the mean of each prompt's responses."""
+        """Take the lengths of a rollout: the mean of each prompt's responses."""
         lengths: dict[str, list[int]] = {}
         for trajectory in sampled:
             lengths.setdefault(trajectory.prompt_id, []).append(trajectory.response_length)
@@ -67,7 +67,7 @@ class ResponseLengths:
         self.pending = {}
 
     def copy(self) -> "ResponseLengths":
-        """As it is now."""
+        """A copy of it, which later changes leave as it is."""
         made = ResponseLengths()
         made.load(self.known, self.pending)
         return made

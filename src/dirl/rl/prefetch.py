@@ -15,7 +15,7 @@ END_S = 5.0
 
 
 class RolloutPrefetch:
-    """At most one collection, for one epoch: under way, or finished and not yet taken."""
+    """Holds at most one collection, for one epoch: under way, or finished and not yet taken."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollout")

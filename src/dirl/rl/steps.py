@@ -62,7 +62,7 @@ class Shown(NamedTuple):
     trajectory: Trajectory
     group: int
     number: int
-    """Of its group, and of the trajectory itself, in the optimizer step."""
+    """The number of its group, and of the trajectory itself, in the optimizer step."""
     views: Views
     weights: np.ndarray
     """[V, B] of the scored tokens in the loss."""

@@ -10,7 +10,7 @@ from dirl.types import Prompt, Trajectory
 
 
 def annotations(prompts: Sequence[Prompt], description: ModelDescription) -> Callable[[Trajectory], Annotation]:
-    """For `write_trajectories`: what to write beside a trajectory of one of these prompts."""
+    """What `write_trajectories` shall write beside a trajectory of one of these prompts."""
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     tokenizer, block_size = description.tokenizer, description.spec.block_size
     known: dict[int, str] = {}

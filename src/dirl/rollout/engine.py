@@ -47,7 +47,10 @@ class RolloutEngine(ABC):
     """Positions that a prompt and its response may have, where the options say so; None: known later, or no limit."""
 
     dtype: torch.dtype | None = None
-    """Of its weights, from `setup` on: who pushes casts before it gathers or sends. None: they come as they are."""
+    """Its weights' dtype, from `setup` on: who pushes casts before it gathers or sends. None: they come as they are."""
+
+    libraries: tuple[str, ...] = ()
+    """Distributions beside torch and transformers that decide on its samples: results hold their versions."""
 
     still_wanted: Callable[[], None] = staticmethod(lambda: None)
     """Called between two forwards of `generate`, or a few times a second; it raises what ends the generation."""
@@ -96,7 +99,7 @@ class RolloutEngine(ABC):
 
 
 def broken_logits(request: GenerationRequest, policy_version: int) -> NotFiniteError:
-    """For the model's logits at a masked position of this request; no token of that denoising step is handed out."""
+    """The error for logits at a masked position of this request; no token of that denoising step is handed out."""
     return NotFiniteError(
         f"request {request.prompt_id}#{request.sample_index}: the model's logits are not finite, with the weights of "
         f"policy version {policy_version}: look for weights that are not, or that the engine's dtype cannot hold"

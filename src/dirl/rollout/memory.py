@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dirl.models.shape import ModelShape
 
 LOGIT_BYTES = 22
-"""Of drawing, for each masked position and vocabulary entry: logits in half precision, and five fp32 tables."""
+"""Bytes of drawing for each masked position and vocabulary entry: logits in half precision, and five fp32 tables."""
 
 
 @dataclass(frozen=True)

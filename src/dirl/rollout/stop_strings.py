@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 TOKENS_PER_CHARACTER = 4
-"""At most, of tokens that are single bytes."""
+"""The most tokens that a character takes: each may be one of its bytes."""
 MARGIN = 8
 """Tokens; how a tokenizer writes the first of a text may depend on its being the first."""
 
 
 @dataclass(frozen=True)
 class StopStrings:
-    """Where they end a response: with the token that completes the one that begins first.
+    """Says where they end a response: with the token that completes the one that begins first.
 
     While an earlier and longer one may yet be completed the response goes on, so that to cut its text at the first of
     all strings in it gives the same as if it had gone on to another end.

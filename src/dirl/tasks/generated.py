@@ -70,7 +70,7 @@ class GeneratedTask(Task):
     """Scores a response against `Problem.ground_truth`."""
     max_question_characters: ClassVar[int]
     max_solution_characters: ClassVar[int]
-    """Of the teacher's solutions, mistaken ones included."""
+    """The longest of the teacher's solutions, mistaken ones included."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class GeneratedTask(Task):
 
     @abstractmethod
     def problem(self, rng: random.Random) -> Problem:
-        """One, of which everything random comes from `rng`."""
+        """A problem, of which everything random comes from `rng`."""
 
     @abstractmethod
     def teacher(self, problem: Problem, rng: random.Random) -> str:
@@ -124,12 +124,12 @@ class GeneratedTask(Task):
 
     @cached_property
     def lessons(self) -> list[tuple[Problem, str]]:
-        """Problems with the teacher's solutions."""
+        """Rows of problems with the teacher's solutions."""
         fresh, teacher = fresh_problems(self, self._stream("sft"), self._held_out_questions), self._stream("teacher")
         return [(p, self.teacher(p, teacher)) for p, _ in zip(fresh, range(self.solutions), strict=False)]
 
     def _drawn_anew(self, solutions: int) -> "GeneratedTask":
-        """The same problems and teacher, with random streams of their own."""
+        """A task of the same problems and teacher, with random streams of its own."""
         other = copy(self)
         for kept in ("lessons", "_held_out"):
             vars(other).pop(kept, None)

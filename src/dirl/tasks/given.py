@@ -7,7 +7,7 @@ from dirl.tasks.base import Task
 
 
 def check_given_once(task: Task | None, sources: Mapping[Any, object]) -> None:
-    """ValueError for a task beside files, and for neither.
+    """Raise ValueError for a task beside files, and for neither.
 
     Args:
         sources: the values of the options `data.NAME` that name files, by name; the first must be there without a task.

@@ -42,7 +42,7 @@ class Sudoku(GeneratedTask):
         return boxed("".join(cells))
 
     def is_correct(self, problem: Problem, solution: str) -> bool:
-        """The one solution of the puzzle, or wrong."""
+        """Whether the answer is the one solution of the puzzle."""
         return boxed_answer(solution) == boxed_answer(problem.solution)
 
 

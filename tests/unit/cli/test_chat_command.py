@@ -117,7 +117,7 @@ def test_each_denoising_step_is_shown_and_ends_in_the_answer(conversation: Conve
     assert answer.text.startswith(seen[-1].done) and len(seen[-1].text) >= len(answer.text) - 1
     steps = int(answer.note.split(" denoising steps")[0].split()[-1])
     assert len(seen) == steps > 3
-    assert any(words.rest for words in seen), "masks are seen"
+    assert any(words.unfinished for words in seen), "masks are seen"
     for before, after in pairwise(seen):
         assert after.text.startswith(before.done)
 

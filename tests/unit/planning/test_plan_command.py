@@ -65,7 +65,13 @@ def test_options_and_several_configs_are_those_of_fit() -> None:
 
 @pytest.mark.parametrize(
     ("options", "strategy"),
-    [([], "single"), (["--trainer.devices=2"], "ddp"), (["--trainer.devices=2", "--trainer.strategy=ddp"], "ddp")],
+    [
+        ([], "single"),
+        (["--trainer.strategy=single_device"], "single"),
+        (["--trainer.devices=2"], "ddp"),
+        (["--trainer.devices=2", "--trainer.strategy=ddp"], "ddp"),
+        ([f"--config={CONFIGS / 'strategy' / 'ddp.yaml'}", "--trainer.devices=2"], "ddp"),
+    ],
 )
 def test_devices_and_strategy_are_the_configs(options: list[str], strategy: str) -> None:
     assert planned("debug/rl.yaml", "--memory=1GB", *options).settings.strategy == strategy
@@ -186,6 +192,8 @@ def test_the_command_prints_its_assumptions_every_part_and_the_largest_budget(
         ([*FSDP_TP, "--devices=4", "--trainer.strategy.init_args.shard_size=host"], "are not supported together"),
         (["--memory=1GB", "--trainer.devices=auto"], "trainer.devices='auto' is no number.*--devices"),
         (["--memory=1GB", "--trainer.strategy=deepspeed"], "trainer.strategy='deepspeed': plan knows"),
+        (["--memory=1GB", "--trainer.strategy=fsdp"], "trainer.strategy='fsdp': plan knows"),
+        (["--memory=1GB", "--trainer.strategy=nowhere"], "trainer.strategy='nowhere': plan knows"),
         (["--memory=1GB", "--trainer.precision=16-mixed"], "trainer.precision='16-mixed': plan knows"),
         (["--memory=1GB", "--tokens_per_step=5"], "tokens_per_step=5: a denoising step commits 1 to block_size=4"),
         (["--memory=1GB", "--response_tokens=0"], "response_tokens=0"),
@@ -250,6 +258,13 @@ def test_a_value_model_is_in_the_plan_with_its_memory_and_its_flops() -> None:
 def test_a_value_model_without_its_objective_cannot_be_planned_and_the_reverse(options: list[str]) -> None:
     with pytest.raises(ValueError, match=r"objective\.value=true"):
         planned("debug/rl.yaml", "--memory=1GB", *options)
+
+
+def test_a_config_that_names_no_objective_is_planned_by_the_modules_own() -> None:
+    named, unnamed = (planned("debug/rl.yaml", "--memory=1GB", *more) for more in ([], ["--objective=null"]))
+    assert named.settings.objective is not None
+    assert type(unnamed.settings.objective) is type(named.settings.objective)
+    assert unnamed.peak == named.peak
 
 
 MESHES = {"fsdp": (1, 16, 1, False), "hybrid": (2, 8, 1, True), "fsdp_tp": (1, 8, 2, False)}

@@ -54,7 +54,7 @@ def chat(
 
 
 def device_of(name: str) -> str:
-    """ValueError for what is no device here."""
+    """The device by that name; ValueError for what is no device here."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -67,7 +67,7 @@ def device_of(name: str) -> str:
 
 
 class Chat:
-    """Reads lines until they end."""
+    """The loop of a chat, which reads lines until they end."""
 
     def __init__(self, conversation: Conversation, display: Display) -> None:
         self.conversation, self.display = conversation, display
@@ -88,7 +88,7 @@ class Chat:
         return int(self.failed > 0 and not self.prompt)
 
     def _take(self, line: str) -> bool:
-        """Whether the chat goes on."""
+        """Answer a question or obey a command, and say whether the chat goes on."""
         try:
             if not line.startswith("/"):
                 self._ask(line)

@@ -14,7 +14,7 @@ from dirl.types import DecodingParams, GenerationRequest, Trajectory
 
 
 class InterruptedAnswer(Exception):
-    """Somebody has seen enough of an answer."""
+    """Raised to end an answer of which somebody has seen enough."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Words:
     """What of an answer is known so far."""
 
     text: str
-    """Of all tokens in front of the first masked one."""
+    """The text of all tokens in front of the first masked one."""
     done: str
     """The part of it in finished blocks, to which nothing is added but at its end."""
-    rest: tuple[str | int, ...] = ()
-    """Behind it in the block under way: texts, and numbers of masked tokens."""
+    unfinished: tuple[str | int, ...] = ()
+    """What stands behind it in the block under way: texts, and numbers of masked tokens."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Conversation:
         return answer
 
     def _within_room(self, prompt_tokens: int) -> DecodingParams:
-        """No more tokens than the model has positions for."""
+        """The settings, with no more tokens than the model has positions for."""
         most = getattr(self.description.config, "max_position_embeddings", None)
         if most is None:
             return self.decoding

@@ -70,7 +70,7 @@ class LiveDisplay:
             self.printed = whole
         line = styled(words.done[self.printed :].rstrip(HALF))
         line.append(printable(words.text[max(len(words.done), self.printed) :]), "bold")
-        for piece in words.rest:
+        for piece in words.unfinished:
             line.append(MASK * piece if isinstance(piece, int) else printable(piece), "dim" * isinstance(piece, int))
         self.live.update(_Tail(line), refresh=True)
 
@@ -90,7 +90,7 @@ class LiveDisplay:
 
 
 class _Tail:
-    """As many of the last lines of a text as the terminal has room for: more could not be drawn anew."""
+    """The last lines of a text, as many as the terminal has room for: more could not be drawn anew."""
 
     def __init__(self, text: Text) -> None:
         self.text = text

@@ -11,7 +11,7 @@ STRATEGIES = {
     "static": "low_confidence_static",
     "sequential": "sequential",
 }
-"""Short names."""
+"""The short names of the decoding strategies."""
 
 
 def whole(text: str) -> int:

@@ -14,12 +14,12 @@ from dirl.types import Prompt, Trajectory
 
 @dataclass
 class AnswersFile:
-    """Of one task, in whole portions; without a path they are in memory alone."""
+    """The answers to one task, in whole portions; without a path they are in memory alone."""
 
     path: Path | None
 
     def read(self) -> dict[tuple[str, int], Trajectory]:
-        """What is there, by prompt and number."""
+        """The trajectories that the file holds, by prompt and number."""
         if self.path is None or not self.path.is_file():
             return {}
         cut(self.path, whole_lines(self.path))  # a killed process may leave half a line
@@ -39,7 +39,7 @@ def answer(
     portion: int,
     finished: Callable[[int], None] = lambda count: None,
 ) -> dict[str, list[Trajectory]]:
-    """By prompt id, in the order of their numbers.
+    """The trajectories by prompt id, in the order of their numbers.
 
     Args:
         load: gives the engine with its weights; called where anything is left to be made.
@@ -66,7 +66,7 @@ def answer(
 
 
 def check_same(prompts: Sequence[Prompt], known: dict[tuple[str, int], Trajectory], path: Path | None) -> None:
-    """ValueError for trajectories of other prompts."""
+    """Raise ValueError for trajectories of other prompts."""
     for prompt in prompts:
         if known[prompt.prompt_id, 0].prompt_ids != prompt.input_ids:
             raise ValueError(

@@ -12,7 +12,7 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 OVERRULED = {"temperature": "temperature", "max_response_tokens": "max_gen_toks", "stop_strings": "until"}
 """Options of decoding that a task says itself, and their names among its generation_kwargs."""
 DEFAULT_LENGTH = 256
-"""Of lm_eval, where a task says nothing."""
+"""The limit of length that lm_eval has where a task says nothing."""
 
 
 def decoding_of(base: DecodingParams, asked: Mapping[str, Any]) -> DecodingParams:
@@ -33,7 +33,7 @@ def decoding_of(base: DecodingParams, asked: Mapping[str, Any]) -> DecodingParam
 
 
 def check_decoding(name: str, base: DecodingParams) -> None:
-    """ValueError for what a task decides itself."""
+    """Raise ValueError for a setting that a task decides itself."""
     default = DecodingParams()
     for option, kwarg in OVERRULED.items():
         if (value := getattr(base, option)) != getattr(default, option):
@@ -54,6 +54,6 @@ def ignored(asked: Mapping[str, Any]) -> list[str]:
 
 
 def cut(text: str, until: Sequence[str]) -> str:
-    """Up to, without, the first stop sequence in it."""
+    """The text up to, and without, the first stop sequence in it."""
     places = [place for stop in until if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text

@@ -34,7 +34,7 @@ class Loaded:
 
 
 def load_tasks(asked: LMEval) -> Loaded:
-    """ValueError for names that are unknown, and tasks that do not generate."""
+    """Raise ValueError for names that are unknown, and tasks that do not generate."""
     for path in asked.include_path or []:
         if not Path(path).is_dir():
             raise ValueError(f"task.include_path={path!r}: no such folder; name one with task files of lm_eval (YAML)")
@@ -64,7 +64,7 @@ def load_tasks(asked: LMEval) -> Loaded:
 
 
 def _manager(asked: LMEval) -> Any:
-    """With the tasks of one's own alone, if they are all that is named: the package has 14,000 files."""
+    """A manager of one's own tasks alone, if they are all that is named: the package has 14,000 files."""
     from lm_eval.tasks import TaskManager
 
     if asked.include_path:

@@ -61,7 +61,7 @@ class EngineLM(LM):
         super().__init__()
         self.description, self.base, self.answer, self.check = description, base, answer, check
         self.answers: dict[str, Answers] = defaultdict(Answers)
-        """By task."""
+        """The responses to each task, by its name."""
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The response to each request, up to its first stop sequence; a prompt stands there once for each repeat."""
@@ -81,7 +81,7 @@ class EngineLM(LM):
         return texts
 
     def text(self, task: str, trajectory: Trajectory) -> str:
-        """Of a response, cut at the task's stop sequences."""
+        """The text of a response, cut at the task's stop sequences."""
         said = response_text(trajectory, self.description.tokenizer)
         return cut(said, self.answers[task].until[trajectory.prompt_id])
 

@@ -19,7 +19,7 @@ OF_REWARDS = ("reward", "accuracy")
 
 
 def named_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    """Of a task or group: METRIC,FILTER as lm_eval names them, their standard errors as METRIC,FILTER/stderr."""
+    """The metrics of a task or group: METRIC,FILTER as lm_eval names them, standard errors as METRIC,FILTER/stderr."""
     values: dict[str, float] = {}
     for name, value in found.items():
         if not isinstance(value, int | float) or "," not in name:
@@ -40,7 +40,7 @@ def judging_metric(rows: Sequence[Row]) -> str | None:
 
 
 def problems_of(rows: Sequence[Row], task: str, model: "EngineLM", judge: str | None) -> list[Problem]:
-    """In the order of the problems; each response has the verdict on its problem, which lm_eval judges as one."""
+    """The problems in their order; each response has the verdict on its problem, which lm_eval judges as one."""
     by_problem: dict[str, list[Row]] = {}
     for row in rows:
         by_problem.setdefault(str(row["doc_id"]), []).append(row)
@@ -91,7 +91,7 @@ def measures(problems: Sequence[Problem], block_size: int, judged: bool, resampl
 
 
 def sample_row(row: Row) -> dict[str, Any]:
-    """As lm_eval logs it, without marks, as plain values."""
+    """A sample as lm_eval logs it, without marks, as plain values."""
     return {name: _plain(value) for name, value in row.items()}
 
 

@@ -8,12 +8,12 @@ from importlib import resources
 
 @dataclass(frozen=True)
 class RemoteCode:
-    """For `trust_remote_code=True`."""
+    """The code of an exported model, which transformers runs with `trust_remote_code=True`."""
 
     auto_map: Mapping[str, str]
-    """Of config.json: transformers' Auto class -> MODULE.CLASS."""
+    """What config.json says of it: transformers' Auto class -> MODULE.CLASS."""
     files: Mapping[str, bytes]
-    """Name -> content."""
+    """The files by name, with their content."""
 
 
 @cache

@@ -27,7 +27,7 @@ BUILT_AS = {
 
 
 class LLaDA2Family(ModelFamily):
-    """With random weights it has 8 experts in 4 groups, of which a token takes 2 of 2 groups, and a shared one."""
+    """LLaDA2; new ones have 8 experts in 4 groups, of which a token takes 2 of 2 groups, and a shared one."""
 
     model_types = ("llada2_moe",)
     parts = Parts(embedding="model.word_embeddings")

@@ -48,7 +48,7 @@ def adapted(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def low_ranks(module: nn.Module) -> dict[str, LowRank]:
-    """Of the weights that have one, by the names that the weights have without adapters."""
+    """The factors of the weights that have them, by the names that these have without adapters."""
     return {
         f"{name}.weight": LowRank(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, layer.scaling[ADAPTER])
         for name, layer in adapted(module)
@@ -61,12 +61,12 @@ def is_adapters(name: str) -> bool:
 
 
 def own_name(name: str) -> str:
-    """Of a tensor of the backbone, its name in a model without adapters."""
+    """The name that a tensor of the backbone has in a model without adapters."""
     return name.replace(".base_layer.", ".")
 
 
 def names_with_adapter(name: str) -> tuple[str, str, str]:
-    """Of the weight `name` of a layer with an adapter: its own name there, and those of the factors, `down` first."""
+    """Names in a layer with an adapter: that of the weight `name` itself, and those of its factors, `down` first."""
     owner, _, leaf = name.rpartition(".")
     return (
         f"{owner}.base_layer.{leaf}",

@@ -23,7 +23,7 @@ class PlainDecoder:
     decoder: type[nn.Module]
     layer: type[nn.Module]
     norm: type[nn.Module]
-    """With `weight` and `variance_epsilon`."""
+    """The class of its norms, which have `weight` and `variance_epsilon`."""
     mlp: type[nn.Module]
     """One in a layer's `mlp` is computed here; one of another class is called."""
     input_norm: str = "input_layernorm"

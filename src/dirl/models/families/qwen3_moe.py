@@ -33,7 +33,7 @@ class SDARMoeForCausalLM(Qwen3MoeForCausalLM):
     _can_set_experts_implementation_cached_value = True
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
-        """As `dirl.models.experts` computes them, unless the config says otherwise."""
+        """The experts are computed as `dirl.models.experts` does, unless the config says otherwise."""
         return super().get_correct_experts_implementation(requested_experts or experts_implementation())
 
 

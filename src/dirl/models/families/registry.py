@@ -43,7 +43,7 @@ def register_models() -> None:
 
 
 def families() -> tuple[ModelFamily, ...]:
-    """All that are known, each once."""
+    """All families that are known, each once."""
     register_models()
     return tuple(dict.fromkeys(_BY_TYPE.values()))
 

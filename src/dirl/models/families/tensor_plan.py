@@ -7,7 +7,7 @@ from dirl.models.families.plain_decoder import PlainDecoder
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """Of a layer in which attention and MLP each read the output of a norm and are added to the stream.
+    """How to cut a layer in which attention and MLP each read the output of a norm and are added to the stream.
 
     A process of a tensor-parallel group has some of the heads, and some of the MLP's inner columns; the stream between
     layers, the norms on it, embedding and head are whole on each. What is not named here is refused.
@@ -24,7 +24,7 @@ class TensorPlan:
 
     @classmethod
     def of(cls, plain: PlainDecoder) -> "TensorPlan":
-        """Of a decoder whose arithmetic is known."""
+        """The plan of a decoder whose arithmetic is known."""
         return cls(
             columns=(plain.query, plain.key, plain.value, plain.gate, plain.up),
             rows=(plain.output, plain.down),
@@ -34,5 +34,5 @@ class TensorPlan:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """All of a layer that have parameters."""
+        """The names of all modules of a layer that have parameters."""
         return (*self.columns, *self.rows, *self.entries, *self.head_norms)

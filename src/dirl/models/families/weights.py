@@ -63,7 +63,7 @@ def split_experts(name: str, value: Tensor) -> Iterator[Named]:
 
 
 def weight_shapes(family: "ModelFamily", backbone: nn.Module) -> dict[str, torch.Size]:
-    """Of `family.weights`, by the same names and in the same order; nothing is gathered."""
+    """The shapes of `family.weights`, by the same names and in the same order; nothing is gathered."""
     empty = ((name, torch.empty(value.shape, device="meta")) for name, value, _ in base_tensors(backbone))
     return {part: view.shape for name, value in empty for part, view in family.split(name, value)}
 

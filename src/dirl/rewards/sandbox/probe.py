@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def start_many(count: int = 64) -> None:
-    """RuntimeError where threads, which count as processes, are limited."""
+    """Start many threads; RuntimeError where these, which count as processes, are limited."""
     over = threading.Event()
     try:
         for _ in range(count):

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 MAX_BYTES = 16 << 20
-"""Of a message; what is larger is no answer that a test could want."""
+"""The largest message; what is larger is no answer that a test could want."""
 LARGE = 1 << 60
 """From here on an integer is sent in hexadecimal: Python refuses to read very long decimal ones."""
 _empty: dict[str, str] = {}

@@ -225,7 +225,13 @@ class _ModelAgent(DLLMModelAgentStrategy):
 
 
 class _EarliestStop(DLLMStoppingCriteria):
-    """A response ends at the earliest of stop token (after the prompt) and length limit."""
+    """What tells LMDeploy that a sequence decodes no further block: a stop token of the response, or the length limit.
+
+    `dirl.rollout.response.response_end` says of a finished response where it ends and why. LMDeploy has to know before
+    that, on the device and of a batch at once, as it begins the next forward before the host has seen this one's
+    tokens. So this is the same rule in tensors, and a test holds the two together. Stop strings the host finds, a
+    forward later (`TracedSequences`).
+    """
 
     def clone(self) -> "_EarliestStop":
         return _EarliestStop(self.num_appendable_ids, self.output_start_pos)

@@ -17,7 +17,7 @@ class NotIndependentError(RuntimeError):
 
 
 def check_settings(spec: ModelSpec, device: str, page_tokens: int, prefill_tokens: int, max_batch_size: int) -> None:
-    """ValueError for a device, block size or number of tokens that LMDeploy does not take."""
+    """Raise ValueError for a device, block size or number of tokens that LMDeploy does not take."""
     size = spec.block_size
     if torch.device(device).type != "cuda":
         raise ValueError(f"the LMDeploy engine needs a CUDA device, not {device!r}: use dirl.rollout.TorchEngine")
@@ -34,7 +34,7 @@ def check_settings(spec: ModelSpec, device: str, page_tokens: int, prefill_token
 
 
 def check_parallel(tp: int, shape: ModelShape, device: str) -> None:
-    """ValueError where a model's layers cannot be divided among `tp` GPUs, or there are not so many to take."""
+    """Raise ValueError where a model's layers cannot be divided among `tp` GPUs, or there are not so many to take."""
     if tp == 1:
         return
     heads = shape.num_key_value_heads
@@ -64,7 +64,7 @@ def check_parallel(tp: int, shape: ModelShape, device: str) -> None:
 
 
 def check_lengths(requests: Sequence[GenerationRequest], decoding: DecodingParams, block_size: int, room: int) -> None:
-    """ValueError where a prompt and its response do not fit into the cache.
+    """Raise ValueError where a prompt and its response do not fit into the cache.
 
     Args:
         room: positions that a sequence may have.

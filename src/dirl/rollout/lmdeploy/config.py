@@ -16,7 +16,7 @@ def engine_config(
     prefill_tokens: int,
     tp: int,
 ) -> PytorchEngineConfig:
-    """Of `LMDeployEngine`'s options; weights come later."""
+    """LMDeploy's config for the options of `LMDeployEngine`; weights come later."""
     return PytorchEngineConfig(
         tp=tp,
         dtype=dtype,
@@ -34,7 +34,7 @@ def engine_config(
 
 
 def generation_config(max_response_tokens: int, stop_tokens: Sequence[int], seed: int) -> GenerationConfig:
-    """Of one request. Drawing is ours: LMDeploy need not prepare its own."""
+    """The settings of one request. Drawing is ours: LMDeploy need not prepare its own."""
     return GenerationConfig(
         max_new_tokens=max_response_tokens,
         stop_token_ids=list(stop_tokens),

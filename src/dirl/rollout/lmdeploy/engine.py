@@ -68,6 +68,7 @@ class LMDeployEngine(RolloutEngine):
     """
 
     concurrent = True
+    libraries = ("lmdeploy",)
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ def serve(seat: Seat, connection: Connection) -> None:
 
 
 class FirstRankGoneError(Exception):
-    """Its end of the connection is closed."""
+    """Raised when the first rank's end of the connection is closed."""
 
 
 class Follower:
@@ -54,7 +54,7 @@ class Follower:
         self.orders: asyncio.Queue[tuple[str, tuple[Any, ...]] | None] = asyncio.Queue()
         self.agent: Any = None
         self.given = self.done = 0
-        """Forwards."""
+        """Forwards that were ordered, and those that are done."""
 
     async def obey(self) -> None:
         # A thread of its own, so that the first rank never waits to be read while this one waits for it in a forward.

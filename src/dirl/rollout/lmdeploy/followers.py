@@ -20,7 +20,7 @@ GONE_S = 1.0
 
 
 def serve(seat: Seat, connection: Connection) -> None:
-    """Imports LMDeploy in the new process, and not here."""
+    """What the new process runs: LMDeploy is imported there, and not here."""
     from dirl.rollout.lmdeploy import follower
 
     follower.serve(seat, connection)
@@ -86,7 +86,7 @@ class Followers:
         found += self.answers()
 
     async def watch(self) -> None:
-        """EnginesLostError when one has ended."""
+        """Raise EnginesLostError when one of them has ended."""
         while True:
             for rank, process in enumerate(self.processes, 1):
                 if not process.is_alive():
@@ -126,7 +126,7 @@ class Followers:
         return value
 
     def _lost(self, rank: int) -> EnginesLostError:
-        """Of one that has ended: with what it said last."""
+        """The error for a follower that has ended, with what it said last."""
         connection, process = self.connections[rank - 1], self.processes[rank - 1]
         process.join(1)
         while connection.poll():

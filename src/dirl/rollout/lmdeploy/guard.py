@@ -69,7 +69,7 @@ def check_lmdeploy() -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """Of a file's content; empty if there is no such file."""
+    """A digest of a file's content; empty if there is no such file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 

@@ -20,7 +20,7 @@ def check_served(config: PreTrainedConfig) -> None:
 
 
 def write_model_folder(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
-    """Config and tokenizer, no weights."""
+    """Write config and tokenizer into the folder, and no weights."""
     values = config.to_dict()
     values["model_type"], values["dtype"] = exported_type(config), dtype
     values["architectures"] = [architecture(values["model_type"])]

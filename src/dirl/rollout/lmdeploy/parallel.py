@@ -22,7 +22,7 @@ from dirl.rollout.remote.weight_transfer import Staging, entries_of
 
 
 def parallel_executor(seat: Seat, tracing: Tracing) -> Callable[..., "ParallelExecutor"]:
-    """Stands where LMDeploy's `build_executor` does."""
+    """An executor of several ranks, called where LMDeploy calls its own `build_executor`."""
 
     def build(
         model_path: str,

@@ -51,7 +51,7 @@ class RankGroup:
         return DistContext(rank=self.rank, dist_config=dist_config, **parts)
 
     def abort(self) -> None:
-        """What waits for a rank that is gone ends."""
+        """End whatever waits for a rank that is gone."""
         self.group.abort()
 
 

@@ -44,7 +44,7 @@ class Tracing:
     drawing: Drawing = "auto"
     decoding: DecodingParams = DecodingParams()
     strings: StopStrings | None = None
-    """Of `decoding`."""
+    """The stop strings of `decoding`."""
     traces: dict[int, Trace] = field(default_factory=dict)
     """Finished ones by session id."""
     broken: set[int] = field(default_factory=set)
@@ -64,9 +64,9 @@ class TracedSequence(SchedulerSequenceDLLM):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.blocks: list[Block] = []
-        """Complete ones."""
+        """Blocks that are complete."""
         self.response_ids: list[int] = []
-        """Of those that were looked at for stop strings."""
+        """The ids of the blocks that were looked at for stop strings."""
         self.looked_at = 0
         self.row = -1
         self.forward = 0
@@ -106,14 +106,14 @@ class TracedSequence(SchedulerSequenceDLLM):
         return len(self.response_ids) > begin and strings.end(self.response_ids, begin) is not None
 
     def complete_block(self) -> None:
-        """As LMDeploy counts a block whose last token has been committed."""
+        """Count a block whose last token has been committed, as LMDeploy does."""
         size = self.dllm_block_length
         new = size - self._num_valid_ids % size
         self._num_valid_ids += new
         self.num_new_tokens += new
 
     def open_block(self, tokens: np.ndarray) -> None:
-        """As LMDeploy goes on to the next block when the final keys of this one, `tokens` [B], are written."""
+        """Go on to the next block, as LMDeploy does when the final keys of this one, `tokens` [B], are written."""
         strategy, start = self._strategy, self._num_history_ids
         self.history_cache[start:], self.history_dllm_mask[start:] = tokens, consts.DLLM_CACHED
         self.history_cache.append(strategy.new_tokens)
@@ -167,7 +167,7 @@ class RunningBlocks:
         return np.flatnonzero(runs & (np.isnan(logprobs) & (self.state == consts.DLLM_MASKED)).any(1))
 
     def renew(self, rows: np.ndarray) -> None:
-        """The next block begins in these rows."""
+        """Begin the next block in these rows."""
         self.tokens[rows], self.state[rows], self.steps[rows] = self.mask_token, consts.DLLM_MASKED, 0
         self.forward[rows] = 0
 
@@ -224,7 +224,7 @@ class TracedSequences(DLLMSequenceStrategy):
         return finished
 
     def _end_broken(self, sequences: list[TracedSequence]) -> None:
-        """No token more of these: their logits are not finite."""
+        """End these, without a token more: their logits are not finite."""
         for sequence in sequences:
             self.tracing.broken.add(sequence.session_id)
             if sequence.status == MessageStatus.RUNNING:

@@ -49,7 +49,7 @@ class EngineServer:
         self.stopping = threading.Event()
         self.lease = Lease()
         self.receivers: dict[str, WeightReceiver] = {}
-        """By their token: connections of trainers that push weights."""
+        """The connections of trainers that push weights, by their token."""
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[self._guard])
@@ -140,7 +140,7 @@ class EngineServer:
         lines.put_nowait(last)
 
     def _run(self, call: Call, say: Callable[[Line], None], left: threading.Event) -> Line:
-        """In a thread of the engine's; returns the last line."""
+        """Work in a thread of the engine's; returns the last line."""
         engine = self.engine
         if reason := self._refusal(call):
             return Line(engine.heartbeat, failure=Failure("refused", reason))

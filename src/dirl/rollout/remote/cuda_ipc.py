@@ -12,7 +12,7 @@ class CudaHandle:
     """What torch needs to map a storage; the bytes are in base64."""
 
     uuid: str
-    """Of the GPU: its number differs between processes."""
+    """The GPU's own id: its number differs between processes."""
     memory: str
     size: int
     offset: int

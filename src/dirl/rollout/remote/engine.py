@@ -177,7 +177,7 @@ class ServerEngine(RolloutEngine):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _agree_on_the_run(self, ranks: int) -> None:
-        """Before the first push: until then all ranks wait for servers that no run holds."""
+        """Agree before the first push: until then all ranks wait for servers that no run holds."""
         if self.run is None:
             names = [run_name()] * ranks
             if ranks > 1:
@@ -246,7 +246,7 @@ class ServerEngine(RolloutEngine):
 
 
 def run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Until it is stopped."""
+    """Run the loop of the connections until it is stopped."""
     try:
         loop.run_forever()
     finally:

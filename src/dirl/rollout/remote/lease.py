@@ -23,7 +23,7 @@ class Lease:
 
     @property
     def holder(self) -> str | None:
-        """The run that no other may push out."""
+        """The run that the server works for, and that no other may push out."""
         return self.run if self._holders else None
 
     def take(self, run: str, connection: object) -> None:
@@ -42,7 +42,7 @@ class Lease:
 
 
 class LeaseError(Exception):
-    """The server works for another run."""
+    """Raised where the server works for another run."""
 
 
 def busy(run: str) -> str:

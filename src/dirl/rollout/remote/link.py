@@ -47,7 +47,7 @@ class ServerLink:
         self.run = ""
         """Whose work it is; known from the first push on."""
         self.health: Health | None = None
-        """As of the last check."""
+        """What the server said of itself at the last check."""
         self.alive = False
         self.reason = "it has not been reached yet"
         """Why it is not alive."""
@@ -56,9 +56,9 @@ class ServerLink:
         self.silent_s = 0.0
         """Seconds since the last trajectory or heartbeat; 0 without work."""
         self.heartbeat = 0
-        """Of its engine."""
+        """The heartbeat of its engine, as it was last heard of."""
         self.signs = 0
-        """Of life, so far."""
+        """How many signs of life it has given so far."""
         self.calls: set[asyncio.Task] = set()
         self.sender: WeightSender | None = None
 
@@ -154,7 +154,7 @@ class ServerLink:
 
     @contextmanager
     def breaking(self) -> Iterator[None]:
-        """Trouble with the connection is ServerLostError."""
+        """Raise ServerLostError for trouble with the connection."""
         try:
             yield
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -178,7 +178,7 @@ def check_url(url: str) -> str:
 
 
 def common_dtype(links: Sequence[ServerLink]) -> torch.dtype | None:
-    """Of the engines of all servers that are there; None: they differ, and each casts what comes by itself."""
+    """The dtype of all engines whose servers are there; None: they differ, and each casts what comes by itself."""
     found = {link.health.dtype for link in links if link.alive}
     name = found.pop() if len(found) == 1 else None
     return None if name is None else DTYPES[name]
@@ -186,7 +186,7 @@ def common_dtype(links: Sequence[ServerLink]) -> torch.dtype | None:
 
 @contextmanager
 def garbage() -> Iterator[None]:
-    """What cannot be read is ServerLostError."""
+    """Raise ServerLostError for what cannot be read."""
     try:
         yield
     except ValueError as error:

@@ -25,7 +25,7 @@ class RelayStore(Store):
         self._tell = tell
 
     def arrive(self, key: str, value: bytes) -> None:
-        """The other end has set this."""
+        """Take a value that the other end has set."""
         self._kept.set(key, value)  # type: ignore[arg-type]  # torch's stub says str; bytes are what it takes
 
     def set(self, key: str, value: bytes) -> None:  # type: ignore[override]  # as above
@@ -42,5 +42,5 @@ class RelayStore(Store):
         return self._kept.check(keys)
 
     def add(self, key: str, amount: int) -> int:
-        """Counts of this end alone."""
+        """Add to a counter that this end alone has."""
         return self._kept.add(key, amount)

@@ -68,7 +68,7 @@ class ServerUpdate:
         return self.verdicts | {link.url: Verdict(link.health) for link in self.open}
 
     async def abort(self) -> None:
-        """The weights broke off on this side."""
+        """Give the update up, as the weights broke off on this side."""
         await self._each(link.drop_sender() for link in self.open)
 
     async def _each(self, steps) -> None:

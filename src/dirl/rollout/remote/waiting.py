@@ -15,7 +15,7 @@ FIRST_WORD_S, WORD_S = 1.0, 10.0
 
 
 async def wait_for(links: Sequence[ServerLink], timeout_s: float) -> None:
-    """Until all servers are there, or the time is over; ValueError if one can never serve this run."""
+    """Wait until all servers are there, or the time is over; ValueError if one can never serve this run."""
     deadline = time.monotonic() + timeout_s
     telling = asyncio.create_task(tell_who_is_missing(links, timeout_s))
     try:

@@ -28,7 +28,7 @@ class Entry:
 
     key: str
     value: str
-    """In hexadecimal digits."""
+    """The value, in hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Order:
 
     kind: Literal["group", "store", "begin", "bucket", "end"]
     run: str = ""
-    """Of `begin`: who it is (see `dirl.rollout.remote.lease`)."""
+    """With `begin`, the run that pushes (see `dirl.rollout.remote.lease`)."""
     policy_version: int = -1
     timeout_s: float = 0.0
-    """Of the NCCL group."""
+    """The timeout of the NCCL group."""
     entry: Entry | None = None
     tensors: list[TensorEntry] = dataclasses.field(default_factory=list)
     handle: CudaHandle | None = None
@@ -52,6 +52,6 @@ class Reply:
 
     kind: Literal["group", "store", "ready", "send", "taken", "done", "failure"]
     token: str = ""
-    """Of `send`: the bytes go to /weights/TOKEN."""
+    """With `send`, where the bytes go: to /weights/TOKEN."""
     entry: Entry | None = None
     failure: Failure | None = None

@@ -34,7 +34,7 @@ class WeightReceiver:
     """
 
     backend: Literal["nccl", "gloo"] = "nccl"
-    """Of the group: gloo stands in for NCCL in tests."""
+    """The backend of the group: gloo stands in for NCCL in tests."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class WeightReceiver:
         self.store: RelayStore | None = None
         self.orders: SimpleQueue[Order | None] = SimpleQueue()
         self.room: Tensor | None = None
-        """Of the bucket that is waited for; its bytes come in another request."""
+        """The room of the bucket that is waited for; its bytes come in another request."""
         self.arrival: asyncio.Future[None] | None = None
         self.work: set[asyncio.Task] = set()
         self.updating = self.left = False
@@ -131,7 +131,7 @@ class WeightReceiver:
             await self._fail(error)
 
     def _tell(self, key: str, value: bytes) -> None:
-        """In a thread of the process group."""
+        """Send an entry of the store to the trainer; called in a thread of the process group."""
         self._say_from_thread(Reply("store", entry=Entry(key, value.hex())))
 
     async def _update(self, policy_version: int) -> None:
@@ -143,7 +143,7 @@ class WeightReceiver:
             await self._fail(error)
 
     def _apply(self, policy_version: int) -> None:
-        """In the engine's thread. An update that breaks off leaves version -1, which gets no work."""
+        """Apply an update, in the engine's thread. One that breaks off leaves version -1, which gets no work."""
         self.engine.policy_version = -1
         self._say_from_thread(Reply("ready"))
         try:
@@ -179,7 +179,7 @@ class WeightReceiver:
         return self.group
 
     async def _receive(self, size: int) -> Tensor:
-        """By HTTP, into memory of this host."""
+        """Receive a bucket by HTTP, into memory of this host."""
         flat = self.room = torch.empty(size, dtype=torch.uint8)
         self.arrival = self.loop.create_future()
         if self.left:
@@ -207,7 +207,7 @@ class WeightReceiver:
 
 
 async def fill(room: memoryview, content: aiohttp.StreamReader) -> None:
-    """ValueError unless exactly as many bytes come as there is room for."""
+    """Raise ValueError unless exactly as many bytes come as there is room for."""
     at = 0
     while piece := await content.readany():
         if at + len(piece) > len(room):

@@ -17,7 +17,7 @@ from dirl.rollout.remote.weight_transfer import TensorEntry, flat_bytes
 from dirl.rollout.remote.wire import dumps, loads
 
 CHUNK_BYTES = 1 << 20
-"""Of a bucket's bytes on their way through HTTP: larger ones are not faster."""
+"""The chunks of a bucket's bytes on their way through HTTP: larger ones are not faster."""
 
 
 class WeightSender:
@@ -108,7 +108,7 @@ class WeightSender:
         self.group = await in_thread(lambda: PairGroup(store, 0, backend, device, self.timeout_s))
 
     def _tell(self, key: str, value: bytes) -> None:
-        """In a thread of the process group."""
+        """Send an entry of the store to the server; called in a thread of the process group."""
         order = Order("store", entry=Entry(key, value.hex()))
         asyncio.run_coroutine_threadsafe(self.socket.send_str(dumps(order)), self.loop).result(self.timeout_s)
 
@@ -126,7 +126,7 @@ class WeightSender:
         return reply
 
     async def _read(self) -> None:
-        """Until the connection ends, by whatever: then None."""
+        """Read messages until the connection ends, by whatever; then None is the last."""
         try:
             async for message in self.socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:

@@ -37,7 +37,7 @@ class Health:
     cuda_devices: tuple[str, ...]
     """UUIDs of the GPUs that the server sees."""
     dtype: str | None
-    """Of the engine's weights; None: as they come."""
+    """The dtype of the engine's weights; None: as they come."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Call:
     run: str
     policy_version: int
     requests: dict[str, GenerationRequest]
-    """By an id that comes back with the trajectory."""
+    """The requests by an id that comes back with the trajectory."""
     decoding: DecodingParams
 
 
@@ -80,7 +80,7 @@ class Line:
     """One line of the answer to a call; `done` or `failure` is the last."""
 
     heartbeat: int
-    """Of the engine; a line without more is a sign of life."""
+    """The engine's heartbeat; a line without more is a sign of life."""
     id: str | None = None
     trajectory: Trajectory | None = None
     done: bool = False
@@ -93,7 +93,7 @@ def dumps(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Of dataclasses as deep as they go; `dataclasses.asdict` would copy every token, which takes ten times as long."""
+    """Plain values of nested dataclasses; `dataclasses.asdict` would copy every token, and take ten times as long."""
     if dataclasses.is_dataclass(value):
         return {name: _plain(item) for name, item in vars(value).items()}
     if isinstance(value, dict):
@@ -146,7 +146,7 @@ def _read_dataclass(cls: Any, value: Any, where: str) -> Any:
 
 
 def _check_finite(value: Any, where: str) -> None:
-    """Python's JSON reads NaN, Infinity and 1e999."""
+    """Refuse what is not finite: Python's JSON reads NaN, Infinity and 1e999."""
     if found := finite.first_not_finite(value, where):
         raise ValueError(f"{found}; numbers must be finite")
 

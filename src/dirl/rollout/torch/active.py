@@ -18,7 +18,7 @@ class InTheMaking:
 
     request: GenerationRequest
     number: int
-    """In the order in which they were admitted."""
+    """Its number in the order in which responses were admitted."""
     start: int
     """Absolute position of the current block."""
     response_ids: list[int] = field(default_factory=list)

@@ -32,7 +32,7 @@ from dirl.rollout.weights import checked
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 MASK_LINE = 16
-"""Keys."""
+"""The number of keys that are read is rounded up to a multiple of this."""
 
 Watch = Callable[[Sequence[Partial]], None]
 

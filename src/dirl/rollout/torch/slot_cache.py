@@ -24,7 +24,7 @@ class SlotCache:
         """[N * B * Hkv] in the memory of a layer, [slots * Hkv * length] rows."""
         rows = (m.view(len(m), -1, m.shape[-1]).unbind(0) for m in (self.keys, self.values))
         self._rows = list(zip(*rows, strict=True))
-        """Of each layer, keys and values as such rows."""
+        """Keys and values of each layer as such rows."""
         self._prompt_of_slot: Tensor | None = None
         self.span = 0
         self.more = torch.zeros(0, dtype=torch.long, device=device)
