@@ -45,7 +45,7 @@ class Throughput(L.Callback):
     """
 
     def __init__(self, peak_tflops: float | None = None, prog_bar: bool = True) -> None:
-        positive("Throughput", peak_tflops=peak_tflops)
+        positive("throughput", peak_tflops=peak_tflops)
         self.peak_tflops, self.prog_bar = peak_tflops, prog_bar
         self.step: _StepCount | None = None
         self.step_started = self.epoch_started = 0.0
@@ -169,10 +169,7 @@ def _peak_of(device: torch.device) -> float | None:
     name = torch.cuda.get_device_name(device)
     peak = known_peak(name)
     if peak is None:
-        rank_zero_warn(
-            f"no peak rate is known for {name!r}: utilisation is not logged; set peak_tflops of "
-            "dirl.callbacks.Throughput"
-        )
+        rank_zero_warn(f"no peak rate is known for {name!r}: utilisation is not logged; set throughput.peak_tflops")
     return peak
 
 

@@ -126,7 +126,7 @@ def test_rates_of_sft_count_response_tokens_and_a_cpu_has_no_utilisation(tmp_pat
 
 def test_a_gpu_of_unknown_name_is_told_how_to_get_its_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Abacus 3000")
-    with pytest.warns(UserWarning, match=r"'Abacus 3000'.*set peak_tflops of dirl\.callbacks\.Throughput"):
+    with pytest.warns(UserWarning, match=r"'Abacus 3000'.*set throughput\.peak_tflops"):
         assert _peak_of(torch.device("cuda")) is None
 
 
