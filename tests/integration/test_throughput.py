@@ -169,7 +169,7 @@ def test_peaks_are_found_by_the_name_of_the_device(name: str, peak: float | None
 
 
 def test_a_peak_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Throughput\.peak_tflops=0"):
+    with pytest.raises(ValueError, match=r"throughput\.peak_tflops=0"):
         Throughput(peak_tflops=0)
 
 
