@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dirl.batches import PackedBatch
 
-Found = dict[str, list[tuple[Tensor, Tensor]]]
+Found = dict[str, list[tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]]]
 """Name of a column -> positions in a row and the numbers that belong there."""
 
 
