@@ -8,8 +8,8 @@ from torch import Tensor
 
 from dirl.batches import PackedBatch
 
-Found = dict[str, list[tuple[Int64[Tensor, " n"], Float[Tensor, " n"]]]]
-"""Name of a column -> positions in a row and the numbers that belong there."""
+Found = dict[str, list[tuple[Int64[Tensor, " _"], Float[Tensor, " _"]]]]
+"""Name of a column -> positions in a row and the numbers that belong there, as many; they may come in parts."""
 
 
 def fill_in(batch: PackedBatch, found: Found) -> PackedBatch:

@@ -21,8 +21,8 @@ from dirl.models.families import ModelFamily, PlainDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
 
 Rows = tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]]
-Matrix = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]
-"""Weight [out, in] and bias [out]."""
+Matrix = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"] | None]
+"""Weight [out, in] and bias [out], of as many sizes as there are matrices in a layer."""
 
 
 def obstacle(family: ModelFamily, model: nn.Module) -> str | None:
