@@ -12,8 +12,8 @@ from tests import typechecker
 # Before anything imports them: beartype holds what these take and give against the shapes that they name. Not what the
 # compiler goes through, in dirl.attention.sdpa, flex and backend, dirl.models.experts and backbones.llada2: their tests
 # wrap the functions. Nor where any shape will do, in dirl.models.tensor_parallel and the families' `split`, nor
-# dirl.rollout.remote.update, which hands bytes on to weight_sender. The fields of NamedTuples (RowLoss, LowRank) are
-# beyond the hook.
+# dirl.rollout.remote.update, which hands bytes on to weight_sender; and dirl.rollout.lmdeploy.changes gets sequences of
+# LMDeploy's own from its tests. The fields of NamedTuples (RowLoss, LowRank) are beyond the hook.
 SHAPED = [
     *("dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"),
     *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals"),
@@ -25,7 +25,7 @@ SHAPED = [
     *(f"dirl.modules.{name}" for name in ("backward", "base", "columns", "guard", "learners", "optimization")),
     *(f"dirl.modules.{name}" for name in ("rl", "sft", "step_sums", "value")),
     "dirl.objectives",
-    *(f"dirl.rollout.lmdeploy.{name}" for name in ("changes", "rank_group")),
+    "dirl.rollout.lmdeploy.rank_group",
     *(f"dirl.rollout.remote.{name}" for name in ("cuda_ipc", "pair_group", "weight_sender", "weight_transfer")),
     *(f"dirl.rollout.torch.{name}" for name in ("active", "modules", "slot_cache", "stripped")),
 ]

@@ -43,7 +43,7 @@ NOT_HELD = {
     *("attention/backend.py", "attention/flex.py", "attention/sdpa.py", "models/experts.py"),
     *("models/backbones/llada2.py", "models/tensor_parallel.py"),
     *("models/families/base.py", "models/families/llada2.py", "models/families/qwen3_moe.py"),
-    "rollout/remote/update.py",
+    *("rollout/lmdeploy/changes.py", "rollout/remote/update.py"),
 }
 """Modules that name shapes to which the import hook does not hold them: tests/conftest.py says why."""
 
