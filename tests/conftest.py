@@ -9,14 +9,25 @@ import torch
 from jaxtyping import install_import_hook
 from tests import typechecker
 
-# Before anything imports them: beartype holds what these take and give against the shapes that they name. Not
-# dirl.diffusion.noise, whose settings say themselves what is wrong with them, nor what the compiler goes through, in
-# dirl.attention.sdpa, flex and backend: their tests wrap the functions.
+# Before anything imports them: beartype holds what these take and give against the shapes that they name. Not what the
+# compiler goes through, in dirl.attention.sdpa, flex and backend, dirl.models.experts and backbones.llada2: their tests
+# wrap the functions. Nor where any shape will do, in dirl.models.tensor_parallel and the families' `split`, nor
+# dirl.rollout.remote.update, which hands bytes on to weight_sender; and dirl.rollout.lmdeploy.changes gets sequences of
+# LMDeploy's own from its tests. The fields of NamedTuples (RowLoss, LowRank) are beyond the hook.
 SHAPED = [
     *("dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"),
     *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals"),
-    *("dirl.models.head", "dirl.models.chunked_head"),
-    *("dirl.batches", "dirl.diffusion.views", "dirl.packing.pieces"),
+    *("dirl.batches", "dirl.finite", "dirl.packing.pieces", "dirl.evaluation.problem_means", "dirl.rollout.weights"),
+    *(f"dirl.diffusion.{name}" for name in ("drawing", "noise", "views")),
+    *(f"dirl.models.{name}" for name in ("head", "chunked_head", "policy", "value", "mask_row")),
+    *(f"dirl.models.{name}" for name in ("adapter_files", "autoregressive", "checkpoint_weights", "export")),
+    *(f"dirl.models.{name}" for name in ("weight_files", "weight_writer", "families.low_rank", "families.weights")),
+    *(f"dirl.modules.{name}" for name in ("backward", "base", "columns", "guard", "learners", "optimization")),
+    *(f"dirl.modules.{name}" for name in ("rl", "sft", "step_sums", "value")),
+    "dirl.objectives",
+    "dirl.rollout.lmdeploy.rank_group",
+    *(f"dirl.rollout.remote.{name}" for name in ("cuda_ipc", "pair_group", "weight_sender", "weight_transfer")),
+    *(f"dirl.rollout.torch.{name}" for name in ("active", "modules", "slot_cache", "stripped")),
 ]
 install_import_hook(SHAPED, f"{typechecker.__name__}.check")
 

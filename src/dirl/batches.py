@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 IGNORE = -100
@@ -77,11 +77,11 @@ class PackedBatch:
         own = {f.name: fn(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "columns"}
         return PackedBatch(**own, columns={name: fn(value) for name, value in self.columns.items()})
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, " T"]]:
         """All of them by name, columns included."""
         return {**{name: value for name, value in vars(self).items() if name != "columns"}, **self.columns}
 
-    def with_columns(self, columns: Mapping[str, Tensor]) -> "PackedBatch":
+    def with_columns(self, columns: Mapping[str, Float[Tensor, " T"]]) -> "PackedBatch":
         """The row with these columns beside or in place of its own."""
         return dataclasses.replace(self, columns={**self.columns, **columns})
 

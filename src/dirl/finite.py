@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 
@@ -51,7 +52,7 @@ def _all_finite(values: list | tuple) -> bool:
         return False
 
 
-def check_weight(name: str, value: Tensor, where: str, remedy: str) -> Tensor:
+def check_weight(name: str, value: Shaped[Tensor, "*any"], where: str, remedy: str) -> Shaped[Tensor, "*any"]:
     """The value; NotFiniteError if a number in it is not finite.
 
     One sum tells that all are (an infinity or a NaN never adds up to a finite number), so nothing of its size is made.

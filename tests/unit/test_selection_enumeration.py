@@ -35,17 +35,25 @@ FactorFn = Callable[[DecodingParams, Probs, Mapping[int, int], Collection[int]],
 """As `reference.selection_log_factors`: (decoding, probs, committed, waiting) -> {waiting position: log F}."""
 
 
-class HeldLogits(nn.Module):
-    """A backbone that says the given logits [T, V], whatever it is asked."""
+class Told(nn.Module):
+    """A decoder that says the given logits [T, V], whatever it is asked."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
         self.logits = logits
-        self.lm_head = nn.Linear(logits.shape[-1], logits.shape[-1], bias=False, dtype=logits.dtype)
-        nn.init.eye_(self.lm_head.weight)  # the hidden states are the logits
 
-    def model(self, **inputs: Any) -> SimpleNamespace:
+    def forward(self, **inputs: Any) -> SimpleNamespace:
         return SimpleNamespace(last_hidden_state=self.logits[None])
+
+
+class HeldLogits(nn.Module):
+    """A backbone whose hidden states are the given logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.model = Told(logits)
+        self.lm_head = nn.Linear(logits.shape[-1], logits.shape[-1], bias=False, dtype=logits.dtype)
+        nn.init.eye_(self.lm_head.weight)
 
 
 def packed_forward(

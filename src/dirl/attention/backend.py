@@ -7,7 +7,7 @@
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
@@ -24,7 +24,7 @@ ATTENTION_NAME = "dirl"
 """`attn_implementation` of every model that this package loads."""
 
 Backend = Literal["auto", "flex", "segments", "dense"]
-AttentionMask = Tensor | SegmentMask | BlockMask
+AttentionMask = Bool[Tensor, "#N 1 Q K"] | SegmentMask | BlockMask
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -32,7 +32,8 @@ LEAST_WIDTH = 16
 COMPILATIONS = 64
 """How often the kernel may be compiled in one process, for as many kinds of inputs."""
 
-MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+_At = Int[Tensor, "*#pairs"]
+MaskMod = Callable[[_At, _At, _At, _At], Bool[Tensor, "*pairs"]]
 
 
 def mask_mod(begin: Int32[Tensor, "3 T"], end: Int32[Tensor, "3 T"]) -> MaskMod:

@@ -67,7 +67,12 @@ def draw_rows(
 
 
 def by_functions(
-    logits: Tensor, seeds: Tensor, positions: Tensor, forwards: Tensor, banned: Spans, decoding: DecodingParams
+    logits: Float[Tensor, "M V"],
+    seeds: Int64[Tensor, " M"],
+    positions: Int64[Tensor, " M"],
+    forwards: Int64[Tensor, " M"],
+    banned: Spans,
+    decoding: DecodingParams,
 ) -> Draws:
     """`draw_rows` by `dirl.diffusion.sampling`, on any device, with any cuts."""
     noise = uniform(seeds, positions, forwards)
@@ -79,7 +84,7 @@ def by_functions(
     return Draws(*parts[0]) if len(parts) == 1 else Draws(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def kernels_serve(logits: Tensor, decoding: DecodingParams) -> bool:
+def kernels_serve(logits: Float[Tensor, "M V"], decoding: DecodingParams) -> bool:
     """On CUDA, in at most fp32, where Triton is there and top-k, top-p or min-p cut nothing away."""
     return logits.is_cuda and logits.dtype != torch.float64 and not cuts(decoding) and _has_triton() and len(logits) > 0
 
@@ -142,13 +147,13 @@ def _difference(
 
 
 def fused(
-    logits: Tensor,
-    seeds: Tensor,
-    positions: Tensor,
-    forwards: Tensor,
+    logits: Float[Tensor, "M V"],
+    seeds: Int64[Tensor, " M"],
+    positions: Int64[Tensor, " M"],
+    forwards: Int64[Tensor, " M"],
     banned: Spans,
     decoding: DecodingParams,
-    wanted: Tensor | None = None,
+    wanted: Bool[Tensor, " M"] | None = None,
 ) -> Draws:
     """`draw_rows` by the kernels, which take no cuts. No wait of the host, nothing of the size of the logits."""
     from dirl.diffusion import drawing_kernels as kernels

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import fsum
 
 import torch
+from jaxtyping import Float64, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -30,8 +31,8 @@ class ProblemMeans(Metric):
     """
 
     full_state_update = False
-    keys: list[Tensor]
-    rows: list[Tensor]
+    keys: list[Int64[Tensor, " problems"]]
+    rows: list[Float64[Tensor, "problems metrics 2"]]
 
     def __init__(self, names: Sequence[str], resamples: int = 0, seed: int = 0) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float32
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ class AdapterFiles:
             f"its {CONFIG}, or train a new adapter"
         )
 
-    def read(self, name: str, base: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def read(self, name: str, base: tuple[int, int]) -> tuple[Float32[Tensor, "rank in"], Float32[Tensor, "out rank"]]:
         """Both factors of a layer whose matrix is [out, in]."""
         down, up = (
             check_weight(key, self.file.get_tensor(key), str(self.folder), "use another adapter") for key in _keys(name)

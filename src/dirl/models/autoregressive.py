@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -115,7 +116,7 @@ class GrownFiles(WeightFiles):
         super().__init__(files.folder, files.family, files.dtype)
         self.row, self.names = row, names
 
-    def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
+    def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Shaped[Tensor, "..."]:
         value = super().read(name, shape, dtype)
         return self.row.put_into(value) if name in self.names else value
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from dirl.checkpoints.reading import Contents, read
@@ -31,7 +32,9 @@ class CheckpointWeights(WeightFiles):
         self.folder, self.dtype = path, dtype  # the names are the backbone's own: no family puts them together
         self._opened: dict[str, Tensor] | None = None
 
-    def read(self, name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None) -> Tensor:
+    def read(
+        self, name: str, shape: torch.Size | None = None, dtype: torch.dtype | None = None
+    ) -> Shaped[Tensor, "..."]:
         """One tensor; with its adapter added, where it has one."""
         value = self._find(name)
         if value is None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal, Protocol, get_args
 
 import torch
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedConfig
@@ -19,7 +20,7 @@ from dirl.autocast import of_compute_type
 Experts = Literal["auto", "grouped", "loop"]
 """How the stretches meet their experts: torch's grouped product, one product for each expert, or what is possible."""
 
-Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+Product = Callable[[Float[Tensor, "S K"], Float[Tensor, "E N K"], Int32[Tensor, " E"]], Float[Tensor, "S N"]]
 """Rows [S, K] sorted by expert, matrices [E, N, K], end of each expert's stretch [E] int32 -> [S, N]."""
 
 
@@ -58,14 +59,14 @@ def _experts_forward(
 
 
 def weighted_experts(
-    hidden: Tensor,
-    index: Tensor,
-    weights: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    hidden: Float[Tensor, "T D"],
+    index: Int[Tensor, "T k"],
+    weights: Float[Tensor, "T k"],
+    gate_up: Float[Tensor, "E two_I D"],
+    down: Float[Tensor, "E D I"],
     activation: Callable[[Tensor], Tensor],
     product: Product,
-) -> Tensor:
+) -> Float[Tensor, "T D"]:
     """sum over the experts e of a token of w_e down_e (activation(gate_e x) * up_e x).
 
     The weight is applied before `down`, which is linear: there it is the narrowest, and its gradient needs no result
@@ -92,19 +93,23 @@ def weighted_experts(
     return _Collect.apply(product(inner, down, ends), order, place, choices, hidden.dtype)
 
 
-def grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def grouped_product(
+    rows: Float[Tensor, "S K"], matrices: Float[Tensor, "E N K"], ends: Int32[Tensor, " E"]
+) -> Float[Tensor, "S N"]:
     """All experts in one kernel; see `grouped_obstacle` for when it cannot be had."""
     if rows.is_cuda and torch.cuda.get_device_capability(rows.device)[0] >= 10:
         matrices = _ZeroIdleGradient.apply(matrices, ends)
     return torch._grouped_mm(rows, matrices.transpose(1, 2), offs=ends)
 
 
-def looped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def looped_product(
+    rows: Float[Tensor, "S K"], matrices: Float[Tensor, "E N K"], ends: Int32[Tensor, " E"]
+) -> Float[Tensor, "S N"]:
     """One product for each expert, in any dtype and of any size; the host waits for the sizes of the stretches."""
     return _products_one_by_one(rows, matrices, ends)
 
 
-def grouped_obstacle(rows: Tensor, matrices: Tensor) -> str | None:
+def grouped_obstacle(rows: Float[Tensor, "S K"], matrices: Float[Tensor, "E N K"]) -> str | None:
     """Why torch's grouped product cannot have these operands without a wait of the host; None: it can.
 
     On CUDA it is one kernel for bf16 alone, and torch.compile knows no other dtype of it on any device. It reads

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -52,7 +53,7 @@ def save_model(
     folder: str | Path,
     backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    state_dict: dict[str, Tensor] | None = None,
+    state_dict: dict[str, Shaped[Tensor, "..."]] | None = None,
 ) -> None:
     """Write a model that is whole in this process, in the dtype of its weights.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -18,7 +19,7 @@ class MaskRow:
     as_it_is: bool = False
     """The token is one that the model has been trained with; its row is kept."""
 
-    def put_into(self, value: Tensor) -> Tensor:
+    def put_into(self, value: Float[Tensor, "stored D"]) -> Float[Tensor, "rows D"]:
         """[stored, D] -> [rows, D]: the row, and those beyond what is stored, are the mean of the rows before it.
 
         The mean is taken in fp32, of weights as they are: cast first, then call this.

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.distributed.device_mesh import DeviceMesh
@@ -80,7 +81,7 @@ def keep_whole(module: nn.Module, mesh: DeviceMesh, called: bool = True) -> None
         _run(module, mesh)
 
 
-def local_weight(weight: Tensor) -> Tensor:
+def local_weight(weight: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
     """The whole of a weight that every process of a group computes with; of any other what it is.
 
     Each process has the same gradient of it, up to the last bits where kernels add in no fixed order: the mean of them

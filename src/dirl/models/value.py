@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,7 +20,7 @@ class ScalarHead(nn.Linear):
         super().__init__(hidden_size, 1, bias=False, dtype=dtype)
         nn.init.zeros_(self.weight)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
         return scalars(self.weight, hidden)
 
 
@@ -29,17 +30,19 @@ class ValueModel(BlockDiffusionLM):
     Where its modules lie, how it is sharded, recomputed and read from files is as of the policy.
     """
 
-    def forward(self, batch: PackedBatch, positions: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, batch: PackedBatch, positions: Int64[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
         """[N] fp32 values at positions [N] of a packed row."""
         return self.score_hidden(self.hidden_states(batch)[positions])
 
-    def score_hidden(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
+    def score_hidden(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:  # type: ignore[override]
         weight = self.part("head").weight
         assert isinstance(weight, Tensor)
         return scalars(local_weight(weight), hidden)
 
 
-def scalars(weight: Tensor, hidden: Tensor) -> Tensor:
+def scalars(weight: Float[Tensor, "1 D"], hidden: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
     """[N] products of weight [1, D] with hidden states [N, D], in fp32 or, of such weights, in double precision."""
     dtype = torch.promote_types(torch.float32, weight.dtype)
     with torch.autocast(hidden.device.type, enabled=False):

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -58,7 +59,7 @@ class WeightFiles:
         self.open.cache_clear()
         give_back()
 
-    def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Tensor:
+    def read(self, name: str, shape: torch.Size, dtype: torch.dtype | None = None) -> Shaped[Tensor, "..."]:
         """One tensor of the backbone, put together where the files keep it in parts.
 
         Args:

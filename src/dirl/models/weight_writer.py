@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
+from jaxtyping import Shaped
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -64,12 +65,12 @@ def check_size(size: str, name: str) -> None:
         raise ValueError(f"{name}={size!r}: write a whole number and its unit, e.g. 5GB or 500MB")
 
 
-def finite(name: str, value: Tensor) -> Tensor:
+def finite(name: str, value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
     """The value; ValueError if a number in it is not finite."""
     return check_weight(name, value, "export", "such a model is not written; go back to an earlier checkpoint")
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Shaped[Tensor, "..."]], path: Path) -> None:
     """A safetensors file; OSError if it cannot be written."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})

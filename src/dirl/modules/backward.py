@@ -6,19 +6,23 @@ from functools import reduce
 from operator import add
 
 import lightning as L
+from jaxtyping import Float
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from dirl.batches import PackedBatch
 
-LossFn = Callable[[PackedBatch, Tensor], dict[str, Tensor]]
+LossFn = Callable[[PackedBatch, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]
 """(micro-batch, divisor) -> its shares of the step's losses, by name; the gradient is that of their sum."""
 
 
 def backward(
-    module: L.LightningModule, micro_batches: list[PackedBatch], divisor: Tensor, loss_fns: Sequence[LossFn]
-) -> list[dict[str, Tensor]]:
+    module: L.LightningModule,
+    micro_batches: list[PackedBatch],
+    divisor: Float[Tensor, ""],
+    loss_fns: Sequence[LossFn],
+) -> list[dict[str, Float[Tensor, ""]]]:
     """The losses of each; their gradients are summed and, after the last one, reduced over the ranks.
 
     Args:

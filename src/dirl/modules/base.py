@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Shaped
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -146,7 +147,7 @@ class BlockDiffusionModule(WeightAccess):
         plan = scoring_plan(batch, self.model.spec, decoding, likelihood)
         return batch.map(self.to_device), plan.map(self.to_device)
 
-    def to_device(self, value: Tensor) -> Tensor:
+    def to_device(self, value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """The tensor on the module's device; it goes from the host through pinned memory, in the stream's order."""
         if self.device.type == "cuda" and not value.is_cuda:
             return value.pin_memory().to(self.device, non_blocking=True)
@@ -244,11 +245,11 @@ class BlockDiffusionModule(WeightAccess):
         most = self.largest_over_ranks(own)
         return step.micro_batches + [empty_batch(self.spec)] * (most - own)
 
-    def sum_over_ranks(self, value: Tensor) -> Tensor:
+    def sum_over_ranks(self, value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """Of what each share of a step has; the processes of a tensor-parallel group have the same."""
         return self.trainer.strategy.reduce(value.to(self.device), group=self.data_rank.group, reduce_op="sum")
 
-    def sum_over_processes(self, value: Tensor) -> Tensor:
+    def sum_over_processes(self, value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
         """Of what each process has made by itself, as of its rollouts."""
         return self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
 

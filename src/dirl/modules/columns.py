@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dirl.batches import PackedBatch
 
-Found = dict[str, list[tuple[Tensor, Tensor]]]
-"""Name of a column -> positions in a row and the numbers that belong there."""
+Found = dict[str, list[tuple[Int64[Tensor, " _"], Float[Tensor, " _"]]]]
+"""Name of a column -> positions in a row and the numbers that belong there, as many; they may come in parts."""
 
 
 def fill_in(batch: PackedBatch, found: Found) -> PackedBatch:

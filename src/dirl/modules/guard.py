@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dirl.batches import StepBatch
@@ -42,7 +43,9 @@ class StepGuard:
         """Take notice that a step was finite."""
         self.in_row = 0
 
-    def skip(self, trainer: L.Trainer, step: StepBatch, losses: Sequence[Tensor], loss: float, norm: float) -> None:
+    def skip(
+        self, trainer: L.Trainer, step: StepBatch, losses: Sequence[Float[Tensor, ""]], loss: float, norm: float
+    ) -> None:
         """Count this step, keep its batch, and say so; on all ranks (the log folder is asked for, a collective).
 
         Args:

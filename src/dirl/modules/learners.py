@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from jaxtyping import Float
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn import Parameter
@@ -45,7 +46,7 @@ def as_list(found: T | list[T] | None) -> list[T]:
     return found if isinstance(found, list) else [found]
 
 
-def clip_all(learners: Sequence[Learner]) -> list[Tensor]:
+def clip_all(learners: Sequence[Learner]) -> list[Float[Tensor, ""]]:
     """The norm of each one's gradient, before it is clipped by itself."""
     return [clip_gradients(learner.parameters, learner.config.max_grad_norm) for learner in learners]
 

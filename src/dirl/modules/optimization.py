@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, UntypedStorage
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -77,7 +78,7 @@ def use_settings(optimizer: AdamW, scheduler: LRScheduler, config: OptimizerConf
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
 
 
-def clip_gradients(parameters: list[Parameter], max_norm: float | None) -> Tensor:
+def clip_gradients(parameters: list[Parameter], max_norm: float | None) -> Float[Tensor, ""]:
     """Scale the gradients to at most `max_norm`; returns the global norm from before, over all shards."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -88,7 +89,7 @@ class HostCopy:
     """Bytes of a tensor whose own memory has been given back."""
 
     storage: UntypedStorage
-    copy: Tensor
+    copy: UInt8[Tensor, " bytes"]
 
 
 def offload_optimizer_state(optimizer: Optimizer) -> list[HostCopy]:

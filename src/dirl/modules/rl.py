@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from functools import cached_property
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -167,8 +168,8 @@ class RLModule(BlockDiffusionModule):
             self._log_means(sums)
 
     def loss(
-        self, batch: PackedBatch, divisor: Tensor | float, known: StepSums | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, batch: PackedBatch, divisor: Float[Tensor, ""] | float, known: StepSums | None = None
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """This micro-batch's share of the policy's loss, and sums over its scored tokens for the log.
 
         Args:
@@ -178,8 +179,8 @@ class RLModule(BlockDiffusionModule):
         return losses["loss"], sums
 
     def losses(
-        self, batch: PackedBatch, divisor: Tensor | float, known: StepSums | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self, batch: PackedBatch, divisor: Float[Tensor, ""] | float, known: StepSums | None = None
+    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]:
         """As `loss`, by name, with the loss of a value that shares the policy's backbone."""
         row, hidden = self._scored(batch)
         if self.objective.needs_sums(has_old(batch)):
@@ -195,7 +196,9 @@ class RLModule(BlockDiffusionModule):
         tokens = torch.ones_like(row.logprobs).sum()
         return losses, {**sums, "tokens": tokens, "entropy": row.entropy.sum()}
 
-    def value_losses(self, batch: PackedBatch, divisor: Tensor | float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def value_losses(
+        self, batch: PackedBatch, divisor: Float[Tensor, ""] | float
+    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]:
         """This micro-batch's share of the loss of a value model of its own, and sums for the log."""
         assert isinstance(self.value_model, ValueModel) and self.objective.gae is not None, "`use` looks"
         row, plan = self.place(batch, self.decoding)

@@ -2,6 +2,7 @@
 
 import math
 
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -26,7 +27,7 @@ class SFTModule(BlockDiffusionModule):
             self.log("train/block_size", float(step.block_size), prog_bar=True)
         self.optimize(step, lambda batch, divisor: {"loss": self.loss(batch, divisor)})
 
-    def loss(self, batch: PackedBatch, divisor: Tensor | float) -> Tensor:
+    def loss(self, batch: PackedBatch, divisor: Float[Tensor, ""] | float) -> Float[Tensor, ""]:
         row, plan = self.place(batch, _PLAIN)
         assert self.model is not None, "`configure_model` builds it"
         scores = self.model(row, _PLAIN, entropy=False, plan=plan)

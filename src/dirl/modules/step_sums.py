@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dirl.batches import IGNORE, PackedBatch
@@ -16,13 +17,13 @@ from dirl.objectives.scored import scored_row
 class StepSums:
     """What `Objective.summands` and `token_summands` add up to."""
 
-    sums: Mapping[str, Tensor]
+    sums: Mapping[str, Float[Tensor, " J"]]
     """[J] each, by `trajectory_ids`."""
-    totals: Mapping[str, Tensor]
+    totals: Mapping[str, Float[Tensor, ""]]
     """Over all ranks."""
-    token_keys: Tensor | None = None
+    token_keys: Int[Tensor, " K"] | None = None
     """[K] of the tokens that have sums of their own, ascending."""
-    token_sums: Mapping[str, Tensor] = field(default_factory=dict)
+    token_sums: Mapping[str, Float[Tensor, " K"]] = field(default_factory=dict)
     """[K] each."""
 
     @classmethod

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -104,14 +105,17 @@ def expected_shapes(value: ValueConfig, description: ModelDescription, prefix: s
     return {f"{prefix}backbone.{name}": tuple(value.shape) for name, value in backbone.state_dict().items()}
 
 
-def partly(hidden: Tensor, share: float) -> Tensor:
+def partly(hidden: Float[Tensor, "N D"], share: float) -> Float[Tensor, "N D"]:
     """The same numbers, with a gradient that reaches the backbone `share` times as large."""
     return hidden.detach() if share == 0 else hidden.detach() + share * (hidden - hidden.detach())
 
 
 def value_loss(
-    values: Tensor, columns: Mapping[str, Tensor], gae: GAE, divisor: Tensor | float
-) -> tuple[Tensor, dict[str, Tensor]]:
+    values: Float[Tensor, " N"],
+    columns: Mapping[str, Float[Tensor, " N"]],
+    gae: GAE,
+    divisor: Float[Tensor, ""] | float,
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """A row's share of the value's loss, and sums over its tokens for the log.
 
     Args:
@@ -132,7 +136,7 @@ def value_loss(
     return total, sums
 
 
-def take_explained_variance(means: dict[str, Tensor]) -> float | None:
+def take_explained_variance(means: dict[str, Float[Tensor, ""]]) -> float | None:
     """Of means over all tokens of a step, of which what serves nothing else is taken out; None: nothing to explain."""
     squares, error, errors = (means.pop(n) for n in ("return_squares", "value_error", "value_error_squares"))
     return explained_variance(torch.ones_like(error), means["return"], squares, error, errors)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from dirl.advantages.gae import GAE
@@ -18,9 +19,9 @@ from dirl.types import DecodingParams, Likelihood, ModelSpec, Trajectory
 class RowLoss(NamedTuple):
     """The loss of one packed row, and what is logged of it."""
 
-    loss: Tensor
+    loss: Float[Tensor, ""]
     """Not yet divided: the step's loss is the sum over all rows of all ranks, over the divisor."""
-    sums: dict[str, Tensor]
+    sums: dict[str, Float[Tensor, ""]]
     """For the log, by name: sums over the scored positions, whose means become `train/NAME`; for every row the same."""
 
 
@@ -106,11 +107,11 @@ class Objective(ABC):
         """
         return True
 
-    def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+    def summands(self, row: ScoredRow) -> Mapping[str, Float[Tensor, " N"]]:
         """[N] each, by name: what is summed over all scored positions of a trajectory, in whichever rows they lie."""
         return {}
 
-    def token_summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+    def token_summands(self, row: ScoredRow) -> Mapping[str, Float[Tensor, " N"]]:
         """[N] each, by name: what is summed over all views that score the same token of a trajectory.
 
         Tokens are told apart by a column `response_index`, their index in `response_ids`.
@@ -120,8 +121,8 @@ class Objective(ABC):
     needs_totals = False
     """Whether `loss` looks at `ScoredRow.totals`, for which every row of a step is scored once more before it."""
 
-    def totals(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """By name, a number that is summed over the ranks, from this rank's sums, [trajectories] each."""
+    def totals(self, sums: Mapping[str, Float[Tensor, " J"]]) -> Mapping[str, Float[Tensor, ""]]:
+        """By name, a number that is summed over the ranks, from this rank's sums, [J] each of its trajectories."""
         return {}
 
     def divisor(self, trajectories: Sequence[Trajectory], scored: int, max_response_tokens: int) -> float:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dirl.losses.policy import bounded, clipped_surrogate, k3
@@ -66,7 +67,7 @@ class BlockELBO(LikelihoodBound):
         """While the policy has not moved every ratio is 1; what is left is the number of scored positions."""
         return moved or self.needs_reference
 
-    def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+    def summands(self, row: ScoredRow) -> Mapping[str, Float[Tensor, " N"]]:
         found = {
             "log_ratio": row.weights * (row.logprobs - row.old_logprobs),
             "scored": torch.ones_like(row.logprobs),

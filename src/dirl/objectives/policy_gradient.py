@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dirl.losses.policy import LOG_BOUND, bounded, clipped_surrogate, clipped_weight, k2, k3, truncated_importance
@@ -17,7 +18,7 @@ from dirl.types import DecodingParams
 Ratio = Literal["token", "sequence", "cispo", "none"]
 RATIOS = ("token", "sequence", "cispo", "none")
 KL = Literal["k2", "k3"]
-Surrogate = tuple[Tensor, Tensor, Tensor]
+Surrogate = tuple[Float[Tensor, " N"], Float[Tensor, " N"], Bool[Tensor, " N"]]
 """[N] each: the objective of each token, its ratio, and where the clip was at work."""
 
 
@@ -91,7 +92,7 @@ class PolicyGradient(Objective):
     def needs_sums(self, moved: bool) -> bool:
         return moved and self.ratio == "sequence"
 
-    def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+    def summands(self, row: ScoredRow) -> Mapping[str, Float[Tensor, " N"]]:
         return {"log_ratio": row.weights * (row.logprobs - row.old_logprobs), "weight": row.weights}
 
     def loss(self, row: ScoredRow) -> RowLoss:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dirl.losses.policy import LOG_FLOOR
@@ -55,7 +56,7 @@ class SPG(LikelihoodBound):
     def needs_sums(self, moved: bool) -> bool:
         return True
 
-    def token_summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+    def token_summands(self, row: ScoredRow) -> Mapping[str, Float[Tensor, " N"]]:
         return {"upper": self._raised(row), "draws": torch.ones_like(row.logprobs)}
 
     def loss(self, row: ScoredRow) -> RowLoss:
@@ -68,7 +69,7 @@ class SPG(LikelihoodBound):
         sums = {"lower": lower.detach().sum(), "upper": upper.detach().sum()}
         return RowLoss(-(self.scale(row) * advantages * bound).sum(), sums)
 
-    def scale(self, row: ScoredRow) -> Tensor:
+    def scale(self, row: ScoredRow) -> Float[Tensor, " N"]:
         """[N] weight of each position's response in the loss, without gradient."""
         return torch.ones_like(row.weights)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dirl.objectives.base import RowLoss
@@ -51,15 +52,15 @@ class StableDRL(SPG):
         """What `scale` multiplies by, so that the sum of the weights is left."""
         return float(len(trajectories))
 
-    def summands(self, row: ScoredRow) -> Mapping[str, Tensor]:
+    def summands(self, row: ScoredRow) -> Mapping[str, Float[Tensor, " N"]]:
         log_ratio = row.weights * (row.logprobs - row.old_logprobs) / row.columns["length"]
         return {"log_ratio": log_ratio, "scored": torch.ones_like(log_ratio)}
 
-    def totals(self, sums: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def totals(self, sums: Mapping[str, Float[Tensor, " J"]]) -> Mapping[str, Float[Tensor, ""]]:
         shown = sums["scored"] > 0
         return {"weight": (self._weight(sums["log_ratio"]) * shown).sum(), "responses": shown.double().sum()}
 
-    def scale(self, row: ScoredRow) -> Tensor:
+    def scale(self, row: ScoredRow) -> Float[Tensor, " N"]:
         weight = self._weight(row.sums["log_ratio"]) / row.columns["length"]
         if not row.totals:  # a row by itself
             return weight

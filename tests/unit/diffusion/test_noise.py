@@ -7,14 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from jaxtyping import jaxtyped
 from tests.reference import naive_sft_loss
-from tests.typechecker import check
 
-from dirl.diffusion.noise import NoiseConfig
-from dirl.diffusion.noise import noise as unchecked_noise
-
-noise = jaxtyped(unchecked_noise, typechecker=check)
+from dirl.diffusion.noise import NoiseConfig, noise
 
 ALL = np.ones((1, 3), dtype=bool)
 LOSSES = np.random.default_rng(7).uniform(0.1, 3, (8, 3))

@@ -1,14 +1,16 @@
 """Experts, grouped or one by one, against the equation in float64; what they promise of hosts, graphs and weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
+from jaxtyping import jaxtyped
 from tests.tiny import flat_gradient
+from tests.typechecker import check
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -17,7 +19,8 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3Mo
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
 from dirl.models import PretrainedModel, SDARMoeConfig, SDARMoeForCausalLM, register_models, save_model
-from dirl.models.experts import _ZeroIdleGradient, choose_experts, experts_implementation
+from dirl.models import experts as of_experts
+from dirl.models.experts import Experts, _ZeroIdleGradient, choose_experts, experts_implementation
 from dirl.models.families import family_of
 from dirl.models.families.weights import empty_backbone
 from dirl.models.tokenizer import new_tokenizer
@@ -92,6 +95,18 @@ def error(value: Tensor, expected: Tensor) -> float:
 # ------------------------------------------------------------------------------------------------ the equation
 
 
+@pytest.fixture
+def held_to_shapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Not by the import hook: `torch.compile` of a layer goes through these functions, and through no check."""
+    with monkeypatch.context() as patch:
+        for name in ("weighted_experts", "grouped_product", "looped_product", "grouped_obstacle"):
+            patch.setattr(of_experts, name, jaxtyped(getattr(of_experts, name), typechecker=check))
+        yield
+    for way in get_args(Experts):
+        experts_implementation(way)  # transformers would keep the product that was held
+
+
+@pytest.mark.usefixtures("held_to_shapes")
 @pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize(
     ("experts", "dtype", "tolerance"),

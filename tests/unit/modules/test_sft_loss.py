@@ -24,8 +24,8 @@ M, E = 6, 7
 SPEC = ModelSpec(block_size=2, mask_token_id=M, stop_token_ids=(E,), pad_token_id=0, vocab_size=8)
 
 
-class SureOfPlaces(nn.Module):
-    """A backbone that, at each packed place, gives one token the probability 1/2 and shares the rest among the others.
+class LogitsOfPlaces(nn.Module):
+    """A decoder that gives one token the probability 1/2 at each packed place and shares the rest among the others.
 
     The mask token gets a large logit, which must not count.
     """
@@ -33,15 +33,23 @@ class SureOfPlaces(nn.Module):
     def __init__(self, favourites: list[int]) -> None:
         super().__init__()
         self.favourites = torch.tensor(favourites)
-        self.lm_head = nn.Linear(SPEC.vocab_size, SPEC.vocab_size, bias=False)
-        nn.init.eye_(self.lm_head.weight)  # the hidden states are the logits
 
-    def model(self, input_ids: Tensor, **inputs: Any) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, **inputs: Any) -> SimpleNamespace:
         legal = SPEC.vocab_size - 1
         logits = torch.full((*input_ids.shape, SPEC.vocab_size), math.log(1 / 2 / (legal - 1)))
         logits.scatter_(-1, self.favourites[None, :, None], math.log(1 / 2))
         logits[..., M] = 9.0
         return SimpleNamespace(last_hidden_state=logits)
+
+
+class SureOfPlaces(nn.Module):
+    """A backbone whose hidden states are the logits."""
+
+    def __init__(self, favourites: list[int]) -> None:
+        super().__init__()
+        self.model = LogitsOfPlaces(favourites)
+        self.lm_head = nn.Linear(SPEC.vocab_size, SPEC.vocab_size, bias=False)
+        nn.init.eye_(self.lm_head.weight)
 
 
 def loss_of(model: BlockDiffusionLM, batch: PackedBatch, divisor: float) -> Tensor:

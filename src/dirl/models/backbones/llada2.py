@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -76,12 +77,12 @@ class LLaDA2MoeAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
+        hidden_states: Float[Tensor, "N T D"],
+        position_embeddings: tuple[Float[Tensor, "#N T R"], Float[Tensor, "#N T R"]],
         attention_mask: Any = None,
         past_key_values: Any = None,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Float[Tensor, "N T D"]:
         every = self.query_key_value(hidden_states).unflatten(-1, (-1, self.head_dim))
         query, key, value = every.split((self.heads, self.key_heads, self.key_heads), dim=-2)
         query, key = self.query_layernorm(query), self.key_layernorm(key)
@@ -111,7 +112,7 @@ class LLaDA2MoeGate(nn.Module):
         self.expert_bias: Tensor
         self.register_buffer("expert_bias", torch.zeros(config.num_experts, dtype=torch.float32))
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden: Float[Tensor, "T D"]) -> tuple[Int64[Tensor, "T k"], Float32[Tensor, "T k"]]:
         """[T, D] -> experts [T, k], weights [T, k] fp32."""
         with torch.autocast(hidden.device.type, enabled=False):
             scores = F.linear(hidden.float(), self.weight.float()).sigmoid()
@@ -121,7 +122,7 @@ class LLaDA2MoeGate(nn.Module):
                 weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
             return index, weights * self.scale
 
-    def choose(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Float32[Tensor, "T E"]) -> Int64[Tensor, "T k"]:
         """[T, E] -> [T, k], the best of the best groups."""
         grouped = scores.unflatten(1, (self.groups, -1))
         best = grouped.topk(2, dim=-1).values.sum(-1).topk(self.kept_groups, dim=-1, sorted=False).indices
@@ -139,7 +140,7 @@ class LLaDA2MoeExperts(nn.Module):
         shared = config.moe_intermediate_size * config.num_shared_experts
         self.shared_experts = Glm4MoeMLP(config, shared) if shared else None
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Float[Tensor, "*T D"]) -> Float[Tensor, "*T D"]:
         tokens = hidden_states.flatten(0, -2)
         routed = self.experts(tokens, *self.gate(tokens)).view_as(hidden_states)
         return routed if self.shared_experts is None else routed + self.shared_experts(hidden_states)
@@ -153,7 +154,7 @@ class LLaDA2MoeDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = Glm4MoeRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = Glm4MoeRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def forward(self, hidden_states: Float[Tensor, "N T D"], **kwargs: Any) -> Float[Tensor, "N T D"]:
         hidden_states = hidden_states + self.attention(self.input_layernorm(hidden_states), **kwargs)
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
@@ -202,8 +203,8 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
-        position_ids: Tensor,
+        input_ids: Int64[Tensor, "N T"],
+        position_ids: Int64[Tensor, "#N T"],
         attention_mask: Any = None,
         past_key_values: Any = None,
         use_cache: bool = False,
@@ -246,6 +247,6 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel):
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.lm_head = value
 
-    def forward(self, input_ids: Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
+    def forward(self, input_ids: Int64[Tensor, "N T"], **kwargs: Any) -> CausalLMOutputWithPast:
         output = self.model(input_ids, **kwargs)
         return CausalLMOutputWithPast(logits=self.lm_head(output.last_hidden_state))

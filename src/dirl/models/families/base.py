@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
@@ -72,7 +73,7 @@ class ModelFamily(ABC):
         options = {} if dtype is None else {"dtype": dtype}
         return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, **options)
 
-    def split(self, name: str, value: Tensor) -> Iterator[Named]:
+    def split(self, name: str, value: Shaped[Tensor, "..."]) -> Iterator[Named]:
         """A tensor of the backbone as checkpoints and engines keep it: one or more views of it, by their names."""
         yield name, value
 

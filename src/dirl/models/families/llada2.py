@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -81,5 +82,5 @@ class LLaDA2Family(ModelFamily):
         few: dict[str, Any] = {"num_experts": 8, "num_experts_per_tok": 2, "n_group": 4, "topk_group": 2}
         return LLaDA2MoeConfig(**{**few, "moe_intermediate_size": size, **values})
 
-    def split(self, name: str, value: Tensor) -> Iterator[Named]:
+    def split(self, name: str, value: Shaped[Tensor, "..."]) -> Iterator[Named]:
         yield from split_experts(name, value)

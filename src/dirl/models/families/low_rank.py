@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -19,13 +20,13 @@ ADAPTER = "default"
 class LowRank(NamedTuple):
     """What an adapter adds to a matrix [out, in]: scaling * up @ down."""
 
-    down: Tensor
+    down: Float[Tensor, "rank in"]
     """[rank, in]"""
-    up: Tensor
+    up: Float[Tensor, "out rank"]
     """[out, rank]"""
     scaling: float
 
-    def added_to(self, matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def added_to(self, matrix: Float[Tensor, "out in"], dtype: torch.dtype | None = None) -> Float[Tensor, "out in"]:
         """The whole matrix with the adapter, summed in fp32 at least and rounded once; None: to the matrix' own dtype.
 
         Its shards, and those of the factors, are gathered: call it on all ranks.
@@ -37,7 +38,7 @@ class LowRank(NamedTuple):
         return total.to(dtype if narrower else matrix.dtype)
 
 
-def whole(value: Tensor) -> Tensor:
+def whole(value: Shaped[Tensor, "*any"]) -> Shaped[Tensor, "*any"]:
     """The whole of a tensor whose shards lie on several ranks, which all have to call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 

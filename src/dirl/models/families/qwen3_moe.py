@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from jaxtyping import Shaped
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping, register_checkpoint_conversion_mapping
@@ -62,7 +63,7 @@ class Qwen3MoeFamily(ModelFamily):
         experts = get_checkpoint_conversion_mapping("qwen3_moe")
         register_checkpoint_conversion_mapping("sdar_moe", experts, overwrite=True)
 
-    def split(self, name: str, value: Tensor) -> Iterator[Named]:
+    def split(self, name: str, value: Shaped[Tensor, "..."]) -> Iterator[Named]:
         yield from split_experts(name, value)
 
     def code(self, model_type: str) -> RemoteCode:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -30,7 +31,7 @@ def stored_buffers(module: nn.Module) -> Iterator[Named]:
                 yield f"{prefix}.{name}" if prefix else name, value
 
 
-def cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+def cast(value: Shaped[Tensor, "*any"], dtype: torch.dtype | None) -> Shaped[Tensor, "*any"]:
     """A weight in the dtype in which it will be used, without its gradient; of a shard, the shard alone.
 
     None leaves it as it is, and so does a dtype that is wider: it would add bytes and no information. Buffers keep
@@ -41,7 +42,7 @@ def cast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     return value.detach().to(dtype) if narrower else value.detach()
 
 
-def base_tensors(backbone: nn.Module) -> Iterator[tuple[str, Tensor, LowRank | None]]:
+def base_tensors(backbone: nn.Module) -> Iterator[tuple[str, Shaped[Tensor, "..."], LowRank | None]]:
     """As `named_tensors` of the model without adapters, each with what its adapter adds to it."""
     added = low_ranks(backbone)
     for name, value in named_tensors(backbone):
@@ -49,7 +50,7 @@ def base_tensors(backbone: nn.Module) -> Iterator[tuple[str, Tensor, LowRank | N
             yield own_name(name), value, added.get(own_name(name))
 
 
-def split_experts(name: str, value: Tensor) -> Iterator[Named]:
+def split_experts(name: str, value: Shaped[Tensor, "..."]) -> Iterator[Named]:
     """Experts that transformers keeps in one tensor, [E, 2I, D] or [E, D, I], as checkpoints know them: each projection
     of each by itself. Anything else as it is."""
     owner, _, kind = name.rpartition(".")

@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from jaxtyping import Float, Int, UInt8
 from lmdeploy.pytorch import consts
 from lmdeploy.pytorch.devices import DeviceContext
 from lmdeploy.pytorch.engine.engine import Engine
@@ -115,18 +116,20 @@ def trace_samples(engine: Engine, tracing: Tracing) -> None:
 class DenoisingBlocks:
     """The current blocks of N sequences before a denoising step."""
 
-    tokens: Tensor
+    tokens: Int[Tensor, "N B"]
     """[N, B]."""
-    state: Tensor
+    state: UInt8[Tensor, "N B"]
     """[N, B] uint8: masked, unmasked or cached, by LMDeploy's constants."""
-    start: Tensor
+    start: Int[Tensor, " N"]
     """[N] absolute position of the block."""
-    seeds: Tensor
+    seeds: Int[Tensor, " N"]
     """[N]."""
-    forward: Tensor
+    forward: Int[Tensor, " N"]
     """[N] denoising forwards that the block has had."""
 
-    def step(self, logits: Tensor, tracing: Tracing) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def step(
+        self, logits: Float[Tensor, "NB V"], tracing: Tracing
+    ) -> tuple[Int[Tensor, " NB"], UInt8[Tensor, " NB"], Float[Tensor, " NB"], Int[Tensor, " NB"]]:
         """Draw and commit, given logits [N * B, V].
 
         Returns:

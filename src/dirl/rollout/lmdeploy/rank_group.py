@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed import BroadcastOptions, FileStore, ProcessGroupGloo
 
@@ -55,7 +56,7 @@ class RankGroup:
         self.group.abort()
 
 
-def from_first(group: Any, *values: Tensor) -> None:
+def from_first(group: Any, *values: Shaped[Tensor, "..."]) -> None:
     """The values of the first rank, written into those of all others; on a GPU in the order of its stream."""
     options = BroadcastOptions()
     options.rootRank, options.rootTensor = 0, 0

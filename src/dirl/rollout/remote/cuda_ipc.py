@@ -4,6 +4,7 @@ import base64
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 
@@ -27,14 +28,14 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count()))
 
 
-def share(flat: Tensor) -> CudaHandle:
+def share(flat: UInt8[Tensor, " bytes"]) -> CudaHandle:
     """A handle for one reader, of the whole storage. `flat` may then go: torch counts the reader's use of it, too."""
     _, memory, size, offset, counter, counter_offset, event, event_sync = flat.untyped_storage()._share_cuda_()
     uuid = visible_gpus()[flat.device.index]
     return CudaHandle(uuid, text(memory), size, offset, text(counter), counter_offset, text(event), bool(event_sync))
 
 
-def attach(handle: CudaHandle) -> Tensor:
+def attach(handle: CudaHandle) -> UInt8[Tensor, " bytes"]:
     """The bytes behind a handle as a uint8 tensor, without a copy."""
     visible = visible_gpus()
     if handle.uuid not in visible:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from torch.distributed import ProcessGroupGloo, Store
 
@@ -36,13 +37,13 @@ class PairGroup:
         make = _nccl_group if backend == "nccl" else _gloo_group
         self.group: ProcessGroupGloo | ProcessGroupNCCL | None = make(store, rank, self.timeout)
 
-    def send(self, flat: Tensor) -> None:
+    def send(self, flat: UInt8[Tensor, " bytes"]) -> None:
         """Blocks until the bytes are sent; RuntimeError if the other side is gone or too slow."""
         flat = flat.to(self.device)
         with _current(self.device):
             self._open().send([flat], 1, 0).wait(self.timeout)
 
-    def receive(self, size: int) -> Tensor:
+    def receive(self, size: int) -> UInt8[Tensor, " bytes"]:
         """The next `size` bytes of the other side."""
         flat = torch.empty(size, dtype=torch.uint8, device=self.device)
         with _current(self.device):

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from dirl.rollout.remote.cuda_ipc import visible_gpus
@@ -60,7 +61,7 @@ class ServerUpdate:
         """Find out who is there; `device` is that of the weights."""
         await self._each(self._begin(link, device) for link in self.open)
 
-    async def send(self, entries: list[TensorEntry], flat: Tensor) -> None:
+    async def send(self, entries: list[TensorEntry], flat: UInt8[Tensor, " bytes"]) -> None:
         await self._each(self._guarded(link, link.sender.send(entries, flat)) for link in self.open)
 
     async def end(self) -> dict[str, Verdict]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import aiohttp
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from dirl.rollout.remote import cuda_ipc
@@ -69,7 +70,7 @@ class WeightSender:
         self.done = False
         await self._ask(Order("begin", run=run, policy_version=policy_version))
 
-    async def send(self, entries: list[TensorEntry], flat: Tensor) -> None:
+    async def send(self, entries: list[TensorEntry], flat: UInt8[Tensor, " bytes"]) -> None:
         """Return when the server's engine has taken the bucket."""
         if self.done:
             return

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 Named = tuple[str, Tensor]
@@ -66,7 +67,7 @@ class Staging:
     def __init__(self) -> None:
         self.room = torch.empty(0, dtype=torch.uint8)
 
-    def flatten(self, bucket: list[Named]) -> Tensor:
+    def flatten(self, bucket: list[Named]) -> UInt8[Tensor, " bytes"]:
         """The bytes of a bucket as a uint8 tensor, on the device of its first tensor, complete on return."""
         flat = self._empty(sum(aligned(value.nbytes) for _, value in bucket), bucket[0][1].device)
         start = 0
@@ -90,7 +91,7 @@ def flat_bytes(entries: list[TensorEntry]) -> int:
     return sum(aligned(entry.nbytes) for entry in entries)
 
 
-def unflatten(flat: Tensor, entries: list[TensorEntry]) -> Iterator[Named]:
+def unflatten(flat: UInt8[Tensor, " bytes"], entries: list[TensorEntry]) -> Iterator[Named]:
     """The tensors of a bucket, as views of its bytes."""
     assert len(flat) == flat_bytes(entries)
     start = 0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from dirl.diffusion.commit import commit
@@ -67,29 +68,29 @@ class Active:
     """The sequences in slots 0..N-1 and the state of their current blocks."""
 
     sequences: list[InTheMaking]
-    tokens: Tensor
+    tokens: Int64[Tensor, "N B"]
     """[N, B] committed and prompt tokens, the mask token elsewhere."""
-    masked: Tensor
+    masked: Bool[Tensor, "N B"]
     """[N, B] bool."""
-    steps: Tensor
+    steps: Int64[Tensor, "N B"]
     """[N, B] denoising step that committed each token; 0: prompt or still masked."""
-    logprobs: Tensor
+    logprobs: Float[Tensor, "N B"]
     """[N, B]."""
-    start: Tensor
+    start: Int64[Tensor, " N"]
     """[N] absolute position of the block."""
-    forward: Tensor
+    forward: Int64[Tensor, " N"]
     """[N] forwards that the block has had."""
-    seeds: Tensor
+    seeds: Int64[Tensor, " N"]
     """[N]."""
-    trailing: Tensor
+    trailing: Int64[Tensor, "N B"]
     """[N, B] tokens of the block before, where `trailing_here`."""
-    broken: Tensor
+    broken: Bool[Tensor, "N B"]
     """[N, B] bool: the last forward's logits were not finite."""
-    masked_here: Tensor
+    masked_here: Bool[Tensor, "N B"]
     """`masked`, in the host's memory."""
-    broken_here: Tensor
+    broken_here: Bool[Tensor, "N B"]
     """`broken`, there."""
-    trailing_here: Tensor
+    trailing_here: Bool[Tensor, " N"]
     """[N] bool, there: the next forward has to write the final keys of the block before, too."""
     admitted: int = 0
     """Sequences so far, those that have finished included."""
@@ -142,7 +143,12 @@ class Active:
         return Active(self.sequences + sequences, **joined, admitted=self.admitted + count)
 
     def take(
-        self, draws: Draws, at: tuple[Tensor, Tensor], masked: Tensor, spec: ModelSpec, how: DecodingParams
+        self,
+        draws: Draws,
+        at: tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]],
+        masked: Bool[Tensor, "N B"],
+        spec: ModelSpec,
+        how: DecodingParams,
     ) -> None:
         """Commit candidates of a denoising step.
 
@@ -183,7 +189,7 @@ class Active:
         self.masked_here, self.broken_here = flags % 2 == 1, flags >= 2
         return tokens, steps, bits.int().view(torch.float32)
 
-    def partial(self, rows: Tensor) -> list[Partial]:
+    def partial(self, rows: Bool[Tensor, " N"]) -> list[Partial]:
         """How far these sequences are, after `close_blocks`.
 
         Args:

@@ -1,6 +1,7 @@
 """A decoder's forward by transformers' own modules, for models whose arithmetic their family does not tell."""
 
 import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from dirl.models.families import ModelFamily
@@ -17,7 +18,13 @@ class ModuleDecoder:
     def __init__(self, family: ModelFamily, model: nn.Module, cache: SlotCache) -> None:
         self.decoder, self.cache = family.parts.of(model, "decoder"), cache
 
-    def __call__(self, input_ids: Tensor, positions: Tensor, mask: Tensor | None, at: Rows) -> Tensor:
+    def __call__(
+        self,
+        input_ids: Int64[Tensor, "N Q"],
+        positions: Int64[Tensor, "#N Q"],
+        mask: Bool[Tensor, "#N 1 #Q K"] | None,
+        at: Rows,
+    ) -> Float[Tensor, "M D"]:
         """See `StrippedDecoder`."""
         count, length = input_ids.shape
         if mask is None:

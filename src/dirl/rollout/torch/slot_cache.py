@@ -6,6 +6,7 @@ kept contiguous, so that attention reads a view and not a copy.
 """
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dirl.models.shape import ModelShape
@@ -37,7 +38,7 @@ class SlotCache:
     def length(self) -> int:
         return self.keys.shape[3]
 
-    def decode(self, positions: Tensor, span: int, more: Tensor) -> None:
+    def decode(self, positions: Int64[Tensor, "blocks B"], span: int, more: Int64[Tensor, " M"]) -> None:
         """The next forward is over blocks at `positions` [N + M, B] and reads positions 0..span-1.
 
         The first N are of the slots 0..N-1, the last M are those of the slots `more` [M]: one more block of each.
@@ -49,12 +50,14 @@ class SlotCache:
         self._places = (rows + positions[..., None]).flatten()
         self._read = [m[:, :count, :, :span].unbind(0) for m in (self.keys, self.values)]
 
-    def prefill(self, first_slot: int, prompt_of_slot: Tensor) -> None:
+    def prefill(self, first_slot: int, prompt_of_slot: Int64[Tensor, " slots"]) -> None:
         """The next forward is over prompts [U, L]; slot first_slot + i keeps those of prompt_of_slot[i]."""
         self._first_slot, self._prompt_of_slot, self.more = first_slot, prompt_of_slot, prompt_of_slot[:0]
 
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values [N, Q, Hkv, D] of one layer; returns those of the slots to attend to, [N, Hkv, K, D]."""
+    def store(
+        self, layer: int, keys: Float[Tensor, "N Q Hkv D"], values: Float[Tensor, "N Q Hkv D"]
+    ) -> tuple[Float[Tensor, "S Hkv K D"], Float[Tensor, "S Hkv K D"]]:
+        """Keep keys and values [N, Q, Hkv, D] of a layer; returns those of the S slots to attend to, [S, Hkv, K, D]."""
         if self._prompt_of_slot is not None:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
             slots = slice(self._first_slot, self._first_slot + len(self._prompt_of_slot))
@@ -66,7 +69,9 @@ class SlotCache:
             memory.index_copy_(0, self._places, new.reshape(-1, memory.shape[1]))
         return self._read[0][layer], self._read[1][layer]
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys: Float[Tensor, "N Hkv Q D"], values: Float[Tensor, "N Hkv Q D"], layer: int, *args, **kwargs
+    ) -> tuple[Float[Tensor, "S Hkv K D"], Float[Tensor, "S Hkv K D"]]:
         """`store`, as transformers' layers call it: keys and values [N, Hkv, Q, D]."""
         return self.store(layer, keys.transpose(1, 2), values.transpose(1, 2))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
@@ -19,9 +20,9 @@ from transformers.activations import SiLUActivation
 from dirl.models.families import ModelFamily, PlainDecoder
 from dirl.rollout.torch.slot_cache import SlotCache
 
-Rows = tuple[Tensor, Tensor]
-Matrix = tuple[Tensor, Tensor | None]
-"""Weight [out, in] and bias [out]."""
+Rows = tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]]
+Matrix = tuple[Float[Tensor, "_ _"], Float[Tensor, " _"] | None]
+"""Weight [out, in] and bias [out], of as many sizes as there are matrices in a layer."""
 
 
 def obstacle(family: ModelFamily, model: nn.Module) -> str | None:
@@ -144,7 +145,13 @@ class StrippedDecoder:
         signed = torch.cat([-sine[..., :half], sine[..., half:]], -1)
         return torch.stack([cosine[0], signed[0]], 1)
 
-    def __call__(self, input_ids: Tensor, positions: Tensor, mask: Tensor | None, at: Rows) -> Tensor:
+    def __call__(
+        self,
+        input_ids: Int64[Tensor, "N Q"],
+        positions: Int64[Tensor, "#N Q"],
+        mask: Bool[Tensor, "#N 1 #Q K"] | None,
+        at: Rows,
+    ) -> Float[Tensor, "M D"]:
         """Last hidden states [M, D] of some of the tokens [N, Q]: behind its keys the last layer computes no others.
 
         Args:

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import jaxtyped
 from safetensors.torch import load_file
 from tests.llada2_oracle import Sizes, llada2_logits, route
 from tests.reference import block_causal_mask, hf_logits
 from tests.tiny import TinyModel
+from tests.typechecker import check
 from tests.unit.models.test_parity import assert_engine_and_trainer_agree
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dirl.models import PretrainedModel, export_model, save_model
+from dirl.models.backbones import llada2
 from dirl.models.backbones.llada2 import LLaDA2MoeConfig, LLaDA2MoeGate
 from dirl.models.families.llada2 import LLaDA2Family
 from dirl.models.families.weights import empty_backbone, weight_shapes
@@ -48,6 +51,16 @@ def weights_of(backbone: PreTrainedModel) -> dict[str, Tensor]:
     return dict(LLaDA2Family().weights(backbone))
 
 
+@pytest.fixture
+def held_to_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the import hook: layers are compiled, and the compiler follows no check."""
+    for name in ("Attention", "Gate", "Experts", "DecoderLayer", "Model", "ModelLM"):
+        kind = getattr(llada2, f"LLaDA2Moe{name}")
+        monkeypatch.setattr(kind, "forward", jaxtyped(kind.forward, typechecker=check))
+    monkeypatch.setattr(LLaDA2MoeGate, "choose", jaxtyped(LLaDA2MoeGate.choose, typechecker=check))
+
+
+@pytest.mark.usefixtures("held_to_shapes")
 def test_its_logits_are_those_of_the_published_equations() -> None:
     backbone, _ = TinyLLaDA2().make()
     ids = torch.tensor([[1, 5, 3, 0, 2, 2, 6, 4, 11, 3, 11, 11]])
@@ -61,6 +74,7 @@ def test_its_logits_are_those_of_the_published_equations() -> None:
     assert (wanted - other).abs().max() > 0.1, "the biases of this model decide"
 
 
+@pytest.mark.usefixtures("held_to_shapes")
 def test_experts_are_chosen_with_the_bias_and_weighed_without_it() -> None:
     config = LLaDA2MoeConfig(hidden_size=8, num_experts=16, n_group=4, topk_group=2, num_experts_per_tok=3)
     gate, generator = LLaDA2MoeGate(config), torch.Generator().manual_seed(0)
@@ -85,6 +99,7 @@ def test_the_router_computes_in_fp32_under_autocast() -> None:
     assert torch.equal(plain[0], cast[0]) and torch.equal(plain[1], cast[1]) and cast[1].dtype == torch.float32
 
 
+@pytest.mark.usefixtures("held_to_shapes")
 def test_trainer_and_engine_give_its_tokens_the_same_log_probabilities() -> None:
     source = TinyLLaDA2()
     assert_engine_and_trainer_agree(source)
