@@ -1,5 +1,6 @@
 """What is answered before anything large is imported: help, and errors that a look at the arguments finds."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -212,7 +213,7 @@ def test_a_class_may_be_chosen_in_one_place_and_given_its_options_in_another(
 
 def test_signatures_are_read_as_they_are() -> None:
     for cls in (NewModel, ServerEngine, RLModule, RLDataModule, Rollout, Checkpoint):
-        code = cls.__init__.__code__
+        code = inspect.unwrap(cls.__init__).__code__
         path = f"{cls.__module__}.{cls.__name__}"
         known = parameters(path)
         assert known is None or known == set(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]), path
