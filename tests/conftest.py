@@ -10,10 +10,11 @@ from jaxtyping import install_import_hook
 from tests import typechecker
 
 # Before anything imports them: beartype holds what these take and give against the shapes that they name. Not what the
-# compiler goes through, in dirl.attention.sdpa, flex and backend, dirl.models.experts and backbones.llada2: their tests
-# wrap the functions. Nor where any shape will do, in dirl.models.tensor_parallel and the families' `split`, nor
-# dirl.rollout.remote.update, which hands bytes on to weight_sender; and dirl.rollout.lmdeploy.changes gets sequences of
-# LMDeploy's own from its tests. The fields of NamedTuples (RowLoss, LowRank) are beyond the hook.
+# compiler goes through, in dirl.attention.sdpa, flex and backend, dirl.autocast, dirl.models.experts and
+# backbones.llada2: their tests wrap the functions. Nor where any shape will do, in dirl.models.tensor_parallel and the
+# families' `split`, nor dirl.rollout.remote.update, which hands bytes on to weight_sender; and
+# dirl.rollout.lmdeploy.changes gets sequences of LMDeploy's own from its tests. The fields of NamedTuples (RowLoss,
+# LowRank) are beyond the hook.
 SHAPED = [
     *("dirl.losses", "dirl.attention.visibility", "dirl.diffusion.commit", "dirl.diffusion.sampling"),
     *("dirl.attention.segments", "dirl.attention.segment_attention", "dirl.attention.intervals"),

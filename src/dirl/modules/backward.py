@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dirl.batches import PackedBatch
 
-LossFn = Callable[[PackedBatch, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]
+Scalars = dict[str, Float[Tensor, ""]]
+"""Losses or sums by name."""
+LossFn = Callable[[PackedBatch, Float[Tensor, ""]], Scalars]
 """(micro-batch, divisor) -> its shares of the step's losses, by name; the gradient is that of their sum."""
 
 
@@ -22,7 +24,7 @@ def backward(
     micro_batches: list[PackedBatch],
     divisor: Float[Tensor, ""],
     loss_fns: Sequence[LossFn],
-) -> list[dict[str, Float[Tensor, ""]]]:
+) -> list[Scalars]:
     """The losses of each; their gradients are summed and, after the last one, reduced over the ranks.
 
     Args:

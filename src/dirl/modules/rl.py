@@ -17,7 +17,7 @@ from dirl.models.autoregressive import check_fills_masks
 from dirl.models.lora import LoRAConfig
 from dirl.models.value import ScalarHead, ValueModel
 from dirl.modules import value as of_value
-from dirl.modules.backward import LossFn
+from dirl.modules.backward import LossFn, Scalars
 from dirl.modules.base import BlockDiffusionModule
 from dirl.modules.building import check_dtype
 from dirl.modules.columns import Found, fill_in, has_old
@@ -169,7 +169,7 @@ class RLModule(BlockDiffusionModule):
 
     def loss(
         self, batch: PackedBatch, divisor: Float[Tensor, ""] | float, known: StepSums | None = None
-    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    ) -> tuple[Float[Tensor, ""], Scalars]:
         """This micro-batch's share of the policy's loss, and sums over its scored tokens for the log.
 
         Args:
@@ -180,7 +180,7 @@ class RLModule(BlockDiffusionModule):
 
     def losses(
         self, batch: PackedBatch, divisor: Float[Tensor, ""] | float, known: StepSums | None = None
-    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]:
+    ) -> tuple[Scalars, Scalars]:
         """As `loss`, by name, with the loss of a value that shares the policy's backbone."""
         row, hidden = self._scored(batch)
         if self.objective.needs_sums(has_old(batch)):
@@ -196,9 +196,7 @@ class RLModule(BlockDiffusionModule):
         tokens = torch.ones_like(row.logprobs).sum()
         return losses, {**sums, "tokens": tokens, "entropy": row.entropy.sum()}
 
-    def value_losses(
-        self, batch: PackedBatch, divisor: Float[Tensor, ""] | float
-    ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, Float[Tensor, ""]]]:
+    def value_losses(self, batch: PackedBatch, divisor: Float[Tensor, ""] | float) -> tuple[Scalars, Scalars]:
         """This micro-batch's share of the loss of a value model of its own, and sums for the log."""
         assert isinstance(self.value_model, ValueModel) and self.objective.gae is not None, "`use` looks"
         row, plan = self.place(batch, self.decoding)
