@@ -13,6 +13,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 PRELOADED = [
     *(
         "dirl.cli.main",
@@ -76,6 +78,7 @@ def member(work: Callable[..., None], args: tuple, variables: dict[str, str], ra
     os.environ.update(variables)
     if variables:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    rank_zero_only.rank = rank  # Lightning has read it when it was imported, of a process without a rank
     with output.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -17,10 +17,14 @@ def fit_all(folder: Path, runs: Mapping[str, Sequence[object]], processes: int) 
         runs: for each name its strategy (a file of configs/strategy) and the arguments of `fit`.
     """
     commands = []
-    for name, (strategy, *args) in runs.items():
-        command = ["fit", *map(str, args), "--trainer.enable_progress_bar=false", f"--trainer.devices={processes}"]
-        command += ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder / name}"]
-        commands.append([*command[:-4], "--config", str(STRATEGIES / f"{strategy}.yaml"), *command[-4:]])
+    for name, (strategy, *given) in runs.items():
+        args = list(map(str, given))
+        below = max(place for place, arg in enumerate(args) if arg == "--config") + 2  # options go on top of configs
+        command = ["fit", *args[:below], "--config", str(STRATEGIES / f"{strategy}.yaml"), *args[below:]]
+        command += ["--trainer.enable_progress_bar=false", f"--trainer.devices={processes}"]
+        commands.append(
+            [*command, "--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder / name}"]
+        )
     said = "".join(together(make, commands, count=processes, folder=folder))
     assert (processes == 2) == ("MEMBER: 2/2" in said)
 

@@ -50,6 +50,13 @@ def test_options_of_a_kind_of_class_are_an_error_that_asks_for_a_class() -> None
     assert shorten(message).startswith("task: dirl.tasks.Task is a kind of class: name one of that kind")
 
 
+def test_options_before_their_class_are_an_error_that_says_so() -> None:
+    message = 'Parser key "trainer.strategy":\n  Expected a dot import path string: auto'
+    assert shorten(message) == (
+        "trainer.strategy: auto names no class, and these are options of one: name it before them"
+    )
+
+
 def test_throughput_has_a_key_and_every_run_has_one(tmp_path: Path) -> None:
     for options, peak in (((), None), (("--throughput.peak_tflops=3",), 3.0)):
         callbacks = cli(tmp_path, "debug/sft.yaml", options=options).trainer.callbacks

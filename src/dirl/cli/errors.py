@@ -186,6 +186,8 @@ def shorten(message: str) -> str:
             text = f"{problem[1]}: {problem[2]}"
         elif abstract := re.match(r"Expected an instantiatable class, but (\S+) is abstract", text):
             text = f"{abstract[1]} is a kind of class: name one of that kind, with its options or before them"
+        elif nameless := re.match(r"Expected a dot import path string: (\w+)$", text):
+            text = f"{nameless[1]} names no class, and these are options of one: name it before them"
         elif text.startswith(("Given value", *NOISE)):
             text = ""
         if text:

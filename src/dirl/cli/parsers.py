@@ -29,7 +29,8 @@ def starting_anew(discard: Callable[[Any, Any, Any], None]) -> Callable[[Any, An
 
     def discard_all(parser: Any, before: Any, after: Any) -> None:
         old, new = (value and value.get("class_path") for value in (before, after))
-        if old and new and old != new and "init_args" in before and not is_own_stage(old, new):
+        named = "." in (old or "") and new  # an option may stand before its class, below a short name such as auto
+        if named and old != new and "init_args" in before and not is_own_stage(old, new):
             before["init_args"] = Namespace()
         discard(parser, before, after)
 
