@@ -213,7 +213,7 @@ def _strategy(value: str | Config, devices: int) -> tuple[StrategyName, Config]:
 
 def _kind(made: type) -> StrategyName | None:
     """Its kind, by the class of Lightning's that it derives from: DeepSpeed's is a DDPStrategy, and not known."""
-    return STRATEGIES.get(next(base for base in made.__mro__ if base.__module__.startswith("lightning.")))
+    return STRATEGIES.get(next((base for base in made.__mro__ if base.__module__.startswith("lightning.")), made))
 
 
 def _model(config: Config, model_config: str | None) -> tuple[ModelShape, int, bool]:
