@@ -144,10 +144,12 @@ def test_a_sample_of_forwards_is_spread_over_all() -> None:
 
 def test_peak_memory_is_that_of_the_call() -> None:
     cost = in_fresh_process(_fill_memory, 64)
-    assert 64e6 <= cost["peak_bytes"] < 96e6
+    assert cost["peak_bytes"] == pytest.approx(64e6, rel=0.25)
 
 
 def _fill_memory(megabytes: int) -> dict[str, float]:
+    # The first use of a kernel reads pages of torch's libraries, 10 to 32 MB as the system finds them in its cache.
+    torch.ones(250_000).sum()
     _, cost = measured(lambda: torch.ones(megabytes * 250_000).sum())
     return {"peak_bytes": cost.peak_bytes}
 
