@@ -1,6 +1,6 @@
 """Own code beside the library that could do it: the wire, workers with limits, experts, fingerprints.
 
-`pip install msgspec pydantic pebble` first; they are no dependencies.
+`pip install msgspec pebble` first; they are no dependencies.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import pebble
-import pydantic
 import torch
 from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase, Qwen3MoeConfig
@@ -25,11 +24,12 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
 from benchmarks import record
 from benchmarks.quick_reward import Quick
+from dirl.checked_json import from_json, to_json
 from dirl.models import NewModel
 from dirl.models.experts import experts_implementation
 from dirl.rewards import RewardSample
 from dirl.rewards.pool import WorkerPool
-from dirl.rollout.remote.wire import Line, dumps, loads
+from dirl.rollout.remote.wire import Line
 from dirl.types import Trajectory
 
 Row = dict[str, Any]
@@ -57,13 +57,11 @@ def trajectory(tokens: int) -> Trajectory:
 def wire(tokens: int) -> list[Row]:
     """A line with a trajectory, to JSON and back with every field checked; and what passes that must not."""
     line = Line(7, "id", trajectory(tokens))
-    adapter = pydantic.TypeAdapter(Line)
     ways: dict[str, tuple[Callable[[], str | bytes], Callable[[str | bytes], Line]]] = {
-        "own": (lambda: dumps(line), lambda text: loads(Line, text)),
+        "pydantic (taken)": (lambda: to_json(line), lambda text: from_json(Line, text)),
         "msgspec": (lambda: msgspec.json.encode(line), lambda text: msgspec.json.decode(text, type=Line)),
-        "pydantic": (lambda: adapter.dump_json(line), lambda text: adapter.validate_json(text, strict=True)),
     }
-    good = json.loads(dumps(line))
+    good = json.loads(to_json(line))
     bad = {
         "an unknown field": json.dumps({**good, "surplus": 1}),
         "a missing field": json.dumps({k: v for k, v in good.items() if k != "heartbeat"}),

@@ -1,14 +1,13 @@
 """Trajectories on disk: JSON Lines, one a line, fields named as in `Trajectory`, with words for people beside them."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dirl.finite import dumps, first_not_finite
-from dirl.types import Trajectory, trajectory_from_dict
+from dirl.checked_json import from_json
+from dirl.finite import dumps
+from dirl.types import Trajectory
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,11 @@ class Annotation:
     block_size: int | None = None
 
 
-NOTHING = Annotation()
+@dataclass(frozen=True)
+class _Line(Annotation, Trajectory):
+    """What a line holds: a trajectory and what is said of it."""
+
+
 FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
 ANNOTATION_FIELDS = tuple(field.name for field in dataclasses.fields(Annotation))
 
@@ -76,61 +79,8 @@ def read_annotated(path: str | Path) -> Iterator[tuple[Trajectory, Annotation]]:
 
 def _read_line(line: str, where: str) -> tuple[Trajectory, Annotation]:
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
-    unknown = sorted(set(row) - {*FIELDS, *ANNOTATION_FIELDS}) if isinstance(row, dict) else None
-    if unknown is None or unknown:
-        expected = f"expected {sorted(FIELDS)}, and perhaps {sorted(ANNOTATION_FIELDS)}"
-        raise ValueError(f"{where}: not a trajectory (unknown fields: {unknown}); {expected}")
-    words = {name: row.pop(name) for name in ANNOTATION_FIELDS if name in row}
-    if found := first_not_finite(row):  # Python's JSON reads NaN, Infinity and 1e999
-        raise ValueError(f"{where}: not a trajectory: {found}; numbers must be finite")
-    for name, value in (*row.items(), *words.items()):
-        if wrong := _wrong(name, value):
-            raise ValueError(f"{where}: not a trajectory: {name} {wrong}")
-    if words.get("token_texts") is not None:
-        words["token_texts"] = tuple(words["token_texts"])
-    try:
-        return trajectory_from_dict(row), Annotation(**words) if words else NOTHING
-    except TypeError as error:
+        found = vars(from_json(_Line, line))
+    except ValueError as error:
         raise ValueError(f"{where}: not a trajectory: {error}") from error
-
-
-NULL = type(None)
-WHOLE, NUMBER, TEXT = frozenset({int}), frozenset({int, float}), frozenset({str})
-KINDS: dict[str, frozenset[type]] = {
-    **dict.fromkeys(("prompt_id", "finish_reason"), TEXT),
-    **dict.fromkeys(("sample_index", "response_length", "policy_version"), WHOLE),
-    **dict.fromkeys(("reward", "advantage"), NUMBER | {NULL}),
-    **dict.fromkeys(("question", "response", "ground_truth"), TEXT | {NULL}),
-    "block_size": WHOLE | {NULL},
-    "correct": frozenset({bool, NULL}),
-}
-"""JSON's type of each field that is one value."""
-LISTS: dict[str, frozenset[type]] = {
-    **dict.fromkeys(("prompt_ids", "response_ids", "step_map"), WHOLE),
-    "behaviour_logprobs": NUMBER,
-    "token_texts": TEXT,
-}
-"""Types of the items of each field that is a list."""
-
-
-def _wrong(name: str, value: Any) -> str | None:
-    """What is wrong with the type of a field; None: nothing."""
-    if name in KINDS:
-        found = type(value)
-        return None if found in KINDS[name] else f"is of type {found.__name__}, not {_names(KINDS[name])}"
-    if name == "rewards":
-        fits = isinstance(value, dict) and set(map(type, value.values())) <= NUMBER
-        return None if fits else "is no mapping of names to numbers"
-    if name == "token_texts" and value is None:
-        return None
-    if isinstance(value, list) and set(map(type, value)) <= LISTS[name]:
-        return None
-    return f"is no list of {_names(LISTS[name])}"
-
-
-def _names(kinds: frozenset[type]) -> str:
-    words = {int: "int", float: "float", str: "str", bool: "bool", NULL: "null"}
-    return " or ".join(sorted(words[kind] for kind in kinds))
+    words = {name: found[name] for name in ANNOTATION_FIELDS}
+    return Trajectory(**{name: found[name] for name in FIELDS}), Annotation(**words)

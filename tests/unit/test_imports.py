@@ -24,7 +24,7 @@ LEVELS = (
         "checkpoints",
         "__version__",
     },
-    {"types", "batches"},
+    {"types", "batches", "checked_json"},
     {"trajectory_files", "attention", "diffusion", "losses"},
     {"models", "packing", "rewards", "advantages"},
     {"objectives", "reading"},

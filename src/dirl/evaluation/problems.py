@@ -1,10 +1,10 @@
 """What an evaluation brought, problem by problem: each response with its text, verdict and counts."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from dirl.checked_json import from_json
 from dirl.types import FinishReason
 
 Judgement = Literal["right", "wrong", "incomparable", "lost"]
@@ -52,15 +52,14 @@ class Problem:
         return sum(response.right for response in self.responses) / len(self.responses)
 
 
-def problem_from_dict(row: Mapping[str, Any], where: str) -> Problem:
-    """The inverse of `dataclasses.asdict`; ValueError for what is no problem."""
+def read_problem(line: str | bytes, where: str) -> Problem:
+    """A line of a file of per-problem results; ValueError for what is none."""
     try:
-        problem = Problem(**{**row, "responses": tuple(Response(**response) for response in row["responses"])})
-    except (KeyError, TypeError) as error:
-        names = ", ".join(f.name for f in dataclasses.fields(Problem))
-        raise ValueError(f"{where}: no problem of an evaluation ({error}); expected {names}") from error
-    if not problem.responses or any(r.judgement not in get_args(Judgement) for r in problem.responses):
-        raise ValueError(f"{where}: no problem of an evaluation: a response has no judgement; evaluate anew")
+        problem = from_json(Problem, line)
+    except ValueError as error:
+        raise ValueError(f"{where}: no problem of an evaluation: {error}") from error
+    if not problem.responses:
+        raise ValueError(f"{where}: no problem of an evaluation: it has no responses; evaluate anew")
     return problem
 
 

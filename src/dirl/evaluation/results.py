@@ -1,12 +1,12 @@
 """Files of results: what an evaluation found, with how it came about."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dirl.evaluation.problems import Problem, problem_from_dict
+from dirl.evaluation.problems import Problem, read_problem
 from dirl.evaluation.results_folder import PROBLEMS, RESULTS
 from dirl.types import DecodingParams
 
@@ -58,7 +58,7 @@ class Result:
         if not path.is_file():
             raise ValueError(f"{path}: no such file, though the results name it; evaluate anew")
         with path.open(encoding="utf-8") as file:
-            return [problem_from_dict(row, f"{path}:{number}") for number, row in numbered(file, path)]
+            return [read_problem(line, f"{path}:{number}") for number, line in enumerate(file, 1)]
 
     def row(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("folder", "kept")}
@@ -90,15 +90,3 @@ def read_results(run: str | Path) -> list[Result]:
         return [Result(**row, folder=path.parent) for row in value["results"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: results that lack something ({error}); evaluate anew") from error
-
-
-def numbered(lines: Iterator[str] | Any, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows of a file of JSON Lines with their numbers."""
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}:{number}: no problem of an evaluation")
-        yield number, row

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dirl.checkpoints.files import flush
-from dirl.evaluation.problems import Problem, problem_from_dict
+from dirl.evaluation.problems import Problem, read_problem
 from dirl.evaluation.run import Settings
 from dirl.finite import dumps
 from dirl.outputs import check_new_folder
@@ -54,10 +54,7 @@ class ResultsFile:
             count = max(0, (count - 1) // size * size)
         cut(self.problems, lines[:count])
         cut(self.trajectories, made[: count * settings.count])
-        found = [
-            problem_from_dict(json.loads(line), f"{self.problems}:{number}")
-            for number, line in enumerate(lines[:count], 1)
-        ]
+        found = [read_problem(line, f"{self.problems}:{number}") for number, line in enumerate(lines[:count], 1)]
         for problem, prompt in zip(found, prompts, strict=False):
             if problem.prompt_id != prompt.prompt_id or len(problem.responses) != settings.count:
                 raise ValueError(

@@ -110,9 +110,9 @@ def test_a_page_is_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (b"", "made.jsonl': holds no trajectories"),
         (b"\n\n", "made.jsonl': holds no trajectories"),
-        (b'{"question": "1+1?"}\n', r"made.jsonl:1: not a trajectory: .*missing.*'prompt_id'"),
-        (b'{"messages": []}\n', r"made.jsonl:1: not a trajectory \(unknown fields: \['messages'\]\)"),
-        (b"step,loss\n1,2\n", "made.jsonl:1: not JSON"),
+        (b'{"question": "1+1?"}\n', "made.jsonl:1: not a trajectory: prompt_id is missing; "),
+        (b'{"messages": []}\n', r"made.jsonl:1: not a trajectory: unknown fields \['messages'\]; "),
+        (b"step,loss\n1,2\n", "made.jsonl:1: not a trajectory: Invalid JSON"),
         (b"\x1f\x8b\x08\x00\xff\xfe", "made.jsonl:1: not UTF-8 text"),
     ],
 )

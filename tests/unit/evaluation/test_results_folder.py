@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dirl.evaluation import Problem, Response, Settings
+from dirl.evaluation.problems import read_problem
 from dirl.evaluation.results import read_results
 from dirl.evaluation.results_folder import ResultsFile, ResultsFolder
 from dirl.types import DecodingParams, Prompt, Trajectory
@@ -98,6 +99,35 @@ def test_lines_that_somebody_changed_are_refused(tmp_path: Path) -> None:
     file.append(*done(0, 7))
     with pytest.raises(ValueError, match="prompt '7' stands where '1' was asked: the file has been changed"):
         file.read(PROMPTS, TWO_AT_A_TIME)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"responses": []}, "it has no responses; evaluate anew"),
+        ({"reward": 1.0}, r"unknown fields \['reward'\]; its own are prompt_id, "),
+        ({"responses": [{"text": "4"}]}, r"responses\[0\].sample_index is missing"),
+        ({"generate_s": "1"}, "generate_s: Input should be a valid number, got '1'"),
+    ],
+)
+def test_a_line_that_is_no_problem_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    file = ResultsFile(tmp_path, "greedy")
+    file.append(*done(*range(5)))
+    first, second, *rest = file.problems.read_text().splitlines(keepends=True)
+    file.problems.write_text(first + json.dumps(json.loads(second) | change) + "\n" + "".join(rest))
+    with pytest.raises(ValueError, match=f"greedy.jsonl:2: no problem of an evaluation: {message}"):
+        file.read(PROMPTS, TWO_AT_A_TIME)
+
+
+@pytest.mark.parametrize(
+    "value, seen",
+    [("sure", "got 'sure'"), (None, "got None")],
+)
+def test_a_judgement_that_there_is_not_is_refused(tmp_path: Path, value: str | None, seen: str) -> None:
+    line = {"prompt_id": "1", "question": "?", "ground_truth": "1"}
+    response = {"sample_index": 0, "text": "", "judgement": value, "tokens": 1, "steps": 1, "finish_reason": "stop"}
+    with pytest.raises(ValueError, match=rf"here: .*responses\[0\].judgement: Input should be 'right', .*{seen}"):
+        read_problem(json.dumps({**line, "responses": [response]}), "here")
 
 
 @pytest.mark.parametrize(

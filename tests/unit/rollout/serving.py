@@ -11,9 +11,10 @@ from tests.tiny import TinyModel, prompt
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dirl.checked_json import to_json
 from dirl.rollout import RolloutEngine, ServerEngine, TorchEngine
 from dirl.rollout.remote.app import EngineServer
-from dirl.rollout.remote.wire import Call, Line, dumps, loads
+from dirl.rollout.remote.wire import Call, Line, loads
 from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 
 SOURCE = TinyModel()
@@ -134,7 +135,7 @@ def lying(lie: Callable[[list[Line]], Iterable[str]]) -> ThreadServer:
 
 
 def honest(lines: Iterable[Line]) -> list[str]:
-    return [dumps(line) for line in lines]
+    return [to_json(line) for line in lines]
 
 
 def client(*servers: ThreadServer, version: int | None = 0, **options) -> ServerEngine:

@@ -130,9 +130,9 @@ def without(row: dict, name: str) -> dict:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", "not JSON"),
+        ("{not json", "not a trajectory: Invalid JSON"),
         ("[1, 2]", "not a trajectory"),
-        (json.dumps(dataclasses.asdict(trajectory()) | {"colour": 1}), r"unknown fields: \['colour'\]"),
+        (json.dumps(dataclasses.asdict(trajectory()) | {"colour": 1}), r"unknown fields \['colour'\]"),
         (json.dumps(without(dataclasses.asdict(trajectory()), "step_map")), "step_map"),
     ],
 )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 import torch
 from aiohttp import web
 
+from dirl.checked_json import to_json
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.remote.api_key import is_authorized
 from dirl.rollout.remote.cuda_ipc import visible_gpus
@@ -22,7 +23,7 @@ from dirl.rollout.remote.weight_messages import HEARTBEAT_S as WEIGHTS_HEARTBEAT
 from dirl.rollout.remote.weight_messages import MESSAGE_BYTES
 from dirl.rollout.remote.weight_receiver import WeightReceiver
 from dirl.rollout.remote.weight_transfer import dtype_name
-from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Sleep, dumps, loads
+from dirl.rollout.remote.wire import PROTOCOL, Call, Failure, Health, Line, Sleep, loads
 from dirl.types import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class EngineServer:
             raise web.HTTPBadRequest(text=str(error)) from error
 
     async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response(text=dumps(self.health()))
+        return web.json_response(text=to_json(self.health()))
 
     def health(self) -> Health:
         engine = self.engine
@@ -123,7 +124,7 @@ class EngineServer:
                     line = await lines.get()
             except TimeoutError:
                 line = Line(self.engine.heartbeat)
-            await response.write(dumps(line).encode() + b"\n")
+            await response.write(to_json(line).encode() + b"\n")
         await response.write_eof()
 
     async def _work(self, call: Call, lines: asyncio.Queue[Line], left: threading.Event) -> None:
@@ -174,7 +175,7 @@ class EngineServer:
         run = loads(Sleep, await request.read()).run
         if run == self.lease.run:  # of no concern to the engine otherwise
             await asyncio.shield(self.queue.run(self.engine.sleep))
-        return web.json_response(text=dumps(self.health()))
+        return web.json_response(text=to_json(self.health()))
 
     async def _weights(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(max_msg_size=MESSAGE_BYTES, timeout=2.0, heartbeat=WEIGHTS_HEARTBEAT_S)

@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 import aiohttp
 import torch
 
+from dirl.checked_json import to_json
 from dirl.rollout.remote.lease import busy
 from dirl.rollout.remote.weight_sender import WeightSender
 from dirl.rollout.remote.weight_transfer import DTYPES
-from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Sleep, dumps, loads
+from dirl.rollout.remote.wire import PROTOCOL, Call, Health, Line, Sleep, loads
 from dirl.types import ModelSpec, Trajectory
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class ServerLink:
         done = False
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_timeout_s)
         with self.breaking():
-            body = dumps(call).encode()
+            body = to_json(call).encode()
             async with self.session.post(f"{self.url}/generate", timeout=timeout, data=body, headers=JSON) as response:
                 await self._accept(response)
                 async for text in lines(response.content):
@@ -117,7 +118,7 @@ class ServerLink:
     async def sleep(self, timeout_s: float) -> Health:
         with self.breaking():
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            body = dumps(Sleep(self.run)).encode()
+            body = to_json(Sleep(self.run)).encode()
             async with self.session.post(f"{self.url}/sleep", timeout=timeout, data=body, headers=JSON) as response:
                 await self._accept(response)
                 text = await response.read()

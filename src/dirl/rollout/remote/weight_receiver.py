@@ -12,6 +12,7 @@ import torch
 from aiohttp import web
 from torch import Tensor
 
+from dirl.checked_json import to_json
 from dirl.rollout.engine import RolloutEngine
 from dirl.rollout.remote import cuda_ipc
 from dirl.rollout.remote.engine_queue import EngineQueue, in_thread
@@ -20,7 +21,7 @@ from dirl.rollout.remote.pair_group import PairGroup
 from dirl.rollout.remote.relay_store import RelayStore
 from dirl.rollout.remote.weight_messages import Entry, Order, Reply
 from dirl.rollout.remote.weight_transfer import Named, flat_bytes, unflatten
-from dirl.rollout.remote.wire import Failure, dumps, loads
+from dirl.rollout.remote.wire import Failure, loads
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class WeightReceiver:
             await self.socket.close()
 
     async def _say(self, reply: Reply) -> None:
-        await self.socket.send_str(dumps(reply))
+        await self.socket.send_str(to_json(reply))
 
     def _say_from_thread(self, reply: Reply) -> None:
         asyncio.run_coroutine_threadsafe(self._say(reply), self.loop).result()

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from dirl.checked_json import to_json
 from dirl.rollout.remote import cuda_ipc
 from dirl.rollout.remote.engine_queue import in_thread
 from dirl.rollout.remote.pair_group import PairGroup
 from dirl.rollout.remote.relay_store import RelayStore
 from dirl.rollout.remote.weight_messages import HEARTBEAT_S, MESSAGE_BYTES, Entry, Order, Reply, Transport
 from dirl.rollout.remote.weight_transfer import TensorEntry, flat_bytes
-from dirl.rollout.remote.wire import dumps, loads
+from dirl.rollout.remote.wire import loads
 
 CHUNK_BYTES = 1 << 20
 """The chunks of a bucket's bytes on their way through HTTP: larger ones are not faster."""
@@ -111,10 +112,10 @@ class WeightSender:
     def _tell(self, key: str, value: bytes) -> None:
         """Send an entry of the store to the server; called in a thread of the process group."""
         order = Order("store", entry=Entry(key, value.hex()))
-        asyncio.run_coroutine_threadsafe(self.socket.send_str(dumps(order)), self.loop).result(self.timeout_s)
+        asyncio.run_coroutine_threadsafe(self.socket.send_str(to_json(order)), self.loop).result(self.timeout_s)
 
     async def _ask(self, order: Order) -> Reply:
-        await self.socket.send_str(dumps(order))
+        await self.socket.send_str(to_json(order))
         return await self._hear()
 
     async def _hear(self) -> Reply:

@@ -23,6 +23,7 @@ from tests.unit.rollout.serving import (
 )
 from torch import Tensor
 
+from dirl.checked_json import to_json
 from dirl.rollout.remote import update as server_update
 from dirl.rollout.remote.app import EngineServer
 from dirl.rollout.remote.pair_group import PairGroup
@@ -31,7 +32,6 @@ from dirl.rollout.remote.weight_messages import Order
 from dirl.rollout.remote.weight_receiver import WeightReceiver
 from dirl.rollout.remote.weight_sender import WeightSender
 from dirl.rollout.remote.weight_transfer import TensorEntry
-from dirl.rollout.remote.wire import dumps
 
 KEY = "a-key"
 
@@ -139,7 +139,7 @@ def test_a_server_is_free_again_whatever_became_of_a_push(stop, monkeypatch) -> 
 
     async def leave(session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(f"{server.url}/weights") as socket:
-            await socket.send_str(dumps(Order("begin", run="host:2-leaver", policy_version=1)))
+            await socket.send_str(to_json(Order("begin", run="host:2-leaver", policy_version=1)))
             while not working.is_set():
                 await asyncio.sleep(0.01)
 
