@@ -72,7 +72,7 @@ def two_steps(model: BlockDiffusionLM, batches: list[PackedBatch], likelihood: L
 
 
 def build(tied: bool, mode: Checkpointing) -> BlockDiffusionLM:
-    """In double precision: in single, gradients of few numbers that are sums of many are rounded by 3e-6 of their norm."""
+    """In double precision: in single, gradients of few numbers, sums of many, are rounded by 3e-6 of their norm."""
     description = source(tied).describe()
     backbone = source(tied).build(description.config).double().train()
     recompute_layers(backbone.model.layers, mode)
