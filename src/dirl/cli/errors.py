@@ -197,6 +197,8 @@ def shorten(message: str) -> str:
         if text:
             kept.append(re.sub(r"<class '([^']+)'>", r"\1", text).replace("typing.", "").rstrip())
     what = re.sub(r":\s*; ", ": ", "; ".join(dict.fromkeys(kept)))
+    if re.search(r"Expected a dict; given: \{\w+:\S", what):
+        what += "; YAML wants a blank after each colon"
     where = ".".join(keys)
     return f"{where}: {what}" if where else what
 

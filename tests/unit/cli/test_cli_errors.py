@@ -118,6 +118,12 @@ def test_a_class_of_a_user_that_lacks_a_method_is_told_which() -> None:
     assert kind.startswith("dirl.rewards.Reward is a kind of class")
 
 
+def test_colons_without_a_blank_are_told_of() -> None:
+    said = shorten("Expected a <class 'dict'>\nGiven value: {greedy:{temperature:0}}")
+    assert said == "Expected a dict; given: {greedy:{temperature:0}}; YAML wants a blank after each colon"
+    assert "blank" not in shorten("Expected a <class 'dict'>\nGiven value: {'greedy': 0}")
+
+
 class Lacking(Reward):
     judges = True
 
