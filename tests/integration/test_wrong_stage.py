@@ -49,7 +49,7 @@ def test_an_option_of_rl_in_sft_is_an_error_that_says_so(option: str, tmp_path: 
     ("option", "remedy"),
     [
         ("gradient_clip_val=0.5", r"write model\.optimizer\.max_grad_norm=0\.5 instead"),
-        ("accumulate_grad_batches=4", r"leave it at 1; a step has as many micro-batches as its rows need"),
+        ("accumulate_grad_batches=4", r"leave it at 1; a step has as many micro-batches as its rows"),
     ],
 )
 def test_what_lightning_does_for_others_is_done_by_another_option(option: str, remedy: str, tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         raise ValueError(f"trainer.gradient_clip_val={clip}: write model.optimizer.max_grad_norm={clip} instead")
     if rounds != 1:
         raise ValueError(
-            f"trainer.accumulate_grad_batches={rounds}: leave it at 1; a step has as many micro-batches as its rows need "
-            "(data.token_budget), and its size is data.global_batch_size, or of RL data.prompts_per_rollout x group_size"
+            f"trainer.accumulate_grad_batches={rounds}: leave it at 1; a step has as many micro-batches as its rows "
+            "need (data.token_budget), and its size is data.global_batch_size, in RL data.prompts_per_rollout and data.group_size"
         )
 
 
