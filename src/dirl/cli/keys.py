@@ -131,7 +131,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
     if rounds != 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches={rounds}: leave it at 1; a step has as many micro-batches as its rows "
-            "need (data.token_budget), and its size is data.global_batch_size, in RL data.prompts_per_rollout and data.group_size"
+            "need (data.token_budget), and is as large as data.global_batch_size, or a rollout, says"
         )
 
 
