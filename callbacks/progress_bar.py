@@ -33,7 +33,8 @@ class ProgressLines(ProgressBar):
             self._write(trainer, pl_module, f"step {done}/{batches_of_epoch(trainer, done)}")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if time.monotonic() - self._written >= LINE_S or trainer.current_epoch + 1 == trainer.max_epochs:
+        last = trainer.current_epoch + 1 == trainer.max_epochs or 0 <= trainer.max_steps <= trainer.global_step
+        if last or time.monotonic() - self._written >= LINE_S:
             self._write(trainer, pl_module, "ended")
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, where: str) -> None:

@@ -15,7 +15,7 @@ from dirl.batches import StepBatch
 from dirl.data.rl import RLDataModule
 from dirl.evaluation import ResponseMetrics
 from dirl.modules import RLModule
-from dirl.outputs import check_writable
+from dirl.outputs import check_folder_name, check_writable
 from dirl.progress_bar import bar, bars_shown, expect
 from dirl.ranges import at_least, positive
 from dirl.rewards import Reward, Scorer
@@ -87,6 +87,7 @@ class Rollout(L.Callback):
         positive("rollout", reward_timeout_s=reward_timeout_s)
         if save_texts and save_trajectories is None:
             raise ValueError("rollout.save_texts=true: no trajectories are written; name rollout.save_trajectories too")
+        check_folder_name(save_trajectories, "rollout.save_trajectories")
         if max_empty_rollouts < 0:
             raise ValueError(f"rollout.max_empty_rollouts={max_empty_rollouts}: use 0 to end at the first, or more")
         self.engine = engine

@@ -13,6 +13,12 @@ def check_writable(folder: Path, name: str) -> None:
         raise ValueError(f"{name}={str(folder)!r} cannot be written: {error}; name another folder") from error
 
 
+def check_folder_name(value: str | None, name: str) -> None:
+    """ValueError for what stands where a folder is to be named and was meant as a switch."""
+    if value is not None and value.strip().lower() in ("", "true", "false", "yes", "no"):
+        raise ValueError(f"{name}={value!r}: name a folder, e.g. trajectories, or write null for none")
+
+
 def check_new_file(path: Path, name: str, overwrite: bool) -> None:
     """ValueError if the file exists and `overwrite` is not set, or is a folder; the folder that it goes to is made."""
     if path.is_dir():

@@ -1,8 +1,10 @@
 """Progress: bars on a terminal; elsewhere (a log file) a line each so many seconds."""
 
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -48,6 +50,36 @@ class Lines(plain):
 
 def on_terminal() -> bool:
     return sys.stderr.isatty()
+
+
+def say_above_bars() -> None:
+    """Let log lines and warnings lift the bars of a terminal out of their way; they would go on in a bar's line."""
+    if not on_terminal():
+        return
+    named = [logging.getLogger(name) for name in ("", "lightning", "lightning.pytorch", "lightning.fabric")]
+    for handler in {logging.lastResort, *(handler for logger in named for handler in logger.handlers)}:
+        if isinstance(handler, logging.StreamHandler):
+            handler.emit = _above(handler.emit)  # type: ignore[method-assign]
+    warnings.showwarning = _above(warnings.showwarning)
+
+
+def _above(say: Callable[..., None]) -> Callable[..., None]:
+    """What says something on the terminal, with the bars cleared before and drawn again below."""
+    if getattr(say, "above_bars", False):
+        return say
+
+    def above(*args: Any, **kwargs: Any) -> None:
+        with plain.external_write_mode(sys.stderr):
+            say(*args, **kwargs)
+
+    above.above_bars = True
+    return above
+
+
+def end_bars() -> None:
+    """Close all bars, those that stay with their last line, before the last word of a command that was ended."""
+    for shown in sorted(getattr(plain, "_instances", ()), key=lambda each: each.pos):
+        shown.close()
 
 
 def bar(*args: Any, shown: bool = True, **kwargs: Any) -> plain:

@@ -35,7 +35,7 @@ LEVELS = (
     {"planning"},
     {"callbacks"},
     {"cli"},
-    {"demo"},
+    {"demo", "__main__"},
 )
 """Each may import what stands above it, and of its own level itself."""
 LEVEL = {package: number for number, packages in enumerate(LEVELS) for package in packages}

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from dirl.callbacks import Rollout
 
 from dirl.cli import commands
 from dirl.cli.evaluate import evaluate
@@ -78,3 +79,10 @@ def test_commands_look_before_they_load_a_model(tmp_path: Path) -> None:
         commands.rollout(None, data, str(tmp_path / "new.jsonl"), samples=0)
     with pytest.raises(ValueError, match="decoding is empty"):
         evaluate(NewModel(), data, {})
+
+
+@pytest.mark.parametrize("value", ["true", "False", " "])
+def test_a_switch_is_no_name_of_a_folder(value: str) -> None:
+    """`rollout.save_trajectories: true` made a folder `true`."""
+    with pytest.raises(ValueError, match=r"rollout\.save_trajectories='.*': name a folder"):
+        Rollout(TorchEngine(), [ExactAnswer()], save_trajectories=value)

@@ -71,7 +71,7 @@ def read(path: Path, thorough: bool = True) -> Contents:
     """
     if not path.exists():
         raise ValueError(
-            f"ckpt_path={path}: there is no such file or folder; --ckpt_path last finds the newest of a run"
+            f"ckpt_path={path}: there is no such file or folder; correct the path (in `fit`, `last` is the newest)"
         )
     if path.suffix == ".safetensors" or (path / "config.json").is_file():
         folder = path if path.is_dir() else path.parent

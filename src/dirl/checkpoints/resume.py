@@ -95,10 +95,25 @@ def check_strategy(contents: Contents, trainer: Trainer) -> None:
 
 
 def say_changes(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """One line for every setting that is not what it was."""
+    """One line for every setting that is not what it was; of a key that is null on one side, one for all below it."""
     for name in (name for name in {**saved, **now} if saved.get(name) != now.get(name)):
-        before, after = saved.get(name, "not set"), now.get(name, "not set")
+        if _is_below(name, saved) or _is_below(name, now):
+            continue
+        before, after = _said(name, saved), _said(name, now)
         rank_zero_info(f"resumed with another {name}: {before} in the checkpoint, now {after}")
+
+
+def _is_below(name: str, settings: Mapping[str, str]) -> bool:
+    """Whether a key above it has one value there, such as null."""
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in settings for count in range(1, len(parts)))
+
+
+def _said(name: str, settings: Mapping[str, str]) -> str:
+    if name in settings:
+        return settings[name]
+    below = {key.removeprefix(f"{name}."): value for key, value in settings.items() if key.startswith(f"{name}.")}
+    return ", ".join(f"{key} {value}" for key, value in below.items()) or "not set"
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:

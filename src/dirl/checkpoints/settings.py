@@ -9,11 +9,16 @@ def check_same(section: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -
 
     Args:
         section: of the config, for the message.
-        now: the names that are compared, each in both.
+        now: the names that are compared, each in both; `train` is a digest of the data, of which no value is said.
     """
     changed = [name for name in now if saved.get(name) != now[name]]
     if changed:
-        differences = "; ".join(f"{section}.{name} was {saved.get(name)!r}, is {now[name]!r}" for name in changed)
+        differences = "; ".join(
+            f"{section}.{name} holds other rows than it did, or in another order"
+            if name == "train"
+            else f"{section}.{name} was {saved.get(name)!r}, is {now[name]!r}"
+            for name in changed
+        )
         raise ValueError(
             f"the run cannot go on from its checkpoint with other settings: {differences}. Resume with those of the "
             "checkpoint, or start a new run from its exported model"

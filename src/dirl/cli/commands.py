@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from dirl.checkpoints.reading import read
+from dirl.checkpoints.files import PLACES
+from dirl.checkpoints.reading import METADATA, read
 from dirl.cli.engine_loading import load_engine
 from dirl.cli.prompt_data import PromptData
 from dirl.models import ModelSource, PretrainedModel, export_model
@@ -95,6 +96,7 @@ def export(
     check_replaceable(folder)
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"output={output!r} holds a model already: name another folder, or add --overwrite=true")
+    _check_checkpoint(Path(ckpt_path).expanduser())
     checkpoint = read(Path(ckpt_path).expanduser())  # every byte of it: a damaged one stops here
     description = PretrainedModel(str(checkpoint.path), family=family).describe()
     weights = CheckpointWeights(checkpoint.path)
@@ -106,6 +108,17 @@ def export(
     shapes = weight_shapes(description.family, backbone)
     export_model(folder, description, read_one_by_one, shapes, dtype, max_shard_size)
     print(f"model of step {checkpoint.values['global_step']} written to {folder}")
+
+
+def _check_checkpoint(path: Path) -> None:
+    """ValueError for what is no checkpoint at first sight, with those that lie in the folder."""
+    if (path / "config.json").is_file():
+        raise ValueError(
+            f"ckpt_path={path} is a Hugging Face model and no checkpoint of a run: there is nothing to export"
+        )
+    inside = [] if (path / METADATA).is_file() else [str(file) for place in PLACES for file in sorted(path.glob(place))]
+    if inside:
+        raise ValueError(f"ckpt_path={path} is a folder with {', '.join(inside)}: name one of them")
 
 
 def _check_samples(samples: int) -> None:

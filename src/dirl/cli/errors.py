@@ -4,6 +4,7 @@ A traceback is for errors of this package; of what the user can mend (settings, 
 `--debug` only.
 """
 
+import errno
 import gc
 import os
 import re
@@ -19,6 +20,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
+from dirl.cli.signatures import abstract_class
 from dirl.cli.text import UsageError
 from dirl.cli.threads import wait_asleep
 from dirl.errors import ForUserError
@@ -112,6 +114,8 @@ def message_of(error: BaseException) -> str:
             f"{first}\nLower data.token_budget, set activation_checkpointing: full, or use more devices; "
             "`dirl plan` says what a config needs"
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{text}: the disk that the command writes to is full, or your share of it; make room, and begin again"
     if _lost_process(error):
         return f"another process of this run has ended, and said why itself ({text.splitlines()[0]})"
     if "nterpolation" in text and type(error).__module__.startswith("omegaconf"):
@@ -185,7 +189,7 @@ def shorten(message: str) -> str:
             in_class = True
             text = f"{problem[1]}: {problem[2]}"
         elif abstract := re.match(r"Expected an instantiatable class, but (\S+) is abstract", text):
-            text = f"{abstract[1]} is a kind of class: name one of that kind, with its options or before them"
+            text = abstract_class(abstract[1])
         elif nameless := re.match(r"Expected a dot import path string: (\w+)$", text):
             text = f"{nameless[1]} names no class, and these are options of one: name it before them"
         elif text.startswith(("Given value", *NOISE)):
@@ -193,6 +197,8 @@ def shorten(message: str) -> str:
         if text:
             kept.append(re.sub(r"<class '([^']+)'>", r"\1", text).replace("typing.", "").rstrip())
     what = re.sub(r":\s*; ", ": ", "; ".join(dict.fromkeys(kept)))
+    if re.search(r"Expected a dict; given: \{\w+:\S", what):
+        what += "; YAML wants a blank after each colon"
     where = ".".join(keys)
     return f"{where}: {what}" if where else what
 
@@ -229,6 +235,10 @@ def _say_end(text: str, error: BaseException, args: Sequence[str], launched: boo
     if launched and is_together(error):
         return
     line = resume_line(error, args)
+    if "dirl.progress_bar" in sys.modules:
+        from dirl.progress_bar import end_bars
+
+        end_bars()
     print("\n".join([text, line] if line else [text]), file=sys.stderr, flush=True)
 
 

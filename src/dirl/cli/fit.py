@@ -18,14 +18,23 @@ from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_adapters, check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.early import check_arguments
 from dirl.cli.errors import mark_launcher, tell_processes
-from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_checkpoints, check_keys, check_stage, drop_defaults
+from dirl.cli.keys import (
+    CALLBACKS,
+    add_keys,
+    callbacks_of,
+    check_checkpoints,
+    check_keys,
+    check_stage,
+    check_trainer,
+    drop_defaults,
+)
 from dirl.cli.log_folder import claim
 from dirl.cli.parsers import PARSER_MODE, CommandParser
 from dirl.cli.table import TRAINER_COMMANDS
 from dirl.cli.text import parse_texts, unmark
 from dirl.modules import BlockDiffusionModule, SFTModule
 from dirl.outputs import check_writable
-from dirl.progress_bar import on_terminal, quiet_libraries
+from dirl.progress_bar import on_terminal, quiet_libraries, say_above_bars
 from dirl.stopping import request
 
 HARMLESS = (
@@ -39,6 +48,8 @@ HARMLESS = (
     "You have overridden `transfer_batch_to_device` in `LightningModule`",
     # what is logged per epoch is reduced before: a reduction where a value is read would wait for ranks without a bar
     "It is recommended to use `self.log.*sync_dist=True",
+    # a size in MB of the table before training, which counts weights as fp32, as under bf16-mixed they are
+    "Precision .* is not supported by the model summary",
     # lightning's use of torch's pytree
     ".*LeafSpec.*",
 )
@@ -110,6 +121,7 @@ class DirlCLI(LightningCLI):
             check_checkpoints(config, given)
         drop_defaults(config)
         check_stage(config)
+        check_trainer(config["trainer"])
 
     def instantiate_classes(self) -> None:
         """Instantiate from texts without marks; the config that is written keeps them."""
@@ -136,6 +148,7 @@ class DirlCLI(LightningCLI):
         first = rank_zero_only.rank in (None, 0)
         if trainer["enable_progress_bar"] is False or not first or not on_terminal():
             quiet_libraries()
+        say_above_bars()
         if first and not trainer["fast_dev_run"]:
             check_writable(root, "trainer.default_root_dir")
         if trainer["logger"] in (None, True) and not trainer["fast_dev_run"]:

@@ -123,6 +123,18 @@ def check_stage(config: Mapping[str, Any]) -> None:
         )
 
 
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """ValueError for options of Lightning's trainer that have another place here, where Lightning would say: none."""
+    clip, rounds = trainer["gradient_clip_val"], trainer["accumulate_grad_batches"]
+    if clip is not None:
+        raise ValueError(f"trainer.gradient_clip_val={clip}: write model.optimizer.max_grad_norm={clip} instead")
+    if rounds != 1:
+        raise ValueError(
+            f"trainer.accumulate_grad_batches={rounds}: leave it at 1; a step has as many micro-batches as its rows "
+            "need (data.token_budget), and is as large as data.global_batch_size, or a rollout, says"
+        )
+
+
 def changed(cls: type, options: Mapping[str, Any]) -> bool:
     """Whether any option of a class, or of the bases that its `**options` go to, is not its default."""
     defaults = {

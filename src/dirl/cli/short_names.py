@@ -1,12 +1,15 @@
 """Options that may be written short: `--task lm_eval:NAME,NAME` and `--source FOLDER` are a class and its options."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 HARNESS = "lm_eval:"
 HARNESS_TASK = "dirl.tasks.LMEval"
 PRETRAINED = "dirl.models.PretrainedModel"
+SOURCES = ("PretrainedModel", "NewModel", "AutoregressiveModel", "null")
+"""What `--source` may be without a dot or a slash, beside what lies here."""
 
 
 def long_names(args: Sequence[str]) -> list[str]:
@@ -22,6 +25,11 @@ def long_names(args: Sequence[str]) -> list[str]:
             found += _harness(value)
         elif option == "--source" and _is_model(value):
             found += [f"--source={PRETRAINED}", f"--source.path={value}"]
+        elif option == "--source" and re.fullmatch(r"[\w-]+", value) and value not in SOURCES:
+            raise ValueError(
+                f"--source {value}: there is no such folder or checkpoint here (relative to {Path.cwd()}); correct the "
+                "path, or write OWNER/NAME of the hub, or --source.path NAME"
+            )
         else:
             found += given
     return _with_class(found)

@@ -5,6 +5,7 @@ nothing is known.
 """
 
 import ast
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,3 +110,12 @@ def _tree(module: str) -> ast.Module | None:
     place = Path(spec.origin).parent.joinpath(*rest[1 if callbacks else 0 :])
     file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
     return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def abstract_class(name: str) -> str:
+    """What is wrong with a class that has no instances: it is a kind of class, or lacks what its kind has to define."""
+    module, _, cls = name.rpartition(".")
+    lacks = sorted(getattr(getattr(sys.modules.get(module), cls, None), "__abstractmethods__", ()))
+    if not lacks or module.partition(".")[0] in ("dirl", "lightning"):
+        return f"{name} is a kind of class: name one of that kind, with its options or before them"
+    return f"{name} does not define {', '.join(lacks)}, which each of its kind has to"

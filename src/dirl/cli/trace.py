@@ -37,7 +37,8 @@ def trace(
             raise ValueError(f"{name}={value}: use at least 1, or null")
     source, page = Path(file), Path(file).with_suffix(".html") if output is None else Path(output)
     if not source.is_file():
-        raise ValueError(f"file={file!r}: no such file here; name one that `rollout`, `evaluate` or `fit` has written")
+        what = "is a folder" if source.is_dir() else "no such file here"
+        raise ValueError(f"file={file!r}: {what}; name a file that `rollout`, `evaluate` or `fit` has written")
     if page.resolve() == source.resolve():
         raise ValueError(f"output={str(page)!r} is the file itself: name another")
     check_new_file(page, "output", overwrite)

@@ -270,21 +270,24 @@ def fit_prompt(
 ) -> list[int] | None:
     """The prompt if it is within max_tokens, else None: half a question is none."""
     counts = FitCounts() if counts is None else counts
-    if _fits(len(ids), max_tokens, overflow, ("drop", "error"), where):
+    if _fits(len(ids), max_tokens, overflow, ("drop", "error"), where, "max_prompt_tokens"):
         counts.kept += 1
         return ids
     counts.dropped += 1
     return None
 
 
-def _fits(length: int, max_tokens: int, overflow: str, known: Sequence[str], where: str) -> bool:
+def _fits(
+    length: int, max_tokens: int, overflow: str, known: Sequence[str], where: str, limit: str = "max_tokens"
+) -> bool:
+    """Whether a length is within the limit, an option of that name; ValueError where a longer one is an error."""
     if max_tokens < 1:
-        raise ValueError(f"max_tokens={max_tokens} leaves no room; give a positive number")
+        raise ValueError(f"{limit}={max_tokens} leaves no room; give a positive number")
     if overflow not in known:
         raise ValueError(f"overflow={overflow!r} is unknown; choose from {', '.join(known)}")
     if length > max_tokens and overflow == "error":
         raise ValueError(
-            f"{where}: {length} tokens, max_tokens={max_tokens}; "
+            f"{where}: {length} tokens, {limit}={max_tokens}; "
             f"raise the limit or set overflow to {' or '.join(known[:-1])}"
         )
     return length <= max_tokens

@@ -82,12 +82,12 @@ def prompt_row(
     Raises:
         ValueError: a column is missing, or holds something else.
     """
-    question = _take(row, question_column, where)
+    question = _take(row, question_column, where, "question_column")
     if isinstance(question, list):
         question = _conversation(question, f"{where}: {question_column}", last=("user", "tool"))
     elif not isinstance(question, str) or not question.strip():
         raise ValueError(f"{where}: {question_column}={quoted(question)}; expected a text or a list of messages")
-    truth = _truth(_take(row, answer_column, where), f"{where}: {answer_column}")
+    truth = _truth(_take(row, answer_column, where, "answer_column"), f"{where}: {answer_column}")
     used = {question_column, answer_column}
     return PromptRow(question, truth, {name: value for name, value in row.items() if name not in used})
 
@@ -111,16 +111,16 @@ def _truth(value: object, where: str) -> str | None:
     return str(value)
 
 
-def _take(row: Row, name: str, where: str) -> Any:
-    """A column, or a value within one: `reward_model.ground_truth`."""
+def _take(row: Row, name: str, where: str, option: str = "column") -> Any:
+    """A column, or a value within one: `reward_model.ground_truth`; `option` is what names it."""
     if name in row:
         return row[name]
     value: object = row
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise ValueError(
-                f"{where}: no column {name!r}; the row has {quoted(sorted(row), 300)}; rename it or configure the "
-                "column's name"
+                f"{where}: no column {name!r}; the row has {quoted(sorted(row), 300)}; rename one, or name it by "
+                f"{option} (an option of data, or of the task)"
             )
         value = value[part]
     return value

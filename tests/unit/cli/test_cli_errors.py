@@ -1,5 +1,7 @@
 """One message, the exit code that belongs to it, and a traceback only of our own errors."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from dirl.cli import errors as cli_errors
 from dirl.cli import main as cli
 from dirl.cli.errors import entry, resume_line, shorten, with_nearest, without_option
 from dirl.errors import saved
+from dirl.rewards import Reward
 from dirl.stopping import Stopped
 
 
@@ -105,3 +108,32 @@ def test_what_the_command_line_says_of_mistakes(
 def test_the_version_is_said(capsys: pytest.CaptureFixture) -> None:
     assert entry(["--version"]) == 0
     assert capsys.readouterr().out.startswith("dirl 0.")
+
+
+def test_a_class_of_a_user_that_lacks_a_method_is_told_which() -> None:
+    """It was said to be a kind of class, of which one is to be named."""
+    said = shorten(f"Expected an instantiatable class, but {__name__}.Lacking is abstract")
+    assert said == f"{__name__}.Lacking does not define __call__, which each of its kind has to"
+    kind = shorten("Expected an instantiatable class, but dirl.rewards.Reward is abstract")
+    assert kind.startswith("dirl.rewards.Reward is a kind of class")
+
+
+def test_colons_without_a_blank_are_told_of() -> None:
+    said = shorten("Expected a <class 'dict'>\nGiven value: {greedy:{temperature:0}}")
+    assert said == "Expected a dict; given: {greedy:{temperature:0}}; YAML wants a blank after each colon"
+    assert "blank" not in shorten("Expected a <class 'dict'>\nGiven value: {'greedy': 0}")
+
+
+class Lacking(Reward):
+    judges = True
+
+
+def test_a_full_disk_has_a_remedy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(cli, "main", raising(OSError(28, "No space left on device"), "torch"))
+    assert entry(["rollout"]) == 1
+    assert "No space left on device: the disk that the command writes to is full" in capsys.readouterr().err
+
+
+def test_python_runs_the_package() -> None:
+    said = subprocess.run([sys.executable, "-m", "dirl", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("dirl ")

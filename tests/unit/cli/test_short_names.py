@@ -46,3 +46,11 @@ def test_a_folder_without_a_slash_is_a_model(tmp_path: Path, monkeypatch: pytest
 def test_no_task_of_the_harness_is_an_error() -> None:
     with pytest.raises(ValueError, match="no task is named; write"):
         long_names(["--task=lm_eval:"])
+
+
+def test_a_source_that_is_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was said to name no class."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--source nope: there is no such folder or checkpoint here"):
+        long_names(["--source", "nope"])
+    assert long_names(["--source=NewModel"]) == ["--source=NewModel"]

@@ -152,3 +152,8 @@ def test_a_model_whose_tokenizer_lacks_ids_is_refused(model: Path, sampled: list
     with pytest.raises(ValueError, match=r"trajectory 0#0: token id 999 does not fit vocab_size=\d+;"):
         trace(str(path), model=str(model))
     assert not (tmp_path / "made.html").exists()
+
+
+def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder; name a file"):
+        trace(str(tmp_path))

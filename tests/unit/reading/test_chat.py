@@ -328,9 +328,9 @@ def test_a_long_conversation_is_cut_or_dropped_and_counted() -> None:
 def test_a_limit_can_be_an_error() -> None:
     with pytest.raises(ValueError, match="f:4: 5 tokens, max_tokens=4; raise the limit or set overflow to drop or cut"):
         fit_conversation(LONG, 4, "error", where="f:4")
-    with pytest.raises(ValueError, match="f:4: 3 tokens, max_tokens=2; raise the limit or set overflow to drop"):
+    with pytest.raises(ValueError, match="f:4: 3 tokens, max_prompt_tokens=2; raise the limit or set overflow to drop"):
         fit_prompt([1, 2, 3], 2, "error", where="f:4")
     with pytest.raises(ValueError, match="overflow='cut' is unknown; choose from drop, error"):
         fit_prompt([1, 2, 3], 2, "cut")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="max_tokens=0"):
+    with pytest.raises(ValueError, match="max_prompt_tokens=0"):
         fit_prompt([1], 0, "drop")

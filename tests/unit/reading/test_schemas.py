@@ -150,7 +150,8 @@ def test_columns_may_be_named_nested_ones_too_and_the_others_are_info() -> None:
     dotted = {"a.b": "q", "c": "1"}
     assert prompt_row(dotted, "f:1", "a.b", "c").question == "q"
     for name in ("answer", "reward_model.truth", "level.x"):
-        with pytest.raises(ValueError, match=rf"f:1: no column '{re.escape(name)}'; the row has \['level', 'problem'"):
+        found_not = rf"f:1: no column '{re.escape(name)}'; the row has \['level', 'problem'.* name it by answer_column "
+        with pytest.raises(ValueError, match=found_not):
             prompt_row(row, "f:1", "problem", name)
 
 

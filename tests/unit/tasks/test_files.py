@@ -66,7 +66,7 @@ def test_longer_prompts_are_dropped_and_counted_and_keep_the_numbers_of_the_othe
 
 def test_longer_prompts_can_be_an_error(tmp_path: Path, description: ModelDescription) -> None:
     path = data_file(tmp_path, row("1+1?"), row("1+1+1+1?"))
-    with pytest.raises(ValueError, match=r"data\.jsonl:2: 11 tokens, max_tokens=7; raise the limit"):
+    with pytest.raises(ValueError, match=r"data\.jsonl:2: 11 tokens, max_prompt_tokens=7; raise the limit"):
         prompts_of(path, description, max_tokens=7, overflow="error")
 
 
@@ -130,7 +130,7 @@ def test_bad_rows_can_be_skipped_and_counted(
     assert [p.prompt_id for p in prompts] == ["0", "6"]
     assert counts == FitCounts(kept=2, dropped=1, bad=3, without_truth=1)
     assert "3 rows of" in caplog.text and "data.jsonl:2: a row is an object" in caplog.text
-    with pytest.raises(ValueError, match=r"data\.jsonl:6: 13 tokens, max_tokens=9"):  # too long is not bad
+    with pytest.raises(ValueError, match=r"data\.jsonl:6: 13 tokens, max_prompt_tokens=9"):  # too long is not bad
         prompts_of(path, description, overflow="error", **options)
     with pytest.raises(ValueError, match="on_bad_row='drop': use error or skip"):
         prompts_of(path, description, max_tokens=9, on_bad_row="drop")
