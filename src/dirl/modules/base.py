@@ -188,7 +188,8 @@ class BlockDiffusionModule(WeightAccess):
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.data_rank.size).float()
         say_if_too_long(step.micro_batches, step.token_budget)
-        micro_batches = self.equal_micro_batches(step)
+        # Without a row on any rank the gradient is 0, which an optimizer with momentum moves by all the same.
+        micro_batches = self.equal_micro_batches(step) or [empty_batch(self.spec)]
         every = backward(self, micro_batches, divisor, loss_fns)
         norms = clip_all(self.learners())  # asked now: after a forward alone, FSDP2's root has other parameters
         names = list(every[0])
