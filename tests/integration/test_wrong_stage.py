@@ -78,3 +78,22 @@ def test_one_device_on_a_recipe_of_many_hosts_is_one(tmp_path: Path) -> None:
     options = ("--trainer.accelerator=cpu", "--trainer.precision=32-true")
     trainer = cli(tmp_path, "recipe/dirl_8b_rl.yaml", "strategy/single.yaml", options=options).trainer
     assert (trainer.num_nodes, trainer.num_devices) == (1, 1)
+
+
+@pytest.mark.parametrize("config", ["debug/sft.yaml", "debug/rl.yaml"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "accumulate_grad_batches=2",
+            "trainer.accumulate_grad_batches=2: a batch is an optimizer step .* data.prompts_p",
+        ),
+        ("gradient_clip_val=0.5", r"trainer.gradient_clip_val=0.5: .* set model.optimizer.max_grad_norm"),
+        ("overfit_batches=1", "trainer.overfit_batches=1.*: .* give data.train fewer rows"),
+    ],
+)
+def test_options_of_the_trainer_that_have_no_part_here_are_an_error_that_says_what_has(
+    config: str, option: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cli(tmp_path, config, options=(f"--trainer.{option}",))

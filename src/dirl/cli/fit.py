@@ -18,7 +18,16 @@ from dirl.checkpoints.reading import Contents
 from dirl.checkpoints.resume import check_adapters, check_kind, check_strategy, find, flat, say_changes
 from dirl.cli.early import check_arguments
 from dirl.cli.errors import mark_launcher, tell_processes
-from dirl.cli.keys import CALLBACKS, add_keys, callbacks_of, check_checkpoints, check_keys, check_stage, drop_defaults
+from dirl.cli.keys import (
+    CALLBACKS,
+    add_keys,
+    callbacks_of,
+    check_checkpoints,
+    check_keys,
+    check_stage,
+    check_trainer,
+    drop_defaults,
+)
 from dirl.cli.log_folder import claim
 from dirl.cli.parsers import PARSER_MODE, CommandParser
 from dirl.cli.table import TRAINER_COMMANDS
@@ -106,6 +115,7 @@ class DirlCLI(LightningCLI):
         self.config = parse_texts(parser.parse_args, given)
         config = self.config.get(self.config.get("subcommand") or "", self.config)
         check_keys(config)
+        check_trainer(config["trainer"])
         if "checkpoint" in config:
             check_checkpoints(config, given)
         drop_defaults(config)

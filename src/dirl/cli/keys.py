@@ -85,6 +85,26 @@ def check_checkpoints(config: Mapping[str, Any], args: Sequence[str]) -> None:
     rank_zero_warn(f"checkpoint: in the config, and {none}")
 
 
+INSTEAD = {
+    "accumulate_grad_batches": (
+        1,
+        "a batch is an optimizer step already, of as many micro-batches as data.token_budget makes of it: set "
+        "data.global_batch_size (SFT) or data.prompts_per_rollout (RL)",
+    ),
+    "gradient_clip_val": (None, "gradients are clipped by the module: set model.optimizer.max_grad_norm"),
+    "gradient_clip_algorithm": (None, "gradients are clipped by the module, to the norm model.optimizer.max_grad_norm"),
+    "overfit_batches": (0.0, "no dataloader here can be cut so: give data.train fewer rows"),
+}
+"""Options of Lightning's trainer that have no part in a training of ours: their default, and what there is instead."""
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """ValueError for an option that Lightning would refuse in words of its own, or could not obey."""
+    for name, (default, instead) in INSTEAD.items():
+        if trainer[name] not in (default, None):
+            raise ValueError(f"trainer.{name}={trainer[name]}: {instead}")
+
+
 def drop_defaults(config: Any) -> None:
     """Of a parsed config whose module learns from no rollouts: no objective and no rollout, unless an option is set.
 

@@ -26,7 +26,7 @@ from dirl.models.lora import LoRAConfig, with_adapters
 from dirl.models.model_files import model_files
 from dirl.models.policy import ScoringPlan, scoring_plan
 from dirl.modules.backward import LossFn, backward, say_if_too_long
-from dirl.modules.building import Building, build_model, check_dtype, check_precision
+from dirl.modules.building import Building, build_model, check_dtype, check_precision, keep_batches
 from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.learners import Learner, as_list, clip_all, step_all, use_all_settings, zero_all
@@ -93,6 +93,7 @@ class BlockDiffusionModule(WeightAccess):
     def configure_model(self) -> None:
         """Build the model once; under a device mesh, shard it (FSDP2) layer by layer."""
         check_precision(self.trainer.precision)
+        keep_batches(self.trainer.precision_plugin)
         if self.model is None:
             if self.lora is not None:
                 with_adapters(self.lora, self.description, self.source)  # fails before weights are read
