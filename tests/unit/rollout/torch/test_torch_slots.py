@@ -71,3 +71,27 @@ def test_the_host_asks_the_device_once_in_a_step() -> None:
     with patch.object(Tensor, "cpu", count):
         *_, engine = decode(8, 8, DecodingParams(threshold=0.9, max_response_tokens=30))
     assert 0 < copies <= engine.forwards
+
+
+@pytest.mark.parametrize("forward", ["auto", "modules"])
+def test_the_prompt_of_a_group_is_computed_once_however_few_slots_there_are(forward: str) -> None:
+    description = TinyModel(4).describe()
+    requests = [
+        GenerationRequest(f"p{g}", i, prompt(9 + 4 * g, g), seed=10 * g + i) for g in range(3) for i in range(6)
+    ]
+    decoding = DecodingParams(threshold=0.5, max_response_tokens=30)
+    found, prefill = {}, SlotCache.prefill
+    for slots in (4, 64):
+        prompts: list[int] = []
+
+        def listen(self: SlotCache, own: Tensor, of_slot: Tensor, prompts: list[int] = prompts) -> None:
+            prompts.append(len(of_slot.unique()))
+            prefill(self, own, of_slot)
+
+        engine = TorchEngine(slots, forward=forward)
+        engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+        engine.update_weights(TinyModel(4).build(description.config).named_parameters(), 0)
+        with patch.object(SlotCache, "prefill", listen):
+            found[slots] = {t.key: (t.response_ids, t.step_map) for t in engine.generate(requests, decoding)}
+        assert sum(prompts) == 3
+    assert found[4] == found[64]
