@@ -10,6 +10,7 @@ from torch import Tensor
 from dirl.models import SDARConfig
 from dirl.rollout import TorchEngine
 from dirl.rollout.torch.slot_cache import SlotCache
+from dirl.rollout.torch.stripped import StrippedDecoder
 from dirl.types import DecodingParams, GenerationRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,3 +96,33 @@ def test_the_prompt_of_a_group_is_computed_once_however_few_slots_there_are(forw
             found[slots] = {t.key: (t.response_ids, t.step_map) for t in engine.generate(requests, decoding)}
         assert sum(prompts) == 3
     assert found[4] == found[64]
+
+
+PREFILLS = {1 << 12: [(7, 28)], 24: [(1, 28), (1, 16), (1, 12), (2, 12), (2, 8)]}
+"""Prompts and their tokens, forward by forward, for so many tokens at a time."""
+
+
+def test_prompts_go_through_the_model_a_few_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of like lengths together; one that is longer than that alone, one without a whole block not at all."""
+    description = TinyModel(4).describe()
+    lengths = (3, 9, 8, 30, 4, 17, 12, 13)
+    requests = [GenerationRequest(f"p{i}", 0, prompt(length, i), seed=i) for i, length in enumerate(lengths)]
+    found = {}
+    for tokens in (1 << 12, 24):
+        monkeypatch.setattr("dirl.rollout.torch.engine.PREFILL_TOKENS", tokens)
+        engine, shapes = TorchEngine(64), []
+        engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+        engine.update_weights(TinyModel(4).build(description.config).named_parameters(), 0)
+        decoder = StrippedDecoder.__call__
+
+        def listen(self: StrippedDecoder, ids: Tensor, *args: object, shapes: list = shapes, call=decoder) -> Tensor:
+            shapes.append(tuple(ids.shape))
+            return call(self, ids, *args)
+
+        monkeypatch.setattr(StrippedDecoder, "__call__", listen)
+        found[tokens] = {
+            t.key: t.response_ids for t in engine.generate(requests, DecodingParams(max_response_tokens=9))
+        }
+        monkeypatch.setattr(StrippedDecoder, "__call__", decoder)
+        assert shapes[: len(PREFILLS[tokens])] == PREFILLS[tokens]
+    assert found[1 << 12] == found[24]
