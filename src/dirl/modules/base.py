@@ -82,6 +82,7 @@ class BlockDiffusionModule(WeightAccess):
         self.guard = StepGuard(max_skipped_steps)
         self.model: BlockDiffusionLM | None = None
         self._on_host: list[HostCopy] = []
+        self._longest = 0
         self.run_config: dict[str, str] = {}
         """The config of the run, flat, for its checkpoints."""
         self._loaded_optimizer_settings: dict | None = None
@@ -188,7 +189,7 @@ class BlockDiffusionModule(WeightAccess):
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.data_rank.size).float()
-        say_if_too_long(step.micro_batches, step.token_budget)
+        self._longest = say_if_too_long(step.micro_batches, step.token_budget, self._longest)
         # Without a row on any rank the gradient is 0, which an optimizer with momentum moves by all the same.
         micro_batches = self.equal_micro_batches(step) or [empty_batch(self.spec)]
         every = backward(self, micro_batches, divisor, loss_fns)
