@@ -159,9 +159,11 @@ class TorchEngine(RolloutEngine):
                 self.cache.copy(held, targets, len(sequence.request.prompt_ids) // size * size)
         left = sorted((ids for ids in slots if len(ids) >= size), key=len, reverse=True)
         while left:  # like lengths together
+            self.still_wanted()
             count = max(1, PREFILL_TOKENS // len(left[0]))
             self._prefill({ids: slots[ids] for ids in left[:count]})
             left = left[count:]
+            self.heartbeat += 1
         return active.extend(new, self.spec, self.device)
 
     def _prefill(self, slots: Mapping[tuple[int, ...], list[int]]) -> None:

@@ -120,9 +120,13 @@ def test_prompts_go_through_the_model_a_few_tokens_at_a_time(monkeypatch: pytest
             return call(self, ids, *args)
 
         monkeypatch.setattr(StrippedDecoder, "__call__", listen)
+        asked: list[int] = []
+        engine.still_wanted = lambda asked=asked, shapes=shapes: asked.append(len(shapes))
         found[tokens] = {
             t.key: t.response_ids for t in engine.generate(requests, DecodingParams(max_response_tokens=9))
         }
         monkeypatch.setattr(StrippedDecoder, "__call__", decoder)
         assert shapes[: len(PREFILLS[tokens])] == PREFILLS[tokens]
+        assert asked == [*range(len(shapes))], "before every forward"
+        assert engine.heartbeat == len(shapes), "a long prefill is no silence"
     assert found[1 << 12] == found[24]
