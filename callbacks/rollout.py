@@ -181,7 +181,8 @@ class Rollout(L.Callback):
                 data.surplus = collection.surplus
                 started = time.perf_counter()
                 steps = self._steps(collection, pl_module, data, trainer.current_epoch)
-                data.buffer.fill(trainer.current_epoch, pl_module.score_steps(steps, keep_old=len(data.buffer) > 1))
+                scored = pl_module.score_steps(steps, len(data.buffer) > 1, first_too=data.passes > 1)
+                data.buffer.fill(trainer.current_epoch, scored)
                 times["score_s"] = time.perf_counter() - started
         finally:
             pl_module.after_rollout()

@@ -25,6 +25,20 @@ def test_rl_and_evaluations_of_one_prompt_on_two_processes(strategy: str, tmp_pa
     assert metrics(root, "rollout/groups") == [1, 1]
 
 
+@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("ddp", marks=pytest.mark.thorough)])
+def test_where_most_groups_teach_nothing_two_processes_have_the_losses_of_one(strategy: str, tmp_path: Path) -> None:
+    """In some steps one of them has no row, in some neither."""
+    rewards = "[{class_path: tests.integration.toy.LettersOfSome}]"
+    data, overlay = write_rl(tmp_path / "rl.jsonl"), rl_overlay(tmp_path / "overlay.yaml", rewards)
+    args = ["--config", CONFIGS / "debug" / "rl.yaml", "--config", overlay, f"--data.init_args.train={data}"]
+    args += ["--data.init_args.token_budget=100", "--trainer.max_epochs=3"]
+    one, two = (run(tmp_path / name, name, *args) for name in ("single", strategy))
+    assert_equal_runs(one, two)
+    scored = metrics(one, "train/scored_tokens")
+    assert scored == metrics(two, "train/scored_tokens") and 0.0 in scored and max(scored) > 0
+    assert 6 < sum(metrics(one, "rollout/uniform_groups")) < 12
+
+
 @pytest.mark.thorough
 def test_an_odd_number_of_prompts_and_steps_gives_the_losses_of_one_process(tmp_path: Path) -> None:
     data, overlay = write_rl(tmp_path / "rl.jsonl"), rl_overlay(tmp_path / "overlay.yaml")

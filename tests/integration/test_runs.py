@@ -56,6 +56,17 @@ def test_sft_lowers_the_loss_and_writes_a_model_that_loads(tmp_path: Path) -> No
     assert AutoTokenizer.from_pretrained(root / "model").mask_token_id == description.spec.mask_token_id
 
 
+def test_double_precision_trains_with_the_losses_of_single_precision(tmp_path: Path) -> None:
+    sft = ["--config", CONFIGS / "debug" / "sft.yaml", f"--data.init_args.train={write_sft(tmp_path / 'sft.jsonl')}"]
+    rl = [*rl_args(tmp_path), "--objective.kl_coef=0.1"]
+    for stage, args, first in (("sft", [*sft, "--trainer.max_steps=2"], 2), ("rl", rl, 1)):
+        found = []
+        for precision in ("32-true", "64-true"):
+            root = fit(tmp_path / stage / precision, *args, f"--trainer.precision={precision}")
+            found.append(metrics(root, "train/loss")[:first])
+        assert found[1] == pytest.approx(found[0], abs=1e-5) and found[0] != found[1]
+
+
 def test_sft_resumed_in_mid_epoch_ends_with_the_weights_of_one_go(tmp_path: Path) -> None:
     data = write_sft(tmp_path / "sft.jsonl")
     saver = tmp_path / "saver.yaml"

@@ -45,19 +45,6 @@ def test_an_option_of_rl_in_sft_is_an_error_that_says_so(option: str, tmp_path: 
         cli(tmp_path, "debug/sft.yaml", options=(option,))
 
 
-@pytest.mark.parametrize(
-    ("option", "remedy"),
-    [
-        ("gradient_clip_val=0.5", r"write model\.optimizer\.max_grad_norm=0\.5 instead"),
-        ("accumulate_grad_batches=4", r"leave it at 1; a step has as many micro-batches as its rows"),
-    ],
-)
-def test_what_lightning_does_for_others_is_done_by_another_option(option: str, remedy: str, tmp_path: Path) -> None:
-    """Lightning's own message advised automatic optimization, which there is none of."""
-    with pytest.raises(ValueError, match=remedy):
-        cli(tmp_path, "debug/sft.yaml", options=(f"--trainer.{option}",))
-
-
 def test_options_of_a_kind_of_class_are_an_error_that_asks_for_a_class() -> None:
     message = 'Parser key "task":\n  Expected an instantiatable class, but dirl.tasks.Task is abstract'
     assert shorten(message).startswith("task: dirl.tasks.Task is a kind of class: name one of that kind")
@@ -91,3 +78,22 @@ def test_one_device_on_a_recipe_of_many_hosts_is_one(tmp_path: Path) -> None:
     options = ("--trainer.accelerator=cpu", "--trainer.precision=32-true")
     trainer = cli(tmp_path, "recipe/dirl_8b_rl.yaml", "strategy/single.yaml", options=options).trainer
     assert (trainer.num_nodes, trainer.num_devices) == (1, 1)
+
+
+@pytest.mark.parametrize("config", ["debug/sft.yaml", "debug/rl.yaml"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            "accumulate_grad_batches=2",
+            "trainer.accumulate_grad_batches=2: a batch is an optimizer step .* data.prompts_p",
+        ),
+        ("gradient_clip_val=0.5", r"trainer.gradient_clip_val=0.5: .* set model.optimizer.max_grad_norm"),
+        ("overfit_batches=1", "trainer.overfit_batches=1.*: .* give data.train fewer rows"),
+    ],
+)
+def test_options_of_the_trainer_that_have_no_part_here_are_an_error_that_says_what_has(
+    config: str, option: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cli(tmp_path, config, options=(f"--trainer.{option}",))

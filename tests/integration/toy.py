@@ -20,6 +20,13 @@ class Letters(Reward):
         return sum("a" <= c <= "z" for c in text) / max(len(text), 1)
 
 
+class LettersOfSome(Letters):
+    """Of every fourth question, the others are worth nothing."""
+
+    def __call__(self, sample: RewardSample) -> float:
+        return 0.0 if int(sample.ground_truth) % 4 else super().__call__(sample)
+
+
 class Reinforce(Objective):
     """An objective of someone else."""
 

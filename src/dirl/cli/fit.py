@@ -117,11 +117,11 @@ class DirlCLI(LightningCLI):
         self.config = parse_texts(parser.parse_args, given)
         config = self.config.get(self.config.get("subcommand") or "", self.config)
         check_keys(config)
+        check_trainer(config["trainer"])
         if "checkpoint" in config:
             check_checkpoints(config, given)
         drop_defaults(config)
         check_stage(config)
-        check_trainer(config["trainer"])
 
     def instantiate_classes(self) -> None:
         """Instantiate from texts without marks; the config that is written keeps them."""

@@ -85,6 +85,26 @@ def check_checkpoints(config: Mapping[str, Any], args: Sequence[str]) -> None:
     rank_zero_warn(f"checkpoint: in the config, and {none}")
 
 
+INSTEAD = {
+    "accumulate_grad_batches": (
+        1,
+        "a batch is an optimizer step already, of as many micro-batches as data.token_budget makes of it: set "
+        "data.global_batch_size (SFT) or data.prompts_per_rollout (RL)",
+    ),
+    "gradient_clip_val": (None, "gradients are clipped by the module: set model.optimizer.max_grad_norm"),
+    "gradient_clip_algorithm": (None, "gradients are clipped by the module, to the norm model.optimizer.max_grad_norm"),
+    "overfit_batches": (0.0, "no dataloader here can be cut so: give data.train fewer rows"),
+}
+"""Options of Lightning's trainer that have no part in a training of ours: their default, and what there is instead."""
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """ValueError for an option that Lightning would refuse in words of its own, or could not obey."""
+    for name, (default, instead) in INSTEAD.items():
+        if trainer[name] not in (default, None):
+            raise ValueError(f"trainer.{name}={trainer[name]}: {instead}")
+
+
 def drop_defaults(config: Any) -> None:
     """Of a parsed config whose module learns from no rollouts: no objective and no rollout, unless an option is set.
 
@@ -120,18 +140,6 @@ def check_stage(config: Mapping[str, Any]) -> None:
     if unused := [name for name in OF_RL if config[name]]:
         raise ValueError(
             f"{', '.join(unused)}: in the config, and {module.__name__} makes no rollouts; remove it, or set it to null"
-        )
-
-
-def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """ValueError for options of Lightning's trainer that have another place here, where Lightning would say: none."""
-    clip, rounds = trainer["gradient_clip_val"], trainer["accumulate_grad_batches"]
-    if clip is not None:
-        raise ValueError(f"trainer.gradient_clip_val={clip}: write model.optimizer.max_grad_norm={clip} instead")
-    if rounds != 1:
-        raise ValueError(
-            f"trainer.accumulate_grad_batches={rounds}: leave it at 1; a step has as many micro-batches as its rows "
-            "need (data.token_budget), and is as large as data.global_batch_size, or a rollout, says"
         )
 
 

@@ -129,6 +129,7 @@ class RLDataModule(L.LightningDataModule):
             prompts = self.prompts_of(self.task, "train", description, "train")
             self.stream = PromptStream(prompts, self.seed, trainer.global_rank, trainer.world_size)
             self._check_size(len(prompts))
+            say_if_unused(len(self.buffer), trainer.limit_train_batches, bool(trainer.fast_dev_run))
         if not self.val_prompts:
             self.val_prompts = self.prompts_of(self.task, "val", description, "val")[: self.max_val_prompts]
 
@@ -283,4 +284,14 @@ def check_rollout(prompts_per_rollout: int, steps_per_rollout: int, group_size: 
         raise ValueError(
             f"data.steps_per_rollout={steps_per_rollout} exceeds prompts_per_rollout={prompts_per_rollout}: "
             "every optimizer step needs a group"
+        )
+
+
+def say_if_unused(steps: int, limit: int | float, is_trial: bool) -> None:
+    """Warn of optimizer steps of each rollout that `trainer.limit_train_batches` leaves out."""
+    used = min(steps, limit if isinstance(limit, int) else int(steps * limit))
+    if used < steps and not is_trial:
+        rank_zero_warn(
+            f"trainer.limit_train_batches={limit} trains {used} of the {steps} optimizer steps of each rollout, whose "
+            "samples are all made: lower data.prompts_per_rollout, steps_per_rollout or passes in its place"
         )

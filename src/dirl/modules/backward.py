@@ -54,11 +54,13 @@ def gradient_sync(module: L.LightningModule, last: bool) -> AbstractContextManag
     return module.trainer.strategy.block_backward_sync()
 
 
-def say_if_too_long(micro_batches: Sequence[PackedBatch], token_budget: int) -> None:
-    """Warn of a row over the budget."""
+def say_if_too_long(micro_batches: Sequence[PackedBatch], token_budget: int, told: int) -> int:
+    """Warn of a row over the budget, if it is longer than any that was told of; returns the longest told of by now."""
     longest = max(map(len, micro_batches), default=0)
-    if longest > token_budget:
+    if longest > max(token_budget, told):
         rank_zero_warn(
             f"a packed row has {longest} tokens, over data.token_budget={token_budget}: one view with all that it "
             "attends to does not fit in it; if memory runs out, shorten responses or conversations"
         )
+        return longest
+    return told

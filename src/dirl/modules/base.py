@@ -26,7 +26,7 @@ from dirl.models.lora import LoRAConfig, with_adapters
 from dirl.models.model_files import model_files
 from dirl.models.policy import ScoringPlan, scoring_plan
 from dirl.modules.backward import LossFn, backward, say_if_too_long
-from dirl.modules.building import Building, build_model, check_dtype, check_precision
+from dirl.modules.building import Building, build_model, check_dtype, check_precision, keep_batches
 from dirl.modules.guard import StepGuard
 from dirl.modules.layers import Checkpointing, check_checkpointing
 from dirl.modules.learners import Learner, as_list, clip_all, step_all, use_all_settings, zero_all
@@ -82,6 +82,7 @@ class BlockDiffusionModule(WeightAccess):
         self.guard = StepGuard(max_skipped_steps)
         self.model: BlockDiffusionLM | None = None
         self._on_host: list[HostCopy] = []
+        self._longest = 0
         self.run_config: dict[str, str] = {}
         """The config of the run, flat, for its checkpoints."""
         self._loaded_optimizer_settings: dict | None = None
@@ -93,6 +94,7 @@ class BlockDiffusionModule(WeightAccess):
     def configure_model(self) -> None:
         """Build the model once; under a device mesh, shard it (FSDP2) layer by layer."""
         check_precision(self.trainer.precision)
+        keep_batches(self.trainer.precision_plugin)
         if self.model is None:
             if self.lora is not None:
                 with_adapters(self.lora, self.description, self.source)  # fails before weights are read
@@ -187,8 +189,9 @@ class BlockDiffusionModule(WeightAccess):
             return False
         # DDP and FSDP average gradients over the ranks; the loss is a sum over them.
         divisor = (divisor / self.data_rank.size).float()
-        say_if_too_long(step.micro_batches, step.token_budget)
-        micro_batches = self.equal_micro_batches(step)
+        self._longest = say_if_too_long(step.micro_batches, step.token_budget, self._longest)
+        # Without a row on any rank the gradient is 0, which an optimizer with momentum moves by all the same.
+        micro_batches = self.equal_micro_batches(step) or [empty_batch(self.spec)]
         every = backward(self, micro_batches, divisor, loss_fns)
         norms = clip_all(self.learners())  # asked now: after a forward alone, FSDP2's root has other parameters
         names = list(every[0])

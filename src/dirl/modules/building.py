@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch.distributed.device_mesh import DeviceMesh
 
 from dirl.attention.backend import Backend
@@ -86,6 +87,14 @@ def check_precision(precision: str) -> None:
             f"trainer.precision={precision!r}: use one of {', '.join(PRECISIONS)}; small updates vanish in "
             "half-precision weights, and loss scaling is not supported"
         )
+
+
+def keep_batches(plugin: Precision) -> None:
+    """Steps go to the module as packing made them: that of double precision would rewrite batches, which are frozen.
+
+    Log-probs and all that is made of them have the dtype of compute, whatever that of weights and columns of a row is.
+    """
+    plugin.convert_input = lambda data: data  # type: ignore[method-assign]
 
 
 def check_dtype(dtype: torch.dtype) -> None:

@@ -193,8 +193,7 @@ class RLModule(BlockDiffusionModule):
             values = self.value_model(of_value.partly(hidden, self.value.shared_coef))
             losses["value_loss"], more = of_value.value_loss(values, row.columns, self.objective.gae, divisor)
             sums = {**sums, **more}
-        tokens = torch.ones_like(row.logprobs).sum()
-        return losses, {**sums, "tokens": tokens, "entropy": row.entropy.sum()}
+        return losses, {**sums, "tokens": torch.ones_like(row.logprobs).sum(), "entropy": row.entropy.sum()}
 
     def value_losses(self, batch: PackedBatch, divisor: Float[Tensor, ""] | float) -> tuple[Scalars, Scalars]:
         """This micro-batch's share of the loss of a value model of its own, and sums for the log."""
@@ -241,11 +240,12 @@ class RLModule(BlockDiffusionModule):
         return StepSums.of_rows(objective, rows, trajectories(*batches), self.sum_over_ranks)
 
     @torch.no_grad()
-    def score_steps(self, steps: Sequence[StepBatch], keep_old: bool) -> list[StepBatch]:
+    def score_steps(self, steps: Sequence[StepBatch], keep_old: bool, first_too: bool = True) -> list[StepBatch]:
         """Fill in the log-probs of the old policy (if it will move before they are used) and of the reference, and what
         each token is worth by the value model.
 
-        Called with the weights that begin the epoch, on all ranks. Of the batches, only the filled columns are copied.
+        Called with the weights that begin the epoch, on all ranks. `first_too` is False where the first step is learned
+        from once, by these very weights, of which it needs no log-probs beside its own. Only filled columns are copied.
         """
         reference, gae = self._reference, self.objective.gae
         keep_old = keep_old and self.objective.needs_old
@@ -254,8 +254,9 @@ class RLModule(BlockDiffusionModule):
         scored = []
         at_work = nullcontext() if reference is None else reference.on_device(self.device, self.to_device)
         with self.trainer.precision_plugin.forward_context(), at_work:
-            for step in steps:
-                found = [self._score(batch, keep_old) for batch in self.equal_micro_batches(step)]
+            for number, step in enumerate(steps):
+                old = keep_old and (first_too or number > 0)
+                found = [self._score(batch, old) for batch in self.equal_micro_batches(step)]
                 batches = [fill_in(*pair) for pair in zip(step.micro_batches, found, strict=False)]
                 batches = batches if gae is None else with_credit(batches, gae)
                 scored.append(dataclasses.replace(step, micro_batches=batches))
@@ -287,13 +288,12 @@ class RLModule(BlockDiffusionModule):
 
     def _log_means(self, sums: dict[str, Tensor]) -> None:
         names = sorted(sums)
-        totals = self.sum_over_ranks(torch.stack([sums[n] for n in names]))
-        tokens = totals[names.index("tokens")]
-        means = dict(zip(names, totals / tokens, strict=True))
-        del means["tokens"]
-        if self.value_model is not None:
-            explained = of_value.take_explained_variance(means)
-            if explained is not None:
-                self.log("train/explained_variance", explained, prog_bar=True)
-        self.log_dict({f"train/{name}": value.float() for name, value in means.items()})
+        totals = dict(zip(names, self.sum_over_ranks(torch.stack([sums[n] for n in names])), strict=True))
+        tokens = totals.pop("tokens")
         self.log("train/scored_tokens", tokens.float())
+        if not tokens:  # no rank had a row
+            return
+        means = {name: total / tokens for name, total in totals.items()}
+        if self.value_model is not None and (explained := of_value.take_explained_variance(means)) is not None:
+            self.log("train/explained_variance", explained, prog_bar=True)
+        self.log_dict({f"train/{name}": value.float() for name, value in means.items()})

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -52,8 +52,19 @@ class Objective(ABC):
     needs_advantages = True
     """Whether a group whose trajectories all have advantage 0 teaches nothing."""
 
+    scaled_by_advantages: bool = False
+    """Whether all that a trajectory adds to the loss is in proportion to its advantages (the column `advantages`).
+
+    One of which they are all 0 is then left out of the step, whose loss and gradient stay what they are. A subclass
+    with a `loss` or `surrogate` of its own says it anew."""
+
     gae: GAE | None = None
     """How the advantage of each token comes from a value model; None: it is the group's, for all tokens."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "scaled_by_advantages" not in vars(cls) and vars(cls).keys() & {"loss", "surrogate"}:
+            cls.scaled_by_advantages = False
 
     @property
     def needs_values(self) -> bool:

@@ -60,6 +60,11 @@ class BlockELBO(LikelihoodBound):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
+    @property
+    def scaled_by_advantages(self) -> bool:  # type: ignore[override]
+        """Without a KL term."""
+        return self.kl_coef == 0
+
     def needs_sums(self, moved: bool) -> bool:
         return True
 

@@ -21,6 +21,8 @@ class DiPO(PolicyGradient):
             probability that the other positions were not committed, which makes the gradient exact.
     """
 
+    scaled_by_advantages = PolicyGradient.scaled_by_advantages
+
     def __init__(self, likelihood: Likelihood = "tokens", **options: Any) -> None:
         super().__init__(**options)
         check_option(likelihood in ("tokens", "trajectory"), "likelihood", likelihood, "use tokens or trajectory")

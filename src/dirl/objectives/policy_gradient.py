@@ -84,6 +84,11 @@ class PolicyGradient(Objective):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0
 
+    @property
+    def scaled_by_advantages(self) -> bool:  # type: ignore[override]
+        """Without a KL term, and without values, which give advantages of their own."""
+        return self.kl_coef == 0 and self.gae is None
+
     def refuses_stale(self, decoding: DecodingParams) -> str | None:
         if not self.at_the_draw:
             return super().refuses_stale(decoding)

@@ -37,6 +37,7 @@ class SPG(LikelihoodBound):
     """
 
     needs_old = False
+    scaled_by_advantages = True
 
     def __init__(
         self, mix: float = 0.5, beta: float = 1.5, views_per_block: int = 2, complementary: bool = False

@@ -57,6 +57,8 @@ class TraceRL(PolicyGradient):
             z-scores), or the `reward`.
     """
 
+    scaled_by_advantages = PolicyGradient.scaled_by_advantages
+
     def __init__(
         self,
         shrink: int = 1,

@@ -31,6 +31,7 @@ class WD1(LikelihoodBound):
     """
 
     needs_old = False
+    scaled_by_advantages = True
 
     def __init__(self, estimate: Estimate = "elbo", views_per_block: int = 2, complementary: bool = True) -> None:
         super().__init__(views_per_block, complementary)

@@ -41,7 +41,7 @@ def step_batch(
     share_prompt: bool = True,
     seed: tuple[int, ...] = (0,),
 ) -> StepBatch:
-    """What the objective makes of the groups of one optimizer step, packed.
+    """What the objective makes of the groups of one optimizer step, packed; without what adds nothing to its loss.
 
     Args:
         share_prompt: False gives every trajectory a copy of the prompt of its own.
@@ -50,7 +50,7 @@ def step_batch(
     shown = take_views(groups, spec, objective, seed)
     scored = sum(int((each.views.targets != IGNORE).sum()) for each in shown)
     divisor = objective.divisor([each.trajectory for each in shown], scored, max_response_tokens)
-    learned = draw_subset(shown, objective.subset, seed)
+    learned = [each for each in draw_subset(shown, objective.subset, seed) if teaches(each.trajectory, objective)]
     rows = pack(piece_groups(learned, spec, objective, share_prompt), token_budget)
     tokens = sum(len(each.trajectory.response_ids) for each in learned)
     return StepBatch(rows, divisor, len(shown), token_budget, tokens)
@@ -98,6 +98,11 @@ def draw_subset(shown: Sequence[Shown], subset: Subset, seed: tuple[int, ...] = 
         for each, own in zip(kept, np.split(of_views, ends[:-1]), strict=True)
     ]
     return [each for each in found if len(each.views)]
+
+
+def teaches(trajectory: Trajectory, objective: Objective) -> bool:
+    """Whether it may add something to the loss: not where that is in proportion to advantages, which are all 0."""
+    return not objective.scaled_by_advantages or bool(np.any(objective.columns(trajectory)["advantages"]))
 
 
 def view_surprise(shown: Shown) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The step loader: epochs of whole optimizer steps, resumed in mid-epoch without a step twice or left out."""
 
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 
@@ -8,6 +9,7 @@ import pytest
 from lightning.fabric.utilities.types import _Stateful
 from torch.utils.data import Dataset
 
+from dirl.data.rl import say_if_unused
 from dirl.data.step_loader import StepLoader, steps_done
 
 Key = tuple[int, int]
@@ -106,3 +108,14 @@ def test_steps_done_are_the_batches_that_the_trainer_has_taken() -> None:
     assert done() == 3
     progress.reset_on_run()
     assert done() == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "trial", "said"),
+    [(1, False, True), (0.5, False, True), (1.0, False, False), (4, False, False), (1, True, False)],
+)
+def test_steps_of_a_rollout_that_are_left_out_are_told_of(limit: float, trial: bool, said: bool) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        say_if_unused(3, limit, trial)
+    assert [f"limit_train_batches={limit} trains 1 of the 3" in str(w.message) for w in found] == [True] * said

@@ -34,6 +34,9 @@ from dirl.types import DecodingParams, GenerationRequest, ModelSpec, Trajectory
 MASK_LINE = 16
 """The number of keys that are read is rounded up to a multiple of this."""
 
+PREFILL_TOKENS = 1 << 12
+"""Tokens of prompts, padding included, that go through the model at a time; a longer prompt goes alone."""
+
 Watch = Callable[[Sequence[Partial]], None]
 
 
@@ -145,23 +148,37 @@ class TorchEngine(RolloutEngine):
         self._decoder: StrippedDecoder | ModuleDecoder = decoder(self.family, self.model, self.cache)
 
     def _admit(self, active: Active, waiting: deque[GenerationRequest]) -> Active:
-        """Fill the free slots; equal prompts are prefilled once."""
-        first = len(active.sequences)
+        """Fill the free slots; equal prompts are prefilled once, and not at all where a sequence holds their keys."""
+        first, size = len(active.sequences), self.spec.block_size
         new = [waiting.popleft() for _ in range(min(len(waiting), self.cache.slots - first))]
-        size = self.spec.block_size
-        distinct = {ids: i for i, ids in enumerate(dict.fromkeys(r.prompt_ids for r in new))}
-        rows = [torch.tensor(ids[: len(ids) // size * size], dtype=torch.long) for ids in distinct]
-        inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.spec.pad_token_id)
-        if inputs.shape[1]:
-            owner = torch.tensor([distinct[r.prompt_ids] for r in new], device=self.device)
-            self.cache.prefill(first, owner)
-            # Padding lies in later blocks than the prompt's own, so block-causality hides it; what it leaves in
-            # the cache is overwritten when those positions are decoded.
-            positions = torch.arange(inputs.shape[1], device=self.device)[None]
-            mask = dense_mask(self._clean_layout(positions[0]))[None, None]
-            none = positions.new_empty(0)
-            self._decoder(inputs.to(self.device), positions, mask, (none, none))
+        slots: dict[tuple[int, ...], list[int]] = {}
+        for slot, request in enumerate(new, first):
+            slots.setdefault(request.prompt_ids, []).append(slot)
+        for held, sequence in enumerate(active.sequences):
+            if (targets := slots.pop(sequence.request.prompt_ids, None)) is not None:
+                self.cache.copy(held, targets, len(sequence.request.prompt_ids) // size * size)
+        left = sorted((ids for ids in slots if len(ids) >= size), key=len, reverse=True)
+        while left:  # like lengths together
+            self.still_wanted()
+            count = max(1, PREFILL_TOKENS // len(left[0]))
+            self._prefill({ids: slots[ids] for ids in left[:count]})
+            left = left[count:]
+            self.heartbeat += 1
         return active.extend(new, self.spec, self.device)
+
+    def _prefill(self, slots: Mapping[tuple[int, ...], list[int]]) -> None:
+        """Write the keys of the whole blocks of prompts, of at least one each, into their slots."""
+        size = self.spec.block_size
+        rows = [torch.tensor(ids[: len(ids) // size * size], dtype=torch.long) for ids in slots]
+        inputs = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.spec.pad_token_id)
+        pairs = [(slot, number) for number, own in enumerate(slots.values()) for slot in own]
+        self.cache.prefill(*torch.tensor(pairs, device=self.device).unbind(1))
+        # Padding lies in later blocks than the prompt's own, so block-causality hides it; what it leaves in
+        # the cache is overwritten when those positions are decoded.
+        positions = torch.arange(inputs.shape[1], device=self.device)[None]
+        mask = dense_mask(self._clean_layout(positions[0]))[None, None]
+        none = positions.new_empty(0)
+        self._decoder(inputs.to(self.device), positions, mask, (none, none))
 
     def _step(self, active: Active, decoding: DecodingParams) -> Tensor:
         """One forward over the current block of every active sequence, and the block before that was just finished.

@@ -50,9 +50,14 @@ class SlotCache:
         self._places = (rows + positions[..., None]).flatten()
         self._read = [m[:, :count, :, :span].unbind(0) for m in (self.keys, self.values)]
 
-    def prefill(self, first_slot: int, prompt_of_slot: Int64[Tensor, " slots"]) -> None:
-        """The next forward is over prompts [U, L]; slot first_slot + i keeps those of prompt_of_slot[i]."""
-        self._first_slot, self._prompt_of_slot, self.more = first_slot, prompt_of_slot, prompt_of_slot[:0]
+    def prefill(self, slots: Int64[Tensor, " slots"], prompt_of_slot: Int64[Tensor, " slots"]) -> None:
+        """The next forward is over prompts [U, L]; slots[i] keeps those of prompt_of_slot[i]."""
+        self._prefilled, self._prompt_of_slot, self.more = slots, prompt_of_slot, prompt_of_slot[:0]
+
+    def copy(self, source: int, targets: list[int], length: int) -> None:
+        """The slots `targets` get the first `length` positions of the slot `source`."""
+        for memory in (self.keys, self.values):
+            memory[:, targets, :, :length] = memory[:, source, None, :, :length]
 
     def store(
         self, layer: int, keys: Float[Tensor, "N Q Hkv D"], values: Float[Tensor, "N Q Hkv D"]
@@ -60,9 +65,8 @@ class SlotCache:
         """Keep keys and values [N, Q, Hkv, D] of a layer; returns those of the S slots to attend to, [S, Hkv, K, D]."""
         if self._prompt_of_slot is not None:
             keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            slots = slice(self._first_slot, self._first_slot + len(self._prompt_of_slot))
-            self.keys[layer, slots, :, : keys.shape[2]] = keys[self._prompt_of_slot]
-            self.values[layer, slots, :, : keys.shape[2]] = values[self._prompt_of_slot]
+            self.keys[layer, self._prefilled, :, : keys.shape[2]] = keys[self._prompt_of_slot]
+            self.values[layer, self._prefilled, :, : keys.shape[2]] = values[self._prompt_of_slot]
             return keys, values
         assert self._places is not None, "`decode` or `prefill` says first what the forward is over"
         for memory, new in zip(self._rows[layer], (keys, values), strict=True):

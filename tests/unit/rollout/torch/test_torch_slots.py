@@ -10,6 +10,7 @@ from torch import Tensor
 from dirl.models import SDARConfig
 from dirl.rollout import TorchEngine
 from dirl.rollout.torch.slot_cache import SlotCache
+from dirl.rollout.torch.stripped import StrippedDecoder
 from dirl.types import DecodingParams, GenerationRequest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,3 +72,61 @@ def test_the_host_asks_the_device_once_in_a_step() -> None:
     with patch.object(Tensor, "cpu", count):
         *_, engine = decode(8, 8, DecodingParams(threshold=0.9, max_response_tokens=30))
     assert 0 < copies <= engine.forwards
+
+
+@pytest.mark.parametrize("forward", ["auto", "modules"])
+def test_the_prompt_of_a_group_is_computed_once_however_few_slots_there_are(forward: str) -> None:
+    description = TinyModel(4).describe()
+    requests = [
+        GenerationRequest(f"p{g}", i, prompt(9 + 4 * g, g), seed=10 * g + i) for g in range(3) for i in range(6)
+    ]
+    decoding = DecodingParams(threshold=0.5, max_response_tokens=30)
+    found, prefill = {}, SlotCache.prefill
+    for slots in (4, 64):
+        prompts: list[int] = []
+
+        def listen(self: SlotCache, own: Tensor, of_slot: Tensor, prompts: list[int] = prompts) -> None:
+            prompts.append(len(of_slot.unique()))
+            prefill(self, own, of_slot)
+
+        engine = TorchEngine(slots, forward=forward)
+        engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+        engine.update_weights(TinyModel(4).build(description.config).named_parameters(), 0)
+        with patch.object(SlotCache, "prefill", listen):
+            found[slots] = {t.key: (t.response_ids, t.step_map) for t in engine.generate(requests, decoding)}
+        assert sum(prompts) == 3
+    assert found[4] == found[64]
+
+
+PREFILLS = {1 << 12: [(7, 28)], 24: [(1, 28), (1, 16), (1, 12), (2, 12), (2, 8)]}
+"""Prompts and their tokens, forward by forward, for so many tokens at a time."""
+
+
+def test_prompts_go_through_the_model_a_few_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of like lengths together; one that is longer than that alone, one without a whole block not at all."""
+    description = TinyModel(4).describe()
+    lengths = (3, 9, 8, 30, 4, 17, 12, 13)
+    requests = [GenerationRequest(f"p{i}", 0, prompt(length, i), seed=i) for i, length in enumerate(lengths)]
+    found = {}
+    for tokens in (1 << 12, 24):
+        monkeypatch.setattr("dirl.rollout.torch.engine.PREFILL_TOKENS", tokens)
+        engine, shapes = TorchEngine(64), []
+        engine.setup(description.config, description.tokenizer, description.spec, "cpu")
+        engine.update_weights(TinyModel(4).build(description.config).named_parameters(), 0)
+        decoder = StrippedDecoder.__call__
+
+        def listen(self: StrippedDecoder, ids: Tensor, *args: object, shapes: list = shapes, call=decoder) -> Tensor:
+            shapes.append(tuple(ids.shape))
+            return call(self, ids, *args)
+
+        monkeypatch.setattr(StrippedDecoder, "__call__", listen)
+        asked: list[int] = []
+        engine.still_wanted = lambda asked=asked, shapes=shapes: asked.append(len(shapes))
+        found[tokens] = {
+            t.key: t.response_ids for t in engine.generate(requests, DecodingParams(max_response_tokens=9))
+        }
+        monkeypatch.setattr(StrippedDecoder, "__call__", decoder)
+        assert shapes[: len(PREFILLS[tokens])] == PREFILLS[tokens]
+        assert asked == [*range(len(shapes))], "before every forward"
+        assert engine.heartbeat == len(shapes), "a long prefill is no silence"
+    assert found[1 << 12] == found[24]
