@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from dirl.outputs import check_writable
+
 
 def demo(
     task: Literal["arithmetic", "countdown", "sudoku"] = "arithmetic", seed: int = 0, output: str = "runs"
@@ -14,6 +16,8 @@ def demo(
         seed: of data, weights, noise and sampling.
         output: the run is written to OUTPUT/demo-TASK-SEED.
     """
+    folder = Path(output) / f"demo-{task}-{seed}"
+    check_writable(folder, "output")
     from dirl.demo.run import run_demo  # not above: a mistake in an option needs none of it
 
-    run_demo(task, seed, Path(output) / f"demo-{task}-{seed}")
+    run_demo(task, seed, folder)

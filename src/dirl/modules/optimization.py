@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, UntypedStorage
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
@@ -51,9 +52,17 @@ class OptimizerConfig:
 def build_optimizer(
     parameters: list[Parameter], config: OptimizerConfig, total_steps: int | float
 ) -> tuple[AdamW, LRScheduler]:
-    """The optimizer and its schedule per optimizer step; `total_steps` may be infinite for `constant`."""
+    """The optimizer and its schedule per optimizer step; `total_steps` may be infinite for `constant`.
+
+    It warns of a warm-up that is longer than the run.
+    """
     if config.schedule == "cosine" and math.isinf(total_steps):
         raise ValueError("optimizer.schedule=cosine needs an end: set trainer.max_steps or trainer.max_epochs")
+    if config.warmup_steps >= total_steps:
+        rank_zero_warn(
+            f"optimizer.warmup_steps={config.warmup_steps}: the run has {total_steps} optimizer steps and ends before "
+            f"the learning rate is at lr={config.lr:g}; lower it"
+        )
     sharded = any(isinstance(p, DTensor) for p in parameters)
     on_cpu = all(p.device.type == "cpu" for p in parameters)
     optimizer = AdamW(
