@@ -28,6 +28,7 @@ from dirl.checked_json import from_json, to_json
 from dirl.models import NewModel
 from dirl.models.experts import experts_implementation
 from dirl.rewards import RewardSample
+from dirl.rewards.feed import Feed
 from dirl.rewards.pool import WorkerPool
 from dirl.rollout.remote.wire import Line
 from dirl.types import Trajectory
@@ -99,9 +100,9 @@ def workers(count: int, limit_s: float = 1.0) -> list[Row]:
     """Quick rewards through two processes; start, samples a second, and how late a hanging one is ended."""
     rows = []
     pool = WorkerPool([Quick()], 2, limit_s)
-    start = fastest(lambda: list(pool.run(samples(1))), 1)
-    many = fastest(lambda: list(pool.run(samples(count))), 3)
-    late = fastest(lambda: list(pool.run(samples(1, "hang"))), 1) - limit_s
+    start = fastest(lambda: list(pool.run(Feed(samples(1)).end())), 1)
+    many = fastest(lambda: list(pool.run(Feed(samples(count)).end())), 3)
+    late = fastest(lambda: list(pool.run(Feed(samples(1, "hang")).end())), 1) - limit_s
     pool.close()
     rows.append({"way": "own", "start_s": start, "samples_per_s": count / many, "late_s": late})
     reward = Quick()

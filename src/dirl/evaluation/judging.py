@@ -46,13 +46,19 @@ class Judge:
             finished: told of every finished response.
         """
         started = time.perf_counter()
-        by_id, made = {prompt.prompt_id: prompt for prompt in prompts}, []
-        for trajectory in sample(self.engine, prompts, count, self.decoding, (seed, 0, 1)):
-            made.append(trajectory)
-            finished(1)
-        generated = time.perf_counter()
-        samples = [reward_sample(t, by_id[t.prompt_id], self.decoding, self.spec, self.tokenizer) for t in made]
-        report = self.scorer.score(samples)
+        by_id = {prompt.prompt_id: prompt for prompt in prompts}
+        samples: list[RewardSample] = []
+        made: list[Trajectory] = []
+        with self.scorer.scoring() as scoring:
+            for trajectory in sample(self.engine, prompts, count, self.decoding, (seed, 0, 1)):
+                prompt = by_id[trajectory.prompt_id]
+                each = reward_sample(trajectory, prompt, self.decoding, self.spec, self.tokenizer)
+                scoring.add(each)
+                samples.append(each)
+                made.append(trajectory)
+                finished(1)
+            generated = time.perf_counter()
+            report = scoring.finish()
         scored = time.perf_counter()
         shares = (generated - started) / len(prompts), (scored - generated) / len(prompts)
         responses: dict[str, list[Response]] = defaultdict(list)

@@ -22,6 +22,7 @@ from multiprocessing.connection import wait
 from typing import NamedTuple
 
 from dirl.rewards.base import Incomparable, Reward, RewardSample
+from dirl.rewards.feed import Feed
 from dirl.rewards.worker import Message, Received, Value
 
 START_LIMIT_S = 120.0
@@ -73,18 +74,26 @@ class WorkerPool:
         self._idle_deaths = 0
         weakref.finalize(self, _end_all, self._crew, os.getpid())
 
-    def run(self, samples: Sequence[RewardSample]) -> Generator[Outcome, None, None]:
-        """Outcomes in the order in which they come; a caller that stops early must close the iterator."""
+    def run(self, samples: Feed) -> Generator[Outcome, None, None]:
+        """Outcomes in the order in which they come; a caller that stops early must close the iterator.
+
+        A sample's position is its place among all that the feed gave.
+        """
         numbers = tuple(range(len(self._rewards)))
-        pending = deque(Job(position, sample, numbers) for position, sample in enumerate(samples))
-        size = max(1, min(MAX_CHUNK, math.ceil(len(samples) / (4 * self._workers))))
+        pending: deque[Job] = deque()
+        count, more = 0, True
         try:
-            while pending or any(worker.chunk for worker in self._crew):
-                self._hire(math.ceil(len(pending) / size))
-                for worker in self._crew:
-                    if worker.idle and pending:
-                        worker.give([pending.popleft() for _ in range(min(size, len(pending)))])
-                yield from self._collect(pending)
+            while True:
+                busy = bool(pending) or any(worker.chunk for worker in self._crew)
+                if more:
+                    come = samples.take(0.0 if busy else PATIENCE_S)
+                    more = come is not None
+                    for sample in come or ():
+                        pending.append(Job(count, sample, numbers))
+                        count += 1
+                elif not busy:
+                    return
+                yield from self._go_on(pending)
         except BaseException:  # also when the caller stops early: what is under way must not answer the next call
             self.close()
             raise
@@ -92,6 +101,18 @@ class WorkerPool:
     def close(self) -> None:
         """End all processes; the next `run` starts new ones."""
         _end_all(self._crew, os.getpid())
+
+    def _go_on(self, pending: deque[Job]) -> Iterator[Outcome]:
+        """Give out what is pending, in smaller chunks towards the end, and hear what has been found."""
+        size = max(1, min(MAX_CHUNK, math.ceil(len(pending) / (4 * self._workers))))
+        self._hire(math.ceil(len(pending) / size))
+        for worker in self._crew:
+            if worker.idle and pending:
+                worker.give([pending.popleft() for _ in range(min(size, len(pending)))])
+        if pending or any(worker.chunk for worker in self._crew):
+            yield from self._collect(pending)
+        else:
+            self.still_wanted()
 
     def _hire(self, chunks: int) -> None:
         """Start processes, as many as there are chunks to give to, up to the number wanted."""

@@ -3,7 +3,7 @@
 import math
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +12,9 @@ from typing import Literal, get_args
 from dirl.rewards.base import Incomparable, Reward, RewardSample
 from dirl.rewards.call import RewardError, call_reward, summary
 from dirl.rewards.correctness import Correctness, correctness
-from dirl.rewards.pool import WorkerPool
+from dirl.rewards.feed import Feed
+from dirl.rewards.pool import Outcome, WorkerPool
+from dirl.rewards.scoring import Scoring
 
 Key = tuple[str, int]
 OnError = Literal["raise", "drop_group"]
@@ -80,6 +82,14 @@ class Scorer:
 
     def score(self, samples: Sequence[RewardSample]) -> ScoreReport:
         """Rewards of all samples; their keys must be distinct."""
+        return self._report(samples, None)
+
+    def scoring(self) -> Scoring[ScoreReport]:
+        """Score samples while others are still being made; see there."""
+        return Scoring(self._pool if self._remote else None, self._report)
+
+    def _report(self, samples: Sequence[RewardSample], found: Sequence[Outcome] | None) -> ScoreReport:
+        """`found`: what workers have found of each sample, by its position; None: they have not been asked yet."""
         repeated = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
         if repeated:
             raise ValueError(
@@ -87,7 +97,7 @@ class Scorer:
             )
         values: dict[Key, dict[str, float]] = {sample.key: {} for sample in samples}
         failed: dict[Key, RewardError] = {}
-        for reward, sample, value in self._values(samples, failed):
+        for reward, sample, value in self._values(samples, failed, found):
             values[sample.key][reward.name] = value
         return ScoreReport(
             results={key: self._result(key, values[key]) for key in values if key not in failed},
@@ -116,7 +126,7 @@ class Scorer:
         self.close()
 
     def _values(
-        self, samples: Sequence[RewardSample], failed: dict[Key, RewardError]
+        self, samples: Sequence[RewardSample], failed: dict[Key, RewardError], found: Sequence[Outcome] | None
     ) -> Iterator[tuple[Reward, RewardSample, float]]:
         """Each reward of each sample, in any order; failures are raised or put into `failed`."""
         for sample in samples:
@@ -129,16 +139,25 @@ class Scorer:
                     self._fail(error, failed)
                     break
                 yield reward, sample, value
+        if found is not None:
+            yield from self._read(samples, (each for each in found if samples[each.position].key not in failed), failed)
+            return
         rest = [sample for sample in samples if sample.key not in failed] if self._remote else []
-        with closing(self._pool.run(rest)) as outcomes:
-            for position, number, found, problem in outcomes:
-                reward, sample = self._remote[number], rest[position]
-                if problem is None:
-                    assert found is not None, "an outcome has a value or a problem"
-                    yield reward, sample, found
-                else:
-                    said, _, details = problem.partition("\n")
-                    self._fail(RewardError.of(reward, sample, said, details), failed)
+        with closing(self._pool.run(Feed(rest).end())) as outcomes:
+            yield from self._read(rest, outcomes, failed)
+
+    def _read(
+        self, samples: Sequence[RewardSample], outcomes: Iterable[Outcome], failed: dict[Key, RewardError]
+    ) -> Iterator[tuple[Reward, RewardSample, float]]:
+        """What workers found; failures are raised or put into `failed`."""
+        for position, number, value, problem in outcomes:
+            reward, sample = self._remote[number], samples[position]
+            if problem is None:
+                assert value is not None, "an outcome has a value or a problem"
+                yield reward, sample, value
+            else:
+                said, _, details = problem.partition("\n")
+                self._fail(RewardError.of(reward, sample, said, details), failed)
 
     def _fail(self, error: RewardError, failed: dict[Key, RewardError]) -> None:
         if self._on_error == "raise":

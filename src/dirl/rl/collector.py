@@ -38,6 +38,7 @@ class Collection:
     incomparable (responses)."""
     generate_s: float = 0.0
     reward_s: float = 0.0
+    """Seconds between the last response and the last reward: workers begin while responses are made."""
     lost: Counter = field(default_factory=Counter)
     """Responses whose reward failed, by prompt id; `sampled` lacks them."""
     steps: list[int] = field(default_factory=list)
@@ -118,17 +119,20 @@ class Collector:
         started = time.perf_counter()
         trajectories = []
         seed = (self.seed, *round_key)
-        for trajectory in sample(self.engine, by_id.values(), self.group_size, decoding, seed):
-            trajectories.append(trajectory)
-            finished(1)
-        generated = time.perf_counter()
-        samples = [reward_sample(t, by_id[t.prompt_id], decoding, self.spec, self.tokenizer) for t in trajectories]
-        report = self.scorer.score(samples)
+        with self.scorer.scoring() as scoring:
+            for trajectory in sample(self.engine, by_id.values(), self.group_size, decoding, seed):
+                trajectories.append(trajectory)
+                prompt = by_id[trajectory.prompt_id]
+                scoring.add(reward_sample(trajectory, prompt, decoding, self.spec, self.tokenizer))
+                finished(1)
+            generated = time.perf_counter()
+            report = scoring.finish()
         if report.failed:
             first = next(iter(report.failed.values()))
-            if len(report.failed) == len(samples):
-                raise ValueError(f"all {len(samples)} responses lost their reward, the first: {first}")
-            log.warning("%d of %d responses lost their reward, the first: %s", len(report.failed), len(samples), first)
+            if len(report.failed) == len(trajectories):
+                raise ValueError(f"all {len(trajectories)} responses lost their reward, the first: {first}")
+            lost = len(report.failed)
+            log.warning("%d of %d responses lost their reward, the first: %s", lost, len(trajectories), first)
         result.lost.update(prompt_id for prompt_id, _ in report.failed)
         self._count_incomparable(report, result)
         result.generate_s += generated - started

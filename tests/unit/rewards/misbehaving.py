@@ -145,3 +145,13 @@ class Boxes(Accuracy):
 
     def __call__(self, sample: RewardSample) -> float:
         return super().__call__(dataclasses.replace(sample, response=rf"\boxed{{{sample.response}}}"))
+
+
+class LeavesANote(Reward):
+    """Makes the file that the question names, so that others see that it has been asked; 1."""
+
+    judges = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        open(sample.question, "w").close()
+        return 1.0
