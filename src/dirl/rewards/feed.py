@@ -1,8 +1,7 @@
 """Samples on their way from the thread that makes them to the one that has them scored."""
 
-import threading
-from collections import deque
 from collections.abc import Iterable
+from queue import Empty, SimpleQueue
 
 from dirl.rewards.base import RewardSample
 
@@ -14,41 +13,40 @@ class CancelledError(Exception):
 class Feed:
     """Samples in the order in which they come, until there are no more.
 
-    Args:
-        samples: that have come already.
+    No Condition: a signal handler that raises in its `__enter__` would leave it locked. A SimpleQueue cannot be.
     """
 
     def __init__(self, samples: Iterable[RewardSample] = ()) -> None:
-        self._news = threading.Condition()
-        self._samples = deque(samples)
+        self._news: SimpleQueue[RewardSample | None] = SimpleQueue()
         self._ended = self._cancelled = False
+        for sample in samples:
+            self._news.put(sample)
 
     def put(self, sample: RewardSample) -> None:
-        with self._news:
-            self._samples.append(sample)
-            self._news.notify()
+        self._news.put(sample)
 
     def end(self) -> "Feed":
         """No more will come."""
-        with self._news:
-            self._ended = True
-            self._news.notify()
+        self._news.put(None)
         return self
 
     def cancel(self) -> None:
         """Have whoever takes samples end with CancelledError."""
-        with self._news:
-            self._cancelled = True
-            self._news.notify()
+        self._cancelled = True
+        self._news.put(None)
 
     def take(self, patience_s: float) -> list[RewardSample] | None:
         """What has come since, waited for up to `patience_s` seconds where nothing has; None: no more will come."""
-        with self._news:
-            self._news.wait_for(lambda: self._samples or self._ended or self._cancelled, patience_s)
-            if self._cancelled:
-                raise CancelledError
-            if self._ended and not self._samples:
-                return None
-            taken = list(self._samples)
-            self._samples.clear()
-            return taken
+        taken: list[RewardSample] = []
+        while not (self._ended or self._cancelled):
+            try:
+                news = self._news.get(timeout=0.0 if taken else patience_s)
+            except Empty:
+                break
+            if news is None:
+                self._ended = True
+            else:
+                taken.append(news)
+        if self._cancelled:
+            raise CancelledError
+        return taken or (None if self._ended else [])

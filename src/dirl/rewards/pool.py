@@ -81,18 +81,16 @@ class WorkerPool:
         """
         numbers = tuple(range(len(self._rewards)))
         pending: deque[Job] = deque()
-        count, more = 0, True
+        count = 0
         try:
             while True:
                 busy = bool(pending) or any(worker.chunk for worker in self._crew)
-                if more:
-                    come = samples.take(0.0 if busy else PATIENCE_S)
-                    more = come is not None
-                    for sample in come or ():
-                        pending.append(Job(count, sample, numbers))
-                        count += 1
-                elif not busy:
+                come = samples.take(0.0 if busy else PATIENCE_S)  # also after the last: it raises if cancelled
+                if come is None and not busy:
                     return
+                for sample in come or ():
+                    pending.append(Job(count, sample, numbers))
+                    count += 1
                 yield from self._go_on(pending)
         except BaseException:  # also when the caller stops early: what is under way must not answer the next call
             self.close()
@@ -104,6 +102,7 @@ class WorkerPool:
 
     def _go_on(self, pending: deque[Job]) -> Iterator[Outcome]:
         """Give out what is pending, in smaller chunks towards the end, and hear what has been found."""
+        self._dismiss_ended()
         size = max(1, min(MAX_CHUNK, math.ceil(len(pending) / (4 * self._workers))))
         self._hire(math.ceil(len(pending) / size))
         for worker in self._crew:
@@ -113,6 +112,12 @@ class WorkerPool:
             yield from self._collect(pending)
         else:
             self.still_wanted()
+
+    def _dismiss_ended(self) -> None:
+        """Let processes go that ended while they had nothing to do: no sample is to blame, and no reward."""
+        for worker in [worker for worker in self._crew if worker.idle and worker.ended]:
+            self._crew.remove(worker)
+            worker.connection.close()
 
     def _hire(self, chunks: int) -> None:
         """Start processes, as many as there are chunks to give to, up to the number wanted."""
@@ -217,6 +222,10 @@ class _Worker:
     @property
     def idle(self) -> bool:
         return not self.starting and not self.chunk
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     @property
     def working(self) -> bool:

@@ -86,9 +86,9 @@ class Scorer:
 
     def scoring(self) -> Scoring[ScoreReport]:
         """Score samples while others are still being made; see there."""
-        return Scoring(self._pool if self._remote else None, self._report)
+        return Scoring(self._pool if self._remote else None, self._report, self._on_error == "raise")
 
-    def _report(self, samples: Sequence[RewardSample], found: Sequence[Outcome] | None) -> ScoreReport:
+    def _report(self, samples: Sequence[RewardSample], found: Iterable[Outcome] | None) -> ScoreReport:
         """`found`: what workers have found of each sample, by its position; None: they have not been asked yet."""
         repeated = [key for key, count in Counter(sample.key for sample in samples).items() if count > 1]
         if repeated:
@@ -126,7 +126,7 @@ class Scorer:
         self.close()
 
     def _values(
-        self, samples: Sequence[RewardSample], failed: dict[Key, RewardError], found: Sequence[Outcome] | None
+        self, samples: Sequence[RewardSample], failed: dict[Key, RewardError], found: Iterable[Outcome] | None
     ) -> Iterator[tuple[Reward, RewardSample, float]]:
         """Each reward of each sample, in any order; failures are raised or put into `failed`."""
         for sample in samples:

@@ -1,5 +1,7 @@
 """Samples are scored while others are still being made, and the report is the one of a call with all of them."""
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -27,6 +29,13 @@ class Thread(Reward):
 
     def __call__(self, sample: RewardSample) -> float:
         return float(threading.get_ident())
+
+
+class Number(Reward):
+    in_process = True
+
+    def __call__(self, sample: RewardSample) -> float:
+        raise OSError(sample.response)
 
 
 def wait_for(path: Path) -> None:
@@ -98,6 +107,47 @@ def test_a_run_that_ends_ends_the_wait_for_workers(tmp_path: Path) -> None:
         with scorer.scoring() as scoring, pytest.raises(SystemExit, match="143"):
             scoring.add(sample("60", question=str(tmp_path / "note")))
             scoring.finish()
+
+
+def test_an_interrupted_wait_leaves_nothing_that_answers_the_next_round(tmp_path: Path) -> None:
+    """`Thread.join`, interrupted, takes a thread for ended: the round went on, and its results were the next one's."""
+
+    def interrupt() -> None:
+        wait_for(tmp_path / "note")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with Scorer([LeavesANote(), Patient(name="patient")], workers=1, timeout_s=100.0) as scorer:
+        with pytest.raises(KeyboardInterrupt), scorer.scoring() as scoring:
+            scoring.add(sample("60", question=str(tmp_path / "note")))
+            scoring.add(sample("60", index=1, question=str(tmp_path / "note")))
+            threading.Thread(target=interrupt, daemon=True).start()
+            scoring.finish()
+        assert threads() == [] and scorer._pool._crew == []
+        with scorer.scoring() as scoring:
+            scoring.add(sample("0", index=1, question=str(tmp_path / "other")))
+            assert list(scoring.finish().results) == [("p", 1)]
+
+
+def test_the_first_error_ends_the_round(tmp_path: Path) -> None:
+    """With `raise`, whether it comes from a worker or from this process; the others would take a minute each."""
+    started = time.monotonic()
+    for rewards, response in (([Obedient()], "raise"), ([Patient(), Number()], "60")):
+        with Scorer(rewards, timeout_s=100.0) as scorer, scorer.scoring() as scoring:
+            for i in range(6):
+                scoring.add(sample("hang" if response == "raise" and i else response, index=i))
+            with pytest.raises(RewardError, match="sample_index=0"):
+                scoring.finish()
+    assert time.monotonic() - started < 50
+
+
+def test_workers_that_end_at_rest_are_replaced_however_many() -> None:
+    with Scorer([Patient()], workers=4) as scorer:
+        scorer.score([sample("0.2", index=i) for i in range(8)])
+        crew = list(scorer._pool._crew)
+        assert len(crew) == 4
+        for worker in crew:
+            worker.kill()
+        assert len(scorer.score([sample("0", index=i) for i in range(8)]).results) == 8
 
 
 def test_rewards_of_this_process_run_at_the_end_in_this_thread_and_start_no_other() -> None:
