@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from tests.unit.rewards.misbehaving import LeavesANote, Obedient, Patient, WhereAmI
@@ -114,14 +115,19 @@ def test_an_interrupted_wait_leaves_nothing_that_answers_the_next_round(tmp_path
 
     def interrupt() -> None:
         wait_for(tmp_path / "note")
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGUSR2)
 
+    def handle(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR2, handle)  # of SIGINT other tests may have another opinion
     with Scorer([LeavesANote(), Patient(name="patient")], workers=1, timeout_s=100.0) as scorer:
         with pytest.raises(KeyboardInterrupt), scorer.scoring() as scoring:
             scoring.add(sample("60", question=str(tmp_path / "note")))
             scoring.add(sample("60", index=1, question=str(tmp_path / "note")))
             threading.Thread(target=interrupt, daemon=True).start()
             scoring.finish()
+        signal.signal(signal.SIGUSR2, before)
         assert threads() == [] and scorer._pool._crew == []
         with scorer.scoring() as scoring:
             scoring.add(sample("0", index=1, question=str(tmp_path / "other")))
