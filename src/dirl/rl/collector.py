@@ -116,28 +116,9 @@ class Collector:
         result: Collection,
         finished: Callable[[int], None],
     ) -> list[Group]:
-        started = time.perf_counter()
-        trajectories = []
-        seed = (self.seed, *round_key)
-        with self.scorer.scoring() as scoring:
-            for trajectory in sample(self.engine, by_id.values(), self.group_size, decoding, seed):
-                trajectories.append(trajectory)
-                prompt = by_id[trajectory.prompt_id]
-                scoring.add(reward_sample(trajectory, prompt, decoding, self.spec, self.tokenizer))
-                finished(1)
-            generated = time.perf_counter()
-            report = scoring.finish()
-        if report.failed:
-            first = next(iter(report.failed.values()))
-            if len(report.failed) == len(trajectories):
-                raise ValueError(f"all {len(trajectories)} responses lost their reward, the first: {first}")
-            lost = len(report.failed)
-            log.warning("%d of %d responses lost their reward, the first: %s", lost, len(trajectories), first)
+        trajectories, report = self._sample_and_score(by_id, decoding, round_key, result, finished)
         result.lost.update(prompt_id for prompt_id, _ in report.failed)
         self._count_incomparable(report, result)
-        result.generate_s += generated - started
-        result.reward_s += time.perf_counter() - generated
-
         groups: dict[str, Group] = defaultdict(list)
         for trajectory in trajectories:
             if trajectory.key not in report.failed:
@@ -155,6 +136,35 @@ class Collector:
         kept = [group for group in whole if self._teaches(group)]
         result.counts["dropped_uniform"] += len(whole) - len(kept)
         return kept
+
+    def _sample_and_score(
+        self,
+        by_id: dict[str, Prompt],
+        decoding: DecodingParams,
+        round_key: tuple[int, int],
+        result: Collection,
+        finished: Callable[[int], None],
+    ) -> tuple[list[Trajectory], ScoreReport]:
+        """Every response, in the order in which they finish, and their rewards, which work beside the engine."""
+        started = time.perf_counter()
+        trajectories = []
+        seed = (self.seed, *round_key)
+        with self.scorer.scoring() as scoring:
+            for trajectory in sample(self.engine, by_id.values(), self.group_size, decoding, seed):
+                trajectories.append(trajectory)
+                prompt = by_id[trajectory.prompt_id]
+                scoring.add(reward_sample(trajectory, prompt, decoding, self.spec, self.tokenizer))
+                finished(1)
+            generated = time.perf_counter()
+            report = scoring.finish()
+        result.generate_s += generated - started
+        result.reward_s += time.perf_counter() - generated
+        if report.failed:
+            lost, count, first = len(report.failed), len(trajectories), next(iter(report.failed.values()))
+            if lost == count:
+                raise ValueError(f"all {count} responses lost their reward, the first: {first}")
+            log.warning("%d of %d responses lost their reward, the first: %s", lost, count, first)
+        return trajectories, report
 
     def _teaches(self, group: Group) -> bool:
         degrees = [self.scorer.correctness.degree(t.rewards) for t in group]
